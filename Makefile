@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine: `make serve` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help serve test lint bench evaluate train fonts clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+serve: $(VENV)/serve.stamp  ## set up, start the service on port 5000 (PORT)
+	$(BIN)/python qwen_captcha_service.py
+
+test: $(VENV)/dev.stamp  ## set up, run all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+lint: $(VENV)/dev.stamp  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev.stamp  ## speed against one image at a time through plain generate
+	$(BIN)/python -m evaluation.bench
+
+evaluate: $(VENV)/dev.stamp  ## accuracy on FOLDER of a running service: make evaluate FOLDER=... URL=...
+	$(BIN)/python -m evaluation.evaluate $(FOLDER) --url $(or $(URL),http://127.0.0.1:5000)
+
+train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes
+	$(BIN)/python -m training.train --out runs/smoke --minutes 3
+
+fonts:  ## install the typefaces that captchas are drawn with (Debian, as root)
+	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/fonts.json')))")
+
+clean:  ## remove the environment and what tools left behind
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/serve.stamp: requirements_qwen.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_qwen.txt
+	touch $@
+
+$(VENV)/dev.stamp: requirements_dev.txt requirements_qwen.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_dev.txt
+	touch $@ $(VENV)/serve.stamp
