@@ -1,0 +1,190 @@
+"""The one exception tree that callers may meet, each class with its HTTP status and slug.
+
+Responsible for: what can go wrong while a captcha is read, as data. Views and the service
+raise; one handler in `routes.py` renders. Leaves the JSON shape to `routes.py`.
+Invariant: a message is a sentence for the caller, without paths, stack traces or secrets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class CaptchaServiceError(Exception):
+    """Base of every error that has an HTTP status.
+
+    Attributes:
+        status: HTTP status code of the reply.
+        error_type: Stable slug, the `error_type` field of the reply.
+        retry_after_s: Seconds after which a retry makes sense, or None where waiting does
+            not help. Sent as `Retry-After`.
+    """
+
+    status: ClassVar[int] = 500
+    error_type: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class InternalError(CaptchaServiceError):
+    """A bug; the message never says more than that."""
+
+
+class BadRequest(CaptchaServiceError):
+    """The request cannot be understood."""
+
+    status = 400
+    error_type = "bad_request"
+
+
+class MissingImage(BadRequest):
+    """No image was sent in any of the accepted forms."""
+
+    error_type = "missing_image"
+
+
+class EmptyImage(BadRequest):
+    """An image field or body of zero bytes was sent."""
+
+    error_type = "empty_image"
+
+
+class InvalidBase64(BadRequest):
+    """The text in a base64 field is not base64."""
+
+    error_type = "invalid_base64"
+
+
+class InvalidOption(BadRequest):
+    """An option has a value that is not allowed; the message names the option and what is."""
+
+    error_type = "invalid_option"
+
+
+class NotFound(CaptchaServiceError):
+    """No such route."""
+
+    status = 404
+    error_type = "not_found"
+
+
+class MethodNotAllowed(CaptchaServiceError):
+    """The route exists for another method."""
+
+    status = 405
+    error_type = "method_not_allowed"
+
+
+class TooLarge(CaptchaServiceError):
+    """Base of everything over a size limit."""
+
+    status = 413
+    error_type = "too_large"
+
+
+class BodyTooLarge(TooLarge):
+    """The request body is over its limit."""
+
+    error_type = "body_too_large"
+
+
+class ImageTooLarge(TooLarge):
+    """One image has too many bytes."""
+
+    error_type = "image_too_large"
+
+
+class TooManyPixels(TooLarge):
+    """One image has too many pixels."""
+
+    error_type = "too_many_pixels"
+
+
+class TooManyFrames(TooLarge):
+    """An animation has too many frames."""
+
+    error_type = "too_many_frames"
+
+
+class TooManyImages(TooLarge):
+    """A batch has too many images."""
+
+    error_type = "too_many_images"
+
+
+class UnsupportedImageType(CaptchaServiceError):
+    """The bytes are not PNG, JPEG, GIF, WebP or BMP."""
+
+    status = 415
+    error_type = "unsupported_image_type"
+
+
+class UndecodableImage(CaptchaServiceError):
+    """The bytes begin like an image but cannot be decoded."""
+
+    status = 422
+    error_type = "undecodable_image"
+
+
+class UnreadableShape(CaptchaServiceError):
+    """The image decodes, but its aspect ratio is beyond what the model can be shown."""
+
+    status = 422
+    error_type = "unreadable_shape"
+
+
+class ServiceUnavailable(CaptchaServiceError):
+    """Base of everything that a later retry may cure."""
+
+    status = 503
+    error_type = "unavailable"
+
+
+class QueueFull(ServiceUnavailable):
+    """The queue is full, or its estimated wait exceeds the request's deadline."""
+
+    error_type = "queue_full"
+
+
+class ModelLoading(ServiceUnavailable):
+    """The model is not loaded yet."""
+
+    error_type = "model_loading"
+
+
+class ModelFailed(ServiceUnavailable):
+    """The model broke while serving."""
+
+    error_type = "model_failed"
+
+
+class Draining(ServiceUnavailable):
+    """The service is shutting down and takes no new work."""
+
+    error_type = "draining"
+
+
+class OutOfMemory(ServiceUnavailable):
+    """One image alone did not fit into the device's memory."""
+
+    error_type = "out_of_memory"
+
+
+class DeadlineExceeded(CaptchaServiceError):
+    """The answer was not ready before the request's deadline."""
+
+    status = 504
+    error_type = "deadline_exceeded"
+
+
+def every_error_type() -> Iterator[type[CaptchaServiceError]]:
+    """Yield each class of the tree once, base first, for the docs and their test."""
+    stack: list[type[CaptchaServiceError]] = [CaptchaServiceError]
+    while stack:
+        error = stack.pop(0)
+        yield error
+        stack.extend(error.__subclasses__())

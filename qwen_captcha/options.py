@@ -1,0 +1,175 @@
+"""The options a caller may set on one request, validated.
+
+Responsible for: the option names, which are the same in a form, in JSON and in the query; their
+types and allowed values; resolving ddddocr's range numbers into a charset. Leaves where the
+fields come from to `payload.py`, and what an option does to prompts, decoding and answers.
+Invariant: an `Options` is valid, hashable and normalised: equal requests give equal values, so
+it can be part of a cache key.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from qwen_captcha.errors import InvalidOption
+
+MAX_PROMPT_CHARACTERS = 2000
+# Chinese charsets are long: ddddocr's own has 8,210 characters.
+MAX_CHARSET_CHARACTERS = 20_000
+# Longest part of a refused value that an error message repeats.
+MAX_QUOTED_CHARACTERS = 40
+
+# ddddocr's `set_ranges` numbers. Source: its documentation. 7 stands for "its whole charset
+# without these letters and digits", thousands of characters of ddddocr's own model.
+CHARSET_RANGES = {
+    0: string.digits,
+    1: string.ascii_lowercase,
+    2: string.ascii_uppercase,
+    3: string.ascii_lowercase + string.ascii_uppercase,
+    4: string.ascii_lowercase + string.digits,
+    5: string.ascii_uppercase + string.digits,
+    6: string.ascii_lowercase + string.ascii_uppercase + string.digits,
+}
+UNSUPPORTED_CHARSET_RANGE = 7
+
+# The fields of a request, the strongest source first.
+Sources = tuple[Mapping[str, object], ...]
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Kind(StrEnum):
+    """What a captcha shows, where the caller knows it."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    DIGITS = "digits"
+    CHINESE = "chinese"
+    MATH = "math"
+    QUESTION = "question"
+
+
+class Case(StrEnum):
+    """What happens to the case of the letters read."""
+
+    KEEP = "keep"
+    LOWER = "lower"
+    UPPER = "upper"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller asked for beyond the image.
+
+    Attributes:
+        prompt: The caller's own instruction, trimmed; None for the default one.
+        kind: What the captcha shows.
+        case: What happens to the case of letters.
+        charset: The allowed characters, each once, sorted by code point; None allows all.
+    """
+
+    prompt: str | None = None
+    kind: Kind = Kind.AUTO
+    case: Case = Case.KEEP
+    charset: str | None = None
+
+
+def parse_options(*sources: Mapping[str, object]) -> Options:
+    """Validate the options among the fields of a request.
+
+    An empty or whitespace-only text and a JSON null count as not given, because HTML forms send
+    their empty fields. Unknown fields are ignored, because old callers send extras.
+
+    Args:
+        *sources: Fields of the request, the strongest source first: for each option the first
+            source that gives it wins.
+
+    Raises:
+        InvalidOption: A value has the wrong type or is not allowed, or options exclude each
+            other.
+    """
+    return Options(
+        prompt=_text(sources, "prompt", MAX_PROMPT_CHARACTERS),
+        kind=_choice(sources, "kind", Kind.AUTO),
+        case=_choice(sources, "case", Case.KEEP),
+        charset=_charset(sources),
+    )
+
+
+def _given(sources: Sources, name: str) -> object:
+    """Return the value of an option in the strongest source that gives it, or None."""
+    for source in sources:
+        value = source.get(name)
+        if isinstance(value, str):
+            value = value.strip() or None
+        if value is not None:
+            return value
+    return None
+
+
+def _text(sources: Sources, name: str, max_characters: int) -> str | None:
+    """Return a text option of at most `max_characters`, or None where it is not given."""
+    value = _given(sources, name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _refusal(name, value, "a text")
+    if len(value) > max_characters:
+        raise _refusal(name, value, f"a text of at most {max_characters} characters")
+    # JSON can spell half a surrogate pair, which no tokenizer and no log file can encode.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _refusal(name, value, "a text of valid Unicode characters")
+    return value
+
+
+def _choice(sources: Sources, name: str, default: Choice) -> Choice:
+    """Return the member of the default's enumeration that an option names, in any case."""
+    value = _given(sources, name)
+    if value is None:
+        return default
+    choices = list(type(default))
+    for choice in choices:
+        if isinstance(value, str) and value.lower() == choice.value:
+            return choice
+    raise _refusal(name, value, "one of " + ", ".join(choices))
+
+
+def _charset(sources: Sources) -> str | None:
+    """Return the allowed characters from `charset` or `charset_range`, whichever is given."""
+    charset = _text(sources, "charset", MAX_CHARSET_CHARACTERS)
+    charset_range = _given(sources, "charset_range")
+    if charset is not None and charset_range is not None:
+        raise InvalidOption("charset and charset_range exclude each other: give only one of them.")
+    if charset_range is not None:
+        charset = _resolve_range(charset_range)
+    if charset is None:
+        return None
+    return "".join(sorted({character for character in charset if not character.isspace()}))
+
+
+def _resolve_range(value: object) -> str:
+    """Return the characters that one of ddddocr's range numbers, or its text, stands for."""
+    ranges = {str(number): characters for number, characters in CHARSET_RANGES.items()}
+    # str(True) is not a number's text, so a boolean is refused, although True == 1.
+    key = str(value) if isinstance(value, (int, str)) else ""
+    if key == str(UNSUPPORTED_CHARSET_RANGE):
+        raise InvalidOption(
+            "charset_range 7 (everything but letters and digits) is not supported yet: "
+            "give the characters themselves as charset."
+        )
+    if key not in ranges:
+        raise _refusal("charset_range", value, "one of ddddocr's numbers 0 to 6")
+    return ranges[key]
+
+
+def _refusal(name: str, value: object, allowed: str) -> InvalidOption:
+    """Return the error that names the option, its value in short, and what is allowed."""
+    # Only scalars are repeated: the repr of deeply nested JSON recurses too far.
+    scalar = isinstance(value, (str, int, float))
+    quoted = repr(value) if scalar else f"of type {type(value).__name__}"
+    if len(quoted) > MAX_QUOTED_CHARACTERS:
+        quoted = quoted[:MAX_QUOTED_CHARACTERS] + "…"
+    return InvalidOption(f"{name} is {quoted}, but it must be {allowed}.")
