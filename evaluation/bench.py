@@ -1,0 +1,193 @@
+"""How fast the service is, against the old way of reading one image after another.
+
+Responsible for: starting the service and its yardstick, the order of the measurements, the command
+line. Leaves loads to `load.py`, rounds to `speed.py`, the old way to `plain_generate.py` and the
+text to `bench_report.py`. Invariant: both sides read the same images with the same checkpoint on
+the same machine with the same number of threads, in turns; no service outlives the run.
+
+Run: `python -m evaluation.bench [--model FOLDER] [--json FILE]`; a quick look is
+`python -m evaluation.bench --rounds 1 --images 32`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from evaluation.bench_report import BenchReport, Plan, render_report
+from evaluation.client import ServiceClient, ServiceError
+from evaluation.drawings import draw_captchas
+from evaluation.load import cached_latencies, client_crowd, read_in_batches
+from evaluation.machine import commit_of, describe_machine, peak_resident_bytes
+from evaluation.service_process import PROJECT, ServiceStartError, running_service
+from evaluation.speed import Way, agreement, measure_rounds
+from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.backends.hardware import usable_cores
+from qwen_captcha.checkpoints import BUNDLED
+from qwen_captcha.settings import SettingsError, settings_from_environment
+
+if TYPE_CHECKING:
+    from evaluation.plain_generate import PlainGenerate
+
+BATCH_IMAGES = 32
+CLIENTS = 16
+CACHED_REPEATS = 200
+PLAIN = "plain generate, one by one"
+BATCH = f"/batch-ocr of {BATCH_IMAGES} images"
+CROWD = f"/ocr from {CLIENTS} clients"
+
+
+def service_environment(plan: Plan) -> dict[str, str]:
+    """Return the variables that every measured service is started with."""
+    return {
+        "QWEN_MODEL": plan.model,
+        "HOST": "127.0.0.1",
+        "OMP_NUM_THREADS": str(plan.threads),
+        "LOG_LEVEL": "warning",
+        # A large model on a slow machine is to be measured, not to be cut off.
+        "OCR_TIMEOUT_S": "600",
+        "BATCH_OCR_TIMEOUT_S": "600",
+    }
+
+
+def measure(plan: Plan) -> BenchReport:
+    """Run everything.
+
+    Raises:
+        ServiceStartError: The service did not become ready.
+        ServiceError: The service refused an image, or a cache took part.
+        BackendLoadError: The checkpoint cannot be loaded.
+        SettingsError: The environment holds a setting that cannot be used.
+    """
+    images = [image for image, _ in draw_captchas(plan.images)]
+    environment = service_environment(plan)
+    _say("Starting the service, cache off …")
+    with running_service({**environment, "CACHE_SIZE": "0"}) as service:
+        device = str(service.health.get("device"))
+        plain = load_plain(plan, device)
+        _say(f"Measuring {plan.images} images in three ways, {plan.rounds} times …")
+        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read)
+        peak = peak_resident_bytes(service.pid)
+    _say("Starting the service, cache on …")
+    with (
+        running_service({**environment, "CACHE_SIZE": "64"}) as caching_service,
+        ServiceClient(caching_service.url) as client,
+    ):
+        cached_s, health_s = cached_latencies(client, images[0], CACHED_REPEATS)
+    return BenchReport(
+        machine=describe_machine(plan.threads),
+        commit=commit_of(PROJECT),
+        plan=plan,
+        device=device,
+        precision=plain.settings.precision,
+        ways=ways,
+        agreement=agreed,
+        start_to_ready_s=(service.start_to_ready_s, caching_service.start_to_ready_s),
+        peak_resident_bytes=peak,
+        cached_reply_s=cached_s,
+        health_s=health_s,
+    )
+
+
+def _say(progress: str) -> None:
+    """Tell a person who waits; the report alone goes to the standard output."""
+    print(progress, file=sys.stderr, flush=True)
+
+
+def load_plain(plan: Plan, device: str) -> PlainGenerate:
+    """Load the same checkpoint into this process."""
+    # Imported here: torch takes seconds and a gigabyte, and `--help` needs neither.
+    from evaluation.plain_generate import PlainGenerate, plain_settings
+
+    settings = replace(settings_from_environment(), qwen_model=plan.model)
+    return PlainGenerate(plain_settings(settings, device, plan.threads))
+
+
+def measure_ways(
+    url: str, images: Sequence[bytes], rounds: int, plain_read: Callable[[bytes], str]
+) -> tuple[list[Way], dict[str, float]]:
+    """Read the images in every way, once to warm up and compare, then once a round.
+
+    Args:
+        url: The running service.
+        images: Distinct images, a multiple of `BATCH_IMAGES`.
+        rounds: How often each way is measured.
+        plain_read: The old way of reading one image.
+
+    Returns:
+        The ways, the old one first, and each of the others' share of images that it reads alike.
+    """
+    with ServiceClient(url) as client, client_crowd(url, CLIENTS) as crowd:
+        ways: Mapping[str, Callable[[], list[str | None]]] = {
+            PLAIN: lambda: [plain_read(image) for image in images],
+            BATCH: lambda: [a.raw_response for a in read_in_batches(client, images, BATCH_IMAGES)],
+            CROWD: lambda: [a.raw_response for a in crowd.read(images)],
+        }
+        texts = {name: read() for name, read in ways.items()}
+        measured = measure_rounds(ways, len(images), rounds)
+    return measured, {name: agreement(texts[name], texts[PLAIN]) for name in (BATCH, CROWD)}
+
+
+def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:
+    """Return what the command line asks for: the plan, and where to write JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.bench", description="How fast the service is."
+    )
+    parser.add_argument("--model", default=BUNDLED, help="bundled, a folder or a hub name")
+    parser.add_argument("--images", type=_images, default=64, help="images each way and round")
+    parser.add_argument("--rounds", type=_positive, default=5)
+    parser.add_argument("--threads", type=_threads, default=usable_cores())
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
+    chosen = parser.parse_args(argv)
+    return Plan(chosen.model, chosen.images, chosen.rounds, chosen.threads), chosen.json
+
+
+def _positive(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
+def _images(text: str) -> int:
+    number = _positive(text)
+    if number % BATCH_IMAGES:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of {BATCH_IMAGES}")
+    return number
+
+
+def _threads(text: str) -> int:
+    number = _positive(text)
+    if number > usable_cores():
+        raise argparse.ArgumentTypeError(f"{text} is more than the {usable_cores()} usable cores")
+    return number
+
+
+def _leave(*_: object) -> NoReturn:
+    """End by an exception, so that the service is stopped on the way out."""
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    plan, json_file = plan_of(argv)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        report = measure(plan)
+        print(render_report(report))
+        if json_file is not None:
+            content = json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n"
+            json_file.write_text(content, encoding="utf-8")
+    except (ServiceStartError, ServiceError, BackendLoadError, SettingsError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""What a measurement ran on: processor, cores, versions, commit, and memory of processes.
+
+Responsible for: reading those facts. Leaves what is measured to `bench.py`. Invariant: nothing
+here fails; a fact that this system does not tell is None.
+"""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from qwen_captcha.backends.hardware import usable_cores
+
+PROC = Path("/proc")
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where a measurement ran.
+
+    Attributes:
+        cpu: Model name of the processor.
+        cores: Threads that can run at once, a container's quota included.
+        threads: Threads that each model may use.
+        system: Operating system and its release.
+        versions: Python and the packages that matter for speed.
+    """
+
+    cpu: str | None
+    cores: int
+    threads: int
+    system: str
+    versions: dict[str, str]
+
+
+def describe_machine(threads: int) -> Machine:
+    """Return this machine's facts, for measurements with `threads` threads a model."""
+    return Machine(
+        cpu=cpu_model(),
+        cores=usable_cores(),
+        threads=threads,
+        system=f"{platform.system()} {platform.release()}",
+        versions={"python": platform.python_version()} | _versions("torch", "transformers"),
+    )
+
+
+def cpu_model(proc: Path = PROC) -> str | None:
+    """Return the processor's name as the kernel tells it."""
+    try:
+        lines = (proc / "cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or None
+
+
+def commit_of(folder: Path) -> str | None:
+    """Return the commit that is checked out, with `+` after it where files differ from it."""
+    revision = _git(folder, "rev-parse", "--short=10", "HEAD")
+    if not revision:
+        return None
+    return revision + ("+" if _git(folder, "status", "--porcelain") else "")
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def peak_resident_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Return the peak resident memory of a process and its descendants.
+
+    The sum of each live process's `VmHWM`. Pages that they share count once for each, and their
+    peaks may lie at different moments, so this is an upper bound; None where /proc does not tell.
+    """
+    statuses = _statuses(proc)
+    family = {pid}
+    # A child's number may be below its parent's, so repeat until nobody new is found.
+    while children := {p for p, s in statuses.items() if _number(s, "PPid") in family} - family:
+        family |= children
+    peaks = [_number(statuses[p], "VmHWM") for p in family if p in statuses]
+    known = [peak for peak in peaks if peak is not None]
+    return sum(known) * KIB if known else None
+
+
+def _statuses(proc: Path) -> dict[int, dict[str, str]]:
+    """Return each live process's `status` file as name -> value."""
+    statuses = {}
+    for path in proc.glob("[0-9]*/status"):
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:  # The process ended in between.
+            continue
+        statuses[int(path.parent.name)] = dict(_split(line) for line in lines)
+    return statuses
+
+
+def _split(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name, value.strip()
+
+
+def _number(status: dict[str, str], name: str) -> int | None:
+    """Return the number at the start of a field: a process number, or KiB."""
+    value = status.get(name, "").split(" ")[0]
+    return int(value) if value.isdigit() else None

@@ -1,0 +1,140 @@
+"""The service as a child process: start, wait until it is ready, stop.
+
+Responsible for: a free port, the wait, the log, and that nothing is left running. Leaves talking
+to the service to `client.py`. Invariant: after the context no process of the service is alive,
+however the context was left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from evaluation.client import ServiceClient, ServiceError
+
+PROJECT = Path(__file__).resolve().parent.parent
+SERVICE_COMMAND = (sys.executable, str(PROJECT / "qwen_captcha_service.py"))
+READY_TIMEOUT_S = 600.0  # A 2B checkpoint from a cold disk.
+STOP_TIMEOUT_S = 30.0
+POLL_INTERVAL_S = 0.02
+LOG_LINES = 15
+
+
+class ServiceStartError(Exception):
+    """The service ended or did not become ready; the message ends with its last log lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A service that is ready.
+
+    Attributes:
+        url: Its root.
+        pid: Process number of the process that was started.
+        start_to_ready_s: Seconds from the start of the process to the first 200 of `/health`.
+        health: The reply of that `/health`.
+    """
+
+    url: str
+    pid: int
+    start_to_ready_s: float
+    health: Mapping[str, object]
+
+
+@contextmanager
+def running_service(
+    environment: Mapping[str, str],
+    *,
+    command: tuple[str, ...] = SERVICE_COMMAND,
+    ready_timeout_s: float = READY_TIMEOUT_S,
+    stop_timeout_s: float = STOP_TIMEOUT_S,
+) -> Iterator[RunningService]:
+    """Run the service on a free loopback port.
+
+    Args:
+        environment: Added to this process's environment; the port is added to it.
+        command: What to start.
+        ready_timeout_s: Seconds that it may take until it is ready.
+        stop_timeout_s: Seconds from SIGTERM until it is killed.
+
+    Raises:
+        ServiceStartError: It ended or was not ready in time.
+    """
+    port = free_port()
+    with tempfile.TemporaryFile() as log:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            command,
+            env={**os.environ, **environment, "PORT": str(port), "FLASK_RUN_PORT": str(port)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            # Its own process group: whatever it starts can be ended with it.
+            start_new_session=True,
+        )
+        url = f"http://127.0.0.1:{port}"
+        try:
+            health = _wait_until_ready(url, process, start + ready_timeout_s)
+            ready = time.monotonic()
+            if health is None:
+                raise ServiceStartError(f"{_reason(process)}\n{_last_lines(log.fileno())}")
+            yield RunningService(url, process.pid, ready - start, health)
+        finally:
+            _stop(process, stop_timeout_s)
+
+
+def free_port() -> int:
+    """Return a loopback port that nothing listened on a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_ready(
+    url: str, process: subprocess.Popen[bytes], deadline: float
+) -> Mapping[str, object] | None:
+    """Return the first `/health` with status 200; None if it ended or the deadline passed."""
+    with ServiceClient(url, timeout_s=5.0) as client:
+        while process.poll() is None and time.monotonic() < deadline:
+            with suppress(ServiceError):  # Nobody listens yet.
+                reply = client.health()
+                if reply.status == 200:
+                    return reply.fields
+            time.sleep(POLL_INTERVAL_S)
+    return None
+
+
+def _reason(process: subprocess.Popen[bytes]) -> str:
+    if process.returncode is None:
+        return "The service did not become ready in time. Its last lines:"
+    return f"The service ended with status {process.returncode}. Its last lines:"
+
+
+def _last_lines(log: int) -> str:
+    """Return the end of a log by absolute position: the service shares the file's offset."""
+    size = os.fstat(log).st_size
+    text = os.pread(log, size, 0).decode(errors="replace")
+    return "\n".join(text.splitlines()[-LOG_LINES:])
+
+
+def _stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """End the process: SIGTERM, then SIGKILL for whatever of its group is left."""
+    process.terminate()
+    try:
+        process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
