@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+from training.build import build_config, build_model, build_processor, save_checkpoint
+from training.objective import Objective, to_patches
+from training.vision import encode_images
+
+GRIDS = [(3, 8), (2, 6), (1, 1), (4, 7)]
+
+
+@pytest.fixture(scope="module")
+def processor() -> Qwen2VLProcessor:
+    return build_processor()
+
+
+@pytest.fixture(scope="module")
+def objective(processor: Qwen2VLProcessor) -> Objective:
+    model = build_model(build_config(depth=2, width=64, heads=2), seed=0)
+    return Objective(model.eval(), processor.tokenizer)
+
+
+def random_images(grid: tuple[int, int], count: int = 2) -> torch.Tensor:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (count, grid[0] * 28, grid[1] * 28, 3), dtype=np.uint8)
+    return torch.from_numpy(pixels)
+
+
+def processed(processor: Qwen2VLProcessor, images: torch.Tensor, text: str) -> dict[str, object]:
+    pictures = [Image.fromarray(image.numpy()) for image in images]
+    size = images.shape[1] * images.shape[2]
+    prompt = "<|vision_start|><|image_pad|><|vision_end|>" + text
+    return dict(
+        processor(
+            text=[prompt] * len(pictures),
+            images=pictures,
+            images_kwargs={"size": {"shortest_edge": size, "longest_edge": size}},
+            return_tensors="pt",
+        )
+    )
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_patches_equal_the_image_processors(
+    processor: Qwen2VLProcessor, grid: tuple[int, int]
+) -> None:
+    images = random_images(grid)
+    expected = processed(processor, images, "")["pixel_values"]
+    assert isinstance(expected, torch.Tensor)
+    one_frame = expected.view(len(images), -1, 3, 2, 14 * 14)[:, :, :, 0].flatten(2)
+    torch.testing.assert_close(to_patches(images), one_frame, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@torch.inference_mode()
+def test_encoder_and_decoder_equal_plain_transformers(
+    processor: Qwen2VLProcessor, objective: Objective, grid: tuple[int, int]
+) -> None:
+    images = random_images(grid)
+    inputs = processed(processor, images, "a3b")
+    cells = grid[0] * grid[1]
+    expected = objective.model(**inputs).logits[:, cells + 1 :]
+    patches = encode_images(objective.model.model.visual, to_patches(images), grid)
+    ids = inputs["input_ids"]
+    assert isinstance(ids, torch.Tensor)
+    states = objective._decode(ids, objective.model.model.visual.merger(patches), grid)
+    torch.testing.assert_close(
+        objective.model.lm_head(states[:, cells + 1 :]), expected, atol=1e-4, rtol=1e-4
+    )
+
+
+def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:
+    model = build_model(build_config(depth=1, width=64, heads=2), seed=0)
+    objective = Objective(model, processor.tokenizer)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    images, labels = random_images((2, 2), 4), ["a", "B", "7", "?"]
+    first = objective(images, labels)
+    for _ in range(60):
+        outcome = objective(images, labels)
+        optimizer.zero_grad()
+        (outcome.token_loss + 0.3 * outcome.ctc_loss).backward()
+        optimizer.step()
+    assert outcome.exact.all()
+    assert outcome.token_loss < 0.1 * first.token_loss
+    assert outcome.ctc_loss < 0.5 * first.ctc_loss
+    hit = objective(images, ["A", "B", "7", "!"])
+    assert hit.exact.tolist() == [False, True, True, False]
+    assert hit.caseless.tolist() == [True, True, True, False]
+
+
+def test_saved_checkpoint_loads_with_equal_bf16_weights(
+    processor: Qwen2VLProcessor, objective: Objective, tmp_path: object
+) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    save_checkpoint(objective.model, processor, folder)
+    loaded = Qwen2VLForConditionalGeneration.from_pretrained(folder)
+    assert loaded.dtype == torch.bfloat16
+    for name, value in objective.model.named_parameters():
+        assert torch.equal(loaded.get_parameter(name), value.to(torch.bfloat16)), name

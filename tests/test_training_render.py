@@ -1,0 +1,78 @@
+import random
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from training.fonts import FontLibrary, FontsMissingError, draws, package_table
+from training.render import render
+from training.styles import sample_style
+from training.texts import KINDS, sample_text
+
+# matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
+DEJAVU = Path(matplotlib.get_data_path()) / "fonts/ttf"
+
+
+@pytest.fixture(scope="module")
+def fonts() -> FontLibrary:
+    names = ("DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono.ttf")
+    return FontLibrary(latin=(tuple(str(DEJAVU / name) for name in names),), hanzi=())
+
+
+def test_same_seed_same_pixels_other_seed_other_pixels(fonts: FontLibrary) -> None:
+    style = sample_style(random.Random(5))
+    first, again, other = (
+        render("a3b9", style, aspect=2.7, fonts=fonts, seed=seed) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "chinese" not in kind])
+def test_every_style_draws_an_image_of_the_asked_shape(
+    fonts: FontLibrary, kind: str, difficulty: float
+) -> None:
+    rng = random.Random(f"{kind}{difficulty}")
+    for seed in range(40):
+        style = sample_style(rng, difficulty)
+        aspect = rng.uniform(0.7, 6)
+        text = sample_text(rng, kind, longest=8)
+        image = render(text, style, aspect=aspect, fonts=fonts, seed=seed)
+        assert image.dtype == np.uint8
+        assert image.shape == (
+            style.canvas_height,
+            max(8, round(style.canvas_height * aspect)),
+            3,
+        )
+
+
+def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
+    for seed in range(30):
+        style = sample_style(random.Random(seed), difficulty=0.0)
+        image = render("8W", style, aspect=2.0, fonts=fonts, seed=seed).astype(int)
+        assert np.ptp(image) > 40
+
+
+def test_text_changes_the_image(fonts: FontLibrary) -> None:
+    style = sample_style(random.Random(3), difficulty=0.0)
+    drawn = [render(text, style, aspect=2.0, fonts=fonts, seed=1) for text in ("3", "8")]
+    assert not np.array_equal(*drawn)
+
+
+def test_a_face_knows_what_it_lacks() -> None:
+    face = str(DEJAVU / "DejaVuSansMono.ttf")
+    assert draws(face, "a")
+    assert not draws(face, "验")
+
+
+def test_missing_fonts_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(FontsMissingError, match="make fonts"):
+        FontLibrary.open(root=tmp_path)
+
+
+def test_each_font_package_names_its_licence() -> None:
+    table = package_table()
+    assert all(package["licence"].strip(" ?") for package in table.values())
+    assert {package["held_out"] for package in table.values()} == {True, False}

@@ -1,0 +1,69 @@
+"""From one plain character to whole hostile captchas: what each level of the training draws.
+
+Responsible for: the levels as data and when to step up. Starting with whole captchas leaves a
+small model on the plateau of character frequencies for tens of thousands of images; starting
+with one character does not. Invariant: the last level is the distribution that is trained for.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+Grid = tuple[int, int]  # rows and columns of 28-pixel cells, one visual token each
+
+
+@dataclass(frozen=True)
+class Level:
+    """One stage of the curriculum.
+
+    Attributes:
+        longest: Most characters of a code.
+        difficulty: Passed to `styles.sample_style`.
+        grids: Image shapes with their weights.
+        kinds: Kinds of label with their weights.
+        step_up_at: Exact match, over recent batches, above which the next level starts.
+    """
+
+    longest: int
+    difficulty: float
+    grids: tuple[tuple[Grid, float], ...]
+    kinds: tuple[tuple[str, float], ...]
+    step_up_at: float = 0.6
+
+    def choose_grid(self, rng: random.Random) -> Grid:
+        """Return the shape of one batch's images."""
+        return rng.choices([g for g, _ in self.grids], weights=[w for _, w in self.grids])[0]
+
+    def choose_kind(self, rng: random.Random) -> str:
+        """Return the kind of one label."""
+        return rng.choices([k for k, _ in self.kinds], weights=[w for _, w in self.kinds])[0]
+
+
+# What 21 to 34 visual tokens make of the canvases of real generators, from 80x30 to 450x150.
+WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
+    ((3, 8), 10),
+    ((3, 9), 3),
+    ((3, 7), 3),
+    ((3, 10), 2),
+    ((4, 7), 2),
+    ((4, 6), 1),
+    ((2, 12), 2),
+    ((2, 11), 1),
+    ((3, 11), 1),
+    ((4, 8), 1),
+)
+_CODES = (("digits", 2.0), ("latin", 8.0))
+_CODES_AND_MATH = (("digits", 2.0), ("latin", 8.0), ("math", 3.0))
+
+# Small images first: a level costs as many patches as it needs.
+LATIN_LEVELS = (
+    Level(1, 0.0, (((2, 2), 1),), (("digits", 1.0),), 0.6),
+    Level(1, 0.1, (((2, 2), 1),), _CODES, 0.35),
+    Level(1, 0.35, (((2, 2), 1),), _CODES, 0.4),
+    Level(2, 0.4, (((2, 3), 1),), _CODES, 0.4),
+    Level(3, 0.45, (((2, 4), 1),), _CODES_AND_MATH, 0.4),
+    Level(5, 0.5, (((2, 6), 2), ((2, 7), 1)), _CODES_AND_MATH, 0.4),
+    Level(6, 0.7, (((2, 6), 1), ((2, 7), 1), ((3, 8), 1)), _CODES_AND_MATH, 0.45),
+    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 1.1),
+)

@@ -1,0 +1,106 @@
+"""Endless batches of freshly drawn captchas, drawn by worker processes.
+
+Responsible for: seeding, resizing to the model's grid and batching. Leaves the curriculum's pace
+to the trainer, which raises the shared level. Invariant: a batch is a function of the run's
+seed, its index and the level alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from training.build import CELL
+from training.curriculum import Level
+from training.fonts import FontLibrary
+from training.render import render
+from training.styles import sample_style
+from training.texts import sample_text
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one shape with their labels."""
+
+    images: torch.Tensor  # (B, H, W, 3) uint8, H and W multiples of 28
+    labels: list[str]  # what is drawn, without spaces
+    kinds: list[str]
+    level: int
+
+
+def draw_batch(
+    level: Level, index: int, fonts: FontLibrary, seed: int, batch_size: int
+) -> tuple[torch.Tensor, list[str], list[str]]:
+    """Draw a batch: images (B, H, W, 3) uint8, labels, kinds.
+
+    Args:
+        level: What to draw.
+        index: The batch's number, part of its seed.
+        fonts: Where faces come from.
+        seed: The run's seed.
+        batch_size: Number of images.
+    """
+    rng = random.Random(f"{seed}/{index}")
+    rows, columns = level.choose_grid(rng)
+    size = (columns * CELL, rows * CELL)
+    images, labels, kinds = [], [], []
+    for _ in range(batch_size):
+        kind = level.choose_kind(rng)
+        text = sample_text(rng, kind, level.longest)
+        style = sample_style(rng, level.difficulty * rng.uniform(0.6, 1.0))
+        aspect = columns / rows * rng.uniform(0.87, 1.18)
+        drawn = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
+        resized = Image.fromarray(drawn).resize(size, Image.Resampling.BICUBIC)
+        images.append(np.asarray(resized))
+        labels.append(text.replace(" ", ""))
+        kinds.append(kind)
+    return torch.from_numpy(np.stack(images)), labels, kinds
+
+
+class CaptchaStream(IterableDataset[Batch]):
+    """Batches from `start` on, dealt to the loader's workers in turn."""
+
+    def __init__(
+        self,
+        levels: tuple[Level, ...],
+        level: Synchronized[int],
+        *,
+        seed: int,
+        start: int,
+        batch_size: int,
+        held_out_fonts: bool = False,
+    ) -> None:
+        self.levels = levels
+        self.level = level
+        self.seed = seed
+        self.start = start
+        self.batch_size = batch_size
+        self.held_out_fonts = held_out_fonts
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield batches without end."""
+        fonts = FontLibrary.open(held_out=self.held_out_fonts)
+        worker = get_worker_info()
+        step = worker.num_workers if worker else 1
+        index = self.start + (worker.id if worker else 0)
+        while True:
+            level = self.level.value
+            images, labels, kinds = draw_batch(
+                self.levels[level], index, fonts, self.seed, self.batch_size
+            )
+            yield Batch(images, labels, kinds, level)
+            index += step
+
+
+def open_loader(stream: CaptchaStream, workers: int) -> DataLoader[Batch]:
+    """Return a loader that keeps a few batches ahead; 0 workers draw in this process."""
+    return DataLoader(
+        stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None
+    )

@@ -1,0 +1,91 @@
+"""The typefaces that captchas are drawn with: which, under which licence, and how to find them.
+
+Responsible for: `fonts.json` (Debian package -> licence, faces, held out or not) and opening
+faces of it that are installed. Fonts are not shipped; `make fonts` installs the packages.
+Invariant: held-out packages are never handed out for training.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TypedDict
+
+from PIL import ImageFont
+
+FONT_ROOT = Path("/usr/share/fonts")
+_TABLE = Path(__file__).with_name("fonts.json")
+
+
+class FontsMissingError(Exception):
+    """No face of `fonts.json` is installed; the message says how to get them."""
+
+
+class _Package(TypedDict):
+    licence: str
+    latin: list[str]
+    hanzi: list[str]
+    held_out: bool
+
+
+def package_table() -> dict[str, _Package]:
+    """Return Debian package name -> licence, faces under `FONT_ROOT`, held out or not."""
+    table: dict[str, _Package] = json.loads(_TABLE.read_text(encoding="utf-8"))
+    return table
+
+
+@dataclass(frozen=True)
+class FontLibrary:
+    """Installed faces by script, grouped by package so that large packages do not dominate."""
+
+    latin: tuple[tuple[str, ...], ...]
+    hanzi: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def open(cls, *, held_out: bool = False, root: Path = FONT_ROOT) -> FontLibrary:
+        """Collect the installed faces.
+
+        Args:
+            held_out: Take only the packages kept for validation, or only the others.
+            root: Folder that the table's paths start from.
+
+        Raises:
+            FontsMissingError: None of them is installed.
+        """
+        groups: dict[str, list[tuple[str, ...]]] = {"latin": [], "hanzi": []}
+        for package in package_table().values():
+            if package["held_out"] != held_out:
+                continue
+            for script, faces in (("latin", package["latin"]), ("hanzi", package["hanzi"])):
+                present = tuple(str(root / face) for face in faces if (root / face).is_file())
+                if present:
+                    groups[script].append(present)
+        if not groups["latin"]:
+            raise FontsMissingError(
+                f"none of the fonts in training/fonts.json is under {root}: run `make fonts`"
+            )
+        return cls(tuple(groups["latin"]), tuple(groups["hanzi"]))
+
+    def choose(self, rng: random.Random, *, hanzi: bool) -> str:
+        """Return the path of a face; packages weigh by the square root of their size."""
+        groups = self.hanzi if hanzi else self.latin
+        if not groups:
+            raise FontsMissingError("no Chinese font is installed: run `make fonts`")
+        (group,) = rng.choices(groups, weights=[len(faces) ** 0.5 for faces in groups])
+        return rng.choice(group)
+
+
+@lru_cache(maxsize=512)
+def open_face(path: str, size: int) -> ImageFont.FreeTypeFont:
+    """Return the face at `size` pixels per em; cached per process."""
+    return ImageFont.truetype(path, size)
+
+
+@lru_cache(maxsize=65536)
+def draws(path: str, character: str) -> bool:
+    """Return whether the face has a glyph of its own for `character`."""
+    font = open_face(path, 24)
+    return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))

@@ -1,0 +1,152 @@
+"""Characters as coverage masks: drawn by FreeType, turned, sheared, stretched and laid out.
+
+Responsible for: where each character stands and which pixels it covers. Leaves colour to
+`render.py`. Invariant: masks are float32 in [0, 1], at the canvas's resolution.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.fonts import FontLibrary, draws, open_face
+from training.styles import Style
+
+Mask = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PlacedGlyph:
+    """One character's coverage and the canvas position of its top left corner, in pixels."""
+
+    mask: Mask  # (h, w)
+    left: int
+    top: int
+
+
+@lru_cache(maxsize=32768)
+def raw_mask(character: str, face: str, size: int) -> tuple[Mask, float, float]:
+    """Return coverage (shared, read only), advance and height above the baseline, in pixels."""
+    font = open_face(face, size)
+    bitmap, (_, offset_y) = font.getmask2(character, mode="L", anchor="ls")
+    width, height = bitmap.size
+    mask = np.frombuffer(bytes(bitmap), dtype=np.uint8).reshape(height, width)
+    return mask.astype(np.float32) / 255, font.getlength(character), -offset_y
+
+
+def _transform(mask: Mask, matrix: NDArray[np.float64]) -> Mask:
+    """Apply a 2x2 matrix about the centre; the result is as large as needed."""
+    height, width = mask.shape
+    corners = np.array([[-width, -height], [width, -height], [width, height], [-width, height]]) / 2
+    moved = corners @ matrix.T
+    new_width, new_height = (np.ceil(np.ptp(moved, axis=0)) + 2).astype(int)
+    offset = np.array([new_width, new_height]) / 2 - matrix @ np.array([width, height]) / 2
+    affine = np.concatenate([matrix, offset[:, None]], axis=1)
+    return np.asarray(
+        cv2.warpAffine(mask, affine, (int(new_width), int(new_height)), flags=cv2.INTER_LINEAR)
+    )
+
+
+def _matrix(style: Style, scale: float, rng: random.Random) -> NDArray[np.float64]:
+    angle = math.radians(rng.uniform(-style.rotation, style.rotation))
+    shear = style.common_shear + rng.uniform(-style.shear, style.shear)
+    size = scale * (1 + rng.uniform(-style.size_jitter, style.size_jitter))
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    slant = np.array([[1.0, -shear], [0.0, 1.0]])
+    return np.asarray(turn @ slant @ np.diag([size * style.stretch, size]))
+
+
+def _is_hanzi(character: str) -> bool:
+    return ord(character) > 0x2E7F
+
+
+def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random) -> tuple[str, str]:
+    """Return what to draw and with which face, where `face` lacks the character."""
+    if draws(face, character):
+        return character, face
+    narrow = unicodedata.normalize("NFKC", character)
+    if narrow != character and draws(face, narrow):
+        return narrow, face
+    for _ in range(8):
+        other = fonts.choose(rng, hanzi=_is_hanzi(character))
+        if draws(other, character):
+            return character, other
+    raise ValueError(f"no installed face draws {character!r}")
+
+
+def lay_out(
+    text: str, style: Style, size: tuple[int, int], fonts: FontLibrary, rng: random.Random
+) -> list[PlacedGlyph]:
+    """Place each visible character of `text` on a canvas of `size` (height, width) pixels."""
+    height, width = size
+    hanzi = any(map(_is_hanzi, text))
+    face = fonts.choose(rng, hanzi=hanzi)
+    em = style.em * height
+    source = int(min(96, max(12, 4 * math.ceil(em / 4))))  # few sizes keep the face cache small
+    drawn = []
+    for character in text:
+        if style.font_per_character:
+            face = fonts.choose(rng, hanzi=hanzi)
+        drawn.append((character, *raw_mask(*_drawable(character, face, fonts, rng), source)))
+    tracking = max(style.tracking, -0.12) - (0.1 if style.layout == "tight" else 0.0)
+    natural = sum((advance / source + tracking) * style.stretch for _, _, advance, _ in drawn)
+    fill = rng.uniform(0.8, 1.02) if len(text) > 2 else 0.95
+    em = min(em, fill * width / max(natural, 0.4), 1.25 * height)
+    return _place(drawn, style, (height, width), em / source, tracking * em, rng)
+
+
+def _place(
+    drawn: list[tuple[str, Mask, float, float]],
+    style: Style,
+    size: tuple[int, int],
+    scale: float,
+    tracking: float,
+    rng: random.Random,
+) -> list[PlacedGlyph]:
+    height, width = size
+    advances = [advance * scale * style.stretch + tracking for _, _, advance, _ in drawn]
+    slack = width - sum(advances)
+    if style.layout == "cells":
+        steps, x = [advance + slack / len(drawn) for advance in advances], 0.0
+    else:
+        steps, x = advances, slack * style.align
+    tallest = max((above for _, _, _, above in drawn), default=0.0) * scale
+    room = height - tallest
+    baseline = tallest + room * (0.5 + rng.uniform(-0.25, 0.25) * min(1.0, style.rotation + 0.3))
+    glyphs = []
+    for (character, mask, _, above), advance, step in zip(drawn, advances, steps, strict=True):
+        if not character.isspace() and mask.size:
+            turned = _transform(mask, _matrix(style, scale, rng))
+            middle_x = x + step / 2 if style.layout == "cells" else x + advance / 2
+            middle_y = baseline + (mask.shape[0] / 2 - above) * scale
+            middle_y += rng.uniform(-style.rise, style.rise) * height
+            glyphs.append(
+                PlacedGlyph(
+                    turned,
+                    round(middle_x - turned.shape[1] / 2),
+                    round(middle_y - turned.shape[0] / 2),
+                )
+            )
+        x += step
+    return glyphs
+
+
+def paste(layer: Mask, glyph: PlacedGlyph) -> tuple[slice, slice] | None:
+    """Add a glyph's coverage to `layer` (H, W) in place; return the part it touched."""
+    height, width = layer.shape
+    h, w = glyph.mask.shape
+    top, left = max(0, glyph.top), max(0, glyph.left)
+    bottom, right = min(height, glyph.top + h), min(width, glyph.left + w)
+    if bottom <= top or right <= left:
+        return None
+    part = (slice(top, bottom), slice(left, right))
+    piece = glyph.mask[top - glyph.top : bottom - glyph.top, left - glyph.left : right - glyph.left]
+    np.maximum(layer[part], piece, out=layer[part])
+    return part

@@ -1,0 +1,164 @@
+"""The training forward pass: patches, teacher-forced tokens, two losses, exact match.
+
+Responsible for: what the model is asked to do. The main loss is the next token's cross entropy;
+the auxiliary one is CTC over the vision encoder's columns of patches, which teaches it where
+characters are and gets the model off its first plateau. Leaves optimisation to `train.py`.
+
+Dims: B batch, C channels, H/W pixels, R/K rows and columns of cells, P patches an image,
+T tokens, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
+
+from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
+from training.vision import encode_images
+
+# OpenAI CLIP's normalisation, the image processor's default.
+_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+_ID = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
+_IGNORED = -100
+
+
+def to_patches(images: torch.Tensor) -> torch.Tensor:
+    """Turn uint8 images (B, H, W, 3) into one frame's patches (B, P, C * 14 * 14).
+
+    The order is the image processor's: cell by cell, within a cell row by row.
+    """
+    batch, height, width, channels = images.shape
+    pixels = (images.float() / 255 - _MEAN.to(images.device)) / _STD.to(images.device)
+    rows, columns = height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE
+    pixels = pixels.view(
+        batch, rows, MERGE_SIZE, PATCH_SIZE, columns, MERGE_SIZE, PATCH_SIZE, channels
+    )
+    pixels = pixels.permute(0, 1, 4, 2, 5, 7, 3, 6)  # (B, R, K, 2, 2, C, 14, 14)
+    return pixels.reshape(batch, rows * columns * MERGE_SIZE**2, -1)
+
+
+class CtcHead(nn.Module):
+    """Reads characters off the columns of patches; training only, never shipped."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
+        self.classify = nn.Linear(width, vocabulary + 1)  # the last class is the blank
+
+    def forward(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        """Return log-probabilities (columns, B, V + 1) from patch features (B, P, D)."""
+        rows, columns = grid
+        cells = self.project(patches).view(
+            -1, rows, columns, MERGE_SIZE, MERGE_SIZE, patches.shape[-1]
+        )
+        features = cells.mean(dim=(1, 3)).flatten(1, 2)  # (B, K * 2, D)
+        logits = self.classify(features)  # (B, K * 2, V + 1)
+        return functional.log_softmax(logits, dim=-1).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Losses and hits of one batch."""
+
+    token_loss: torch.Tensor  # scalar
+    ctc_loss: torch.Tensor  # scalar
+    exact: torch.Tensor  # (B,) bool: greedy decoding would give exactly the label
+    caseless: torch.Tensor  # (B,) bool: up to letter case
+
+
+class Objective(nn.Module):
+    """Wraps a model and a CTC head into one forward pass over a batch."""
+
+    def __init__(
+        self, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        vocabulary = model.config.text_config.vocab_size
+        self.ctc_head = CtcHead(model.config.vision_config.embed_dim, vocabulary)
+        self.register_buffer("lower", self._lower_ids(vocabulary), persistent=False)
+
+    def _lower_ids(self, vocabulary: int) -> torch.Tensor:
+        """Return for each token id (V,) the id of its lower-case form."""
+        ids = torch.arange(vocabulary)
+        for upper in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+            ids[self._encode(upper)] = self._encode(upper.lower())[0]
+        return ids
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text))
+
+    def _tokens(
+        self, labels: list[str], cells: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return input ids (B, T) and the targets of the answer (B, A), right-padded."""
+        prefix = [_ID["<|vision_start|>"], *[_ID["<|image_pad|>"]] * cells, _ID["<|vision_end|>"]]
+        answers = [[*self._encode(label), _ID["<|im_end|>"]] for label in labels]
+        longest = max(map(len, answers))
+        ids = torch.full((len(labels), len(prefix) + longest - 1), _ID["<|endoftext|>"])
+        targets = torch.full((len(labels), longest), _IGNORED)
+        for row, answer in enumerate(answers):
+            ids[row, : len(prefix)] = torch.tensor(prefix)
+            ids[row, len(prefix) : len(prefix) + len(answer) - 1] = torch.tensor(answer[:-1])
+            targets[row, : len(answer)] = torch.tensor(answer)
+        return ids.to(device), targets.to(device)
+
+    def forward(self, images: torch.Tensor, labels: list[str]) -> Outcome:
+        """Return the outcome for images (B, H, W, 3) uint8."""
+        batch, height, width, _ = images.shape
+        grid = (height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE)
+        cells = grid[0] * grid[1]
+        ids, targets = self._tokens(labels, cells, images.device)
+        patches = encode_images(self.model.model.visual, to_patches(images), grid)  # (B, P, D)
+        hidden = self._decode(ids, self.model.model.visual.merger(patches), grid)
+        logits = self.model.lm_head(hidden[:, cells + 1 :])  # (B, A, V)
+        token_loss = functional.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_IGNORED
+        )
+        exact, caseless = self._hits(logits.argmax(-1), targets)
+        return Outcome(token_loss, self._ctc_loss(patches, grid, targets), exact, caseless)
+
+    def _decode(
+        self, ids: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return the text model's states (B, T, D) from ids (B, T) and cells (B * N, D)."""
+        is_image = ids == _ID["<|image_pad|>"]
+        embeddings = self.model.model.get_input_embeddings()(ids)
+        embeddings = embeddings.masked_scatter(is_image[..., None], cells.to(embeddings.dtype))
+        thw = torch.tensor([[1, grid[0] * MERGE_SIZE, grid[1] * MERGE_SIZE]] * len(ids))
+        positions, _ = self.model.model.get_rope_index(
+            ids, mm_token_type_ids=is_image.int(), image_grid_thw=thw.to(ids.device)
+        )
+        states: torch.Tensor = self.model.model.language_model(
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False
+        ).last_hidden_state  # no padding mask: padding is on the right, the causal mask hides it
+        return states
+
+    def _hits(
+        self, predicted: torch.Tensor, targets: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ignored = targets == _IGNORED
+        exact = ((predicted == targets) | ignored).all(dim=1)
+        lower: torch.Tensor = self.lower  # type: ignore[assignment]
+        same = lower[predicted] == lower[targets.clamp_min(0)]
+        return exact, (same | ignored).all(dim=1)
+
+    def _ctc_loss(
+        self, patches: torch.Tensor, grid: tuple[int, int], targets: torch.Tensor
+    ) -> torch.Tensor:
+        log_probabilities = self.ctc_head(patches.float(), grid)
+        lengths = (targets != _IGNORED).sum(dim=1) - 1  # without the end token
+        return functional.ctc_loss(
+            log_probabilities,
+            targets.clamp_min(0),
+            torch.full_like(lengths, log_probabilities.shape[0]),
+            lengths,
+            blank=log_probabilities.shape[-1] - 1,
+            zero_infinity=True,
+        )

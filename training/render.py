@@ -1,0 +1,203 @@
+"""Draw a captcha from a text, a style and a seed.
+
+Responsible for: composing background, clutter, coloured text and effects into one image.
+Invariant: the same arguments give the same pixels.
+
+Look at some: `python -m training.render --out sheet.png --rows 12`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training import clutter, effects, glyphs
+from training.clutter import Colour
+from training.fonts import FontLibrary
+from training.styles import Style, sample_style
+from training.texts import KINDS, sample_text
+
+# An image is too small to share among threads, and OpenCV's pool does not survive a fork.
+cv2.setNumThreads(0)
+
+
+def _luminance(colour: Colour) -> float:
+    return 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
+
+
+def _base_colour(style: Style, rng: random.Random) -> Colour:
+    if style.background == "white" and not style.dark_background:
+        return (255.0, 255.0, 255.0)
+    low, high = (0, 90) if style.dark_background else (150, 255)
+    grey = rng.uniform(low, high)
+    tint = rng.choice((0, 15, 50))
+    red, green, blue = (min(255.0, max(0.0, grey + rng.uniform(-tint, tint))) for _ in range(3))
+    return (red, green, blue)
+
+
+def _ink_colour(style: Style, base: Colour, rng: random.Random) -> Colour:
+    """Return a colour whose distance from `base` is about `contrast` of what is possible."""
+    if style.colours == "black" and not style.dark_background:
+        grey = rng.uniform(0, 60)
+        target: Colour = (grey, grey, grey)
+    else:
+        distance = 0.0
+        for _ in range(12):
+            target = clutter.random_colour(rng)
+            distance = abs(_luminance(target) - _luminance(base))
+            spread = sum(abs(t - b) for t, b in zip(target, base, strict=True))
+            if distance > 70 or (distance > 35 and spread > 200):
+                break
+    k = style.contrast
+    red, green, blue = (b + k * (t - b) for t, b in zip(target, base, strict=True))
+    return (red, green, blue)
+
+
+def _decorated(mask: glyphs.Mask, style: Style, em: float, rng: random.Random) -> glyphs.Mask:
+    """Return the coverage after hollowing, hatching or nothing."""
+    reach = max(1, round(style.stroke * em))
+    if style.fill == "hollow":
+        kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+        return np.asarray(cv2.dilate(mask, kernel)) - mask * 0.95
+    if style.fill == "hatched":
+        step = max(2, round(0.12 * em))
+        rows = (np.arange(mask.shape[0]) + rng.randrange(step)) % step
+        return mask * (rows > 0)[:, None].astype(np.float32)
+    return mask
+
+
+def _ink_text(
+    image: NDArray[np.float32],
+    placed: list[glyphs.PlacedGlyph],
+    style: Style,
+    inks: list[Colour],
+    source: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+    rng: random.Random,
+) -> None:
+    """Blend the characters into `image` (H, W, 3) in place."""
+    height, width = image.shape[:2]
+    em = style.em * height
+    coverage = np.zeros((height, width), np.float32)
+    colour = np.zeros((height, width, 3), np.float32)
+    colour[:] = inks[0]
+    for glyph, ink in zip(placed, inks, strict=True):
+        layer = np.zeros((height, width), np.float32)
+        part = glyphs.paste(layer, glyph)
+        if part is None:
+            continue
+        piece = _decorated(layer, style, em, rng) if style.fill != "solid" else layer
+        if style.fade:
+            piece = piece * (1 - style.fade * rng.random())
+        stronger = piece > coverage
+        colour[stronger] = ink
+        np.maximum(coverage, piece, out=coverage)
+    if style.fill == "gradient":
+        ramp = np.linspace(-60, 60, width, dtype=np.float32) * rng.choice((-1, 1))
+        colour += ramp[None, :, None]
+    if source is not None:
+        coverage = effects.warp(coverage, source)
+        colour = effects.warp(colour, source)
+    if style.shadow:
+        _blend_shadow(image, coverage, style, em, rng)
+    if style.fill == "outlined":
+        kernel = np.ones((3, 3), np.uint8)
+        rim = np.asarray(cv2.dilate(coverage, kernel))
+        rim_colour = np.array(clutter.random_colour(rng), np.float32)
+        image += rim[..., None] * (rim_colour - image)
+    image += coverage[..., None] * (colour - image)
+
+
+def _blend_shadow(
+    image: NDArray[np.float32], coverage: glyphs.Mask, style: Style, em: float, rng: random.Random
+) -> None:
+    shift = max(1, round(style.shadow * em))
+    dx, dy = rng.choice((-shift, shift)), rng.choice((-shift, shift))
+    shadow = np.roll(coverage, (dy, dx), axis=(0, 1))
+    if rng.random() < 0.6:
+        shadow = np.asarray(cv2.GaussianBlur(shadow, (0, 0), max(0.6, shift / 2)))
+    tone = np.float32(rng.choice((0, 60, 120, 200)))
+    image += rng.uniform(0.3, 0.8) * shadow[..., None] * (tone - image)
+
+
+def render(
+    text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: int
+) -> NDArray[np.uint8]:
+    """Draw `text`.
+
+    Args:
+        text: What to draw; spaces leave gaps.
+        style: The look.
+        aspect: Canvas width over height.
+        fonts: Where faces come from.
+        seed: Fixes every random choice that the style leaves open.
+
+    Returns:
+        RGB image, (H, W, 3) uint8, H = `style.canvas_height`.
+    """
+    rng = random.Random(seed)
+    noise = np.random.default_rng(seed)
+    size = (style.canvas_height, max(8, round(style.canvas_height * aspect)))
+    base = _base_colour(style, rng)
+    image = clutter.paint_background(style, size, base, rng, noise)
+    placed = glyphs.lay_out(text, style, size, fonts, rng)
+    first = _ink_colour(style, base, rng)
+    each = style.colours == "each"
+    inks = [_ink_colour(style, base, rng) if each else first for _ in placed]
+    source = effects.displacement(style, size, rng)
+    if style.decoys:
+        clutter.draw_decoys(image, style, base, fonts, rng)
+    if not style.lines_over:
+        clutter.draw_lines(image, style, first, base, rng)
+        clutter.draw_dots(image, style, first, base, rng)
+    if placed:
+        _ink_text(image, placed, style, inks, None if style.warp_everything else source, rng)
+    if style.lines_over:
+        clutter.draw_lines(image, style, first, base, rng)
+        clutter.draw_dots(image, style, first, base, rng)
+    if source is not None and style.warp_everything:
+        image = effects.warp(image, source)
+    return effects.develop(image, style, rng, noise)
+
+
+def contact_sheet(rows: int, columns: int, seed: int, difficulty: float) -> NDArray[np.uint8]:
+    """Return a sheet of captchas of all kinds, (rows x 64, columns x 190, 3) uint8."""
+    rng = random.Random(seed)
+    fonts = FontLibrary.open()
+    sheet = np.full((rows * 64, columns * 190, 3), 200, np.uint8)
+    for row in range(rows):
+        for column in range(columns):
+            kind = KINDS[(row * columns + column) % len(KINDS)]
+            text = sample_text(rng, kind, longest=8)
+            style = sample_style(rng, difficulty)
+            image = render(
+                text, style, aspect=rng.uniform(2, 4), fonts=fonts, seed=rng.getrandbits(32)
+            )
+            scale = min(60 / image.shape[0], 186 / image.shape[1])
+            size = (int(image.shape[1] * scale), int(image.shape[0] * scale))
+            small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+            top, left = row * 64, column * 190
+            sheet[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return sheet
+
+
+def main() -> None:
+    """Write a contact sheet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=12)
+    parser.add_argument("--columns", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--difficulty", type=float, default=1.0)
+    arguments = parser.parse_args()
+    sheet = contact_sheet(arguments.rows, arguments.columns, arguments.seed, arguments.difficulty)
+    cv2.imwrite(str(arguments.out), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    print(f"wrote {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()

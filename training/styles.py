@@ -1,0 +1,139 @@
+"""How a captcha looks, as data: one `Style` is one look, `sample_style` draws looks.
+
+Responsible for: the distribution of looks, from plain to hostile. Leaves drawing to `glyphs`,
+`clutter`, `effects` and `render`. Invariant: no third party's generator is imitated here; ranges
+are wide enough that real ones fall inside.
+
+Units: lengths are fractions of the em size (text) or of the canvas height (everything else),
+angles degrees, probabilities and contrasts in [0, 1].
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Style:
+    """One look. `None` or 0 switches a trait off."""
+
+    canvas_height: int
+    em: float
+    layout: str
+    tracking: float
+    align: float
+    font_per_character: bool
+    rotation: float
+    shear: float
+    common_shear: float
+    size_jitter: float
+    rise: float
+    stretch: float
+    fill: str
+    stroke: float
+    shadow: float
+    colours: str
+    contrast: float
+    dark_background: bool
+    background: str
+    background_strength: float
+    decoys: int
+    straight_lines: int
+    curves: int
+    arcs: int
+    strokes: int
+    dots: int
+    line_width: float
+    lines_in_ink: bool
+    lines_over: bool
+    wave: float
+    wave_length: float
+    ripple: float
+    swirl: float
+    lens: float
+    warp_everything: bool
+    blur: float
+    noise: float
+    specks: float
+    low_resolution: float
+    palette: int
+    jpeg: int
+    border: bool
+    letterbox: float
+    filter: str
+    fade: float
+
+
+def _maybe(rng: random.Random, chance: float, low: float, high: float) -> float:
+    return rng.uniform(low, high) if rng.random() < chance else 0.0
+
+
+def _count(rng: random.Random, chance: float, low: int, high: int) -> int:
+    return rng.randint(low, high) if rng.random() < chance else 0
+
+
+def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
+    """Draw a look.
+
+    Args:
+        rng: Source of randomness.
+        difficulty: 0 draws plain print, 1 the whole range; scales chances and extents.
+    """
+    d = difficulty
+    crowd = rng.random() * d  # one latent for clutter, so that quiet and busy looks both occur
+    dark = rng.random() < 0.15 * d
+    strong_text = crowd > 0.5 or rng.random() < 0.6  # clutter over pale text is unreadable
+    return Style(
+        canvas_height=int(rng.triangular(26, 120, 52)),
+        em=rng.triangular(0.8 - 0.4 * d, 0.9 + 0.25 * d, 0.8),
+        layout=rng.choices(("run", "cells", "tight"), (5, 3, 1.2))[0],
+        tracking=rng.gauss(0.06, 0.12 * d + 0.03),
+        align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
+        font_per_character=rng.random() < 0.25 * d,
+        rotation=_maybe(rng, 0.6 * d, 3, 40) * (1.0 if rng.random() < 0.3 else 0.55),
+        shear=_maybe(rng, 0.3 * d, 0.1, 0.5),
+        common_shear=rng.gauss(0, 0.25) if rng.random() < 0.2 * d else 0.0,
+        size_jitter=_maybe(rng, 0.4 * d, 0.05, 0.3),
+        rise=_maybe(rng, 0.6 * d, 0.02, 0.25),
+        stretch=rng.uniform(0.75, 1.3) if rng.random() < 0.35 * d else 1.0,
+        fill=rng.choices(
+            ("solid", "hollow", "outlined", "gradient", "hatched"),
+            (10, 1.6 * d, 1.0 * d, 0.6 * d, 0.15 * d),
+        )[0],
+        stroke=rng.uniform(0.02, 0.07),
+        shadow=_maybe(rng, 0.12 * d, 0.02, 0.1),
+        colours=rng.choices(("black", "one", "each"), (3, 9 * d, 7 * d))[0],
+        contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.68 * d, 0.85),
+        dark_background=dark,
+        background=rng.choices(
+            ("white", "plain", "gradient", "bands", "blobs", "grain", "grid", "rings"),
+            (5, 4 * d, 2 * d, 0.7 * d, 1.6 * d, 1.2 * d, 0.5 * d, 0.4 * d),
+        )[0],
+        background_strength=rng.random() * (0.25 + 0.45 * d),
+        decoys=_count(rng, 0.12 * d, 5, 60),
+        straight_lines=_count(rng, 0.4 * d, 1, 2 + int(5 * crowd)),
+        curves=_count(rng, 0.4 * d, 1, 1 + int(3 * crowd)),
+        arcs=_count(rng, 0.3 * d, 1, 2 + int(10 * crowd)),
+        strokes=_count(rng, 0.12 * d, 20, 160),
+        dots=_count(rng, 0.4 * d, 5, 20 + int(250 * crowd**2)),
+        line_width=rng.uniform(0.008, 0.03) if rng.random() < 0.8 else rng.uniform(0.03, 0.06),
+        lines_in_ink=rng.random() < 0.4,
+        lines_over=rng.random() < 0.7,
+        wave=_maybe(rng, 0.4 * d, 0.01, 0.1),
+        wave_length=rng.uniform(0.5, 3.0),
+        ripple=_maybe(rng, 0.12 * d, 0.005, 0.03),
+        swirl=_maybe(rng, 0.05 * d, -0.5, 0.5),
+        lens=_maybe(rng, 0.08 * d, 0.1, 0.4),
+        warp_everything=rng.random() < 0.5,
+        blur=_maybe(rng, 0.22 * d, 0.005, 0.017),
+        noise=_maybe(rng, 0.22 * d, 2, 22),
+        specks=_maybe(rng, 0.12 * d, 0.002, 0.05),
+        low_resolution=_maybe(rng, 0.25 * d, 0.45, 0.85),
+        palette=rng.choice((4, 8, 16, 32, 128)) if rng.random() < 0.12 * d else 0,
+        jpeg=rng.randint(35, 92) if rng.random() < 0.45 else 0,
+        border=rng.random() < 0.12 * d,
+        letterbox=_maybe(rng, 0.04 * d, 0.08, 0.25),
+        filter=rng.choices(("", "invert", "edges", "emboss"), (30, 1.2 * d, 0.4 * d, 0.4 * d))[0],
+        fade=_maybe(rng, 0.1 * d, 0.2, 0.65),
+    )

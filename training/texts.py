@@ -1,0 +1,85 @@
+"""What captchas say: labels of every kind, drawn at random.
+
+Responsible for: the distribution of labels. Leaves how they look to `styles.py`.
+Invariant: every label is made of characters of `alphabet.ALPHABET`.
+"""
+
+from __future__ import annotations
+
+import random
+
+from training.alphabet import DIGITS, HANZI_LEVEL_1, LATIN, LOWER, UPPER
+
+KINDS = ("digits", "latin", "math", "chinese", "chinese_math")
+
+# Many generators leave out what people confuse.
+_EASY_LATIN = "".join(set(LATIN) - set("0oO1lIi"))
+_POOLS = (
+    (LATIN, 3),
+    (LOWER + DIGITS, 4),
+    (UPPER + DIGITS, 4),
+    (UPPER, 2),
+    (LOWER, 2),
+    (LOWER + UPPER, 1),
+    ("".join(sorted(_EASY_LATIN)), 2),
+)
+_LENGTHS = ((1, 1), (2, 1), (3, 3), (4, 12), (5, 10), (6, 6), (7, 2), (8, 2), (10, 0.3))
+_OPERATORS = (("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2))
+_ENDINGS = (("=?", 6), ("=", 5), ("", 3), ("=？", 1), ("?", 0.3))
+_HAN_DIGITS = ("零一二三四五六七八九十", "零壹贰叁肆伍陆柒捌玖拾")
+_HAN_OPERATORS = ("加", "减", "乘", "除以", "乘以", "加上", "减去", "+", "-", "×")
+_HAN_ENDINGS = ("等于", "等于？", "等于?", "等于几", "=?", "=", "得", "")
+
+
+def _weighted(rng: random.Random, table: tuple[tuple[object, float], ...]) -> object:
+    return rng.choices([value for value, _ in table], weights=[weight for _, weight in table])[0]
+
+
+def sample_length(rng: random.Random, longest: int) -> int:
+    """Return a code length between 1 and `longest` with the weights of real generators."""
+    table = tuple((n, w if n < longest else w + 0.5) for n, w in _LENGTHS if n <= longest)
+    return int(str(_weighted(rng, table or ((longest, 1.0),))))
+
+
+def _spaced(rng: random.Random, parts: list[str]) -> str:
+    return (" " if rng.random() < 0.3 else "").join(part for part in parts if part)
+
+
+def _expression(rng: random.Random) -> str:
+    operands = 3 if rng.random() < 0.15 else 2
+    top = 9 if rng.random() < 0.5 else 99
+    parts = [str(rng.randint(0, top))]
+    for _ in range(operands - 1):
+        parts += [str(_weighted(rng, _OPERATORS)), str(rng.randint(0, top))]
+    return _spaced(rng, [*parts, str(_weighted(rng, _ENDINGS))])
+
+
+def _chinese_expression(rng: random.Random) -> str:
+    digits = rng.choice(_HAN_DIGITS)
+    operator = rng.choice(_HAN_OPERATORS)
+    first, second = rng.choice(digits), rng.choice(digits)
+    if rng.random() < 0.2:
+        first = str(rng.randint(0, 20))
+        second = str(rng.randint(0, 20))
+    return _spaced(rng, [first, operator, second, rng.choice(_HAN_ENDINGS)])
+
+
+def sample_text(rng: random.Random, kind: str, longest: int) -> str:
+    """Return a label.
+
+    Args:
+        rng: Source of randomness.
+        kind: One of `KINDS`.
+        longest: Most characters of a code (not of an expression).
+    """
+    if kind == "math":
+        return _expression(rng)
+    if kind == "chinese_math":
+        return _chinese_expression(rng)
+    length = sample_length(rng, longest)
+    if kind == "digits":
+        return "".join(rng.choices(DIGITS, k=length))
+    if kind == "chinese":
+        return "".join(rng.choices(HANZI_LEVEL_1, k=min(length, 6)))
+    pool = str(_weighted(rng, _POOLS))
+    return "".join(rng.choices(pool, k=length))

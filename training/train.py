@@ -1,0 +1,281 @@
+"""Train the bundled checkpoint, or go on from one.
+
+A minute on a CPU, to see it work:   python -m training.train --out runs/smoke --minutes 1
+From landed weights, one CPU thread: python -m training.train --out runs/next --minutes 120 \
+    --init qwen_captcha/checkpoints/qwen2-vl-captcha-mini
+An interrupted run goes on with:     python -m training.train --out runs/next --minutes 120 --resume
+
+Responsible for: optimisation, the pace of the curriculum, progress, saving. The learning rate
+falls over the last `--decay` share of the time given. Invariant: `--out` always holds a complete
+state (`state.pt`), a log (`log.jsonl`) and, at the end, a checkpoint folder (`checkpoint`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import time
+from collections import deque
+from dataclasses import asdict, dataclass, field
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import torch
+from transformers import Qwen2VLForConditionalGeneration
+
+from training.build import (
+    build_config,
+    build_model,
+    build_processor,
+    save_checkpoint,
+    whiten_patch_embedding,
+)
+from training.curriculum import LATIN_LEVELS
+from training.dataset import Batch, CaptchaStream, draw_batch, open_loader
+from training.fonts import FontLibrary
+from training.objective import Objective, Outcome, to_patches
+
+_CTC_WEIGHT = 0.3
+_EMA_DECAY = 0.998
+_WARM_UP_STEPS = 100
+_SAVE_EVERY_S = 180.0
+_REPORT_EVERY_S = 15.0
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the state."""
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    level: int = 0
+    steps_at_level: int = 0
+
+
+@dataclass
+class Recent:
+    """Running figures over recent batches."""
+
+    token_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    ctc_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    hits: dict[str, deque[bool]] = field(default_factory=dict)
+    level_hits: deque[bool] = field(default_factory=lambda: deque(maxlen=800))
+
+    def add(self, batch: Batch, outcome: Outcome, level: int) -> None:
+        """Count one batch."""
+        self.token_loss.append(float(outcome.token_loss.detach()))
+        self.ctc_loss.append(float(outcome.ctc_loss.detach()))
+        for kind, hit in zip(batch.kinds, outcome.caseless.tolist(), strict=True):
+            self.hits.setdefault(kind, deque(maxlen=600)).append(hit)
+            if batch.level == level:
+                self.level_hits.append(hit)
+
+    def summary(self) -> dict[str, float]:
+        """Return mean losses and the exact match (ignoring case) of each kind."""
+        figures = {
+            "loss": sum(self.token_loss) / max(1, len(self.token_loss)),
+            "ctc": sum(self.ctc_loss) / max(1, len(self.ctc_loss)),
+        }
+        return figures | {kind: sum(h) / len(h) for kind, h in sorted(self.hits.items())}
+
+
+class Trainer:
+    """One run: model, optimiser, averaged weights and progress."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.processor = build_processor()
+        self.model = self._initial_model().to(self.device)
+        self.objective = Objective(self.model, self.processor.tokenizer).to(self.device)
+        self.average = {
+            name: value.detach().clone() for name, value in self.model.named_parameters()
+        }
+        self.optimizer = torch.optim.AdamW(
+            self.objective.parameters(),
+            lr=arguments.learning_rate,
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+            fused=True,
+        )
+        self.progress = Progress(level=arguments.level)
+        self.recent = Recent()
+        self.out: Path = arguments.out
+        self.out.mkdir(parents=True, exist_ok=True)
+        if arguments.resume:
+            self._load_state()
+        self.shared_level: Synchronized[int] = multiprocessing.Value("i", self.progress.level)
+
+    def _initial_model(self) -> Qwen2VLForConditionalGeneration:
+        if self.arguments.init is None:
+            model = build_model(build_config(), self.arguments.seed)
+            whiten_patch_embedding(model, self._sample_patches())
+            return model
+        return Qwen2VLForConditionalGeneration.from_pretrained(
+            self.arguments.init, dtype=torch.float32
+        )
+
+    def _sample_patches(self) -> torch.Tensor:
+        """Return patches of freshly drawn whole captchas, (N, C * 14 * 14)."""
+        fonts = FontLibrary.open()
+        batches = [
+            draw_batch(LATIN_LEVELS[-1], -1 - index, fonts, self.arguments.seed, batch_size=16)
+            for index in range(16)
+        ]
+        return torch.cat([to_patches(images).flatten(0, 1) for images, _, _ in batches])
+
+    def _load_state(self) -> None:
+        state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = state["average"]
+        self.progress = Progress(**state["progress"])
+
+    def save(self) -> None:
+        """Write the state; a crash while writing leaves the previous one."""
+        partial = self.out / "state.pt.partial"
+        torch.save(
+            {
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average,
+                "progress": asdict(self.progress),
+            },
+            partial,
+        )
+        os.replace(partial, self.out / "state.pt")
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights as a checkpoint."""
+        exported = Qwen2VLForConditionalGeneration(self.model.config)
+        exported.generation_config = self.model.generation_config
+        exported.load_state_dict(
+            {name: value.cpu() for name, value in self.average.items()}, strict=False
+        )
+        exported.tie_weights()
+        save_checkpoint(exported, self.processor, folder)
+
+    def _learning_rate(self) -> float:
+        peak = float(self.arguments.learning_rate)
+        done = self.progress.seconds / (60 * self.arguments.minutes)
+        decay = self.arguments.decay
+        cooling = max(0.0, (done - (1 - decay)) / decay) if decay else 0.0
+        falling = 0.5 * (1 + math.cos(math.pi * min(1.0, cooling)))
+        return peak * min(1.0, (self.progress.steps + 1) / _WARM_UP_STEPS) * max(0.01, falling)
+
+    def step(self, batch: Batch) -> None:
+        """Learn from one batch."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        images = batch.images.to(self.device)
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
+        ):
+            outcome = self.objective(images, batch.labels)
+            loss = outcome.token_loss + _CTC_WEIGHT * outcome.ctc_loss
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self._average_weights()
+        self.progress.steps += 1
+        self.progress.images += len(batch.labels)
+        self.recent.add(batch, outcome, self.progress.level)
+        self._step_up()
+
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        decay = min(_EMA_DECAY, (1 + self.progress.steps) / (10 + self.progress.steps))
+        live = [value.detach() for _, value in self.model.named_parameters()]
+        torch._foreach_lerp_(list(self.average.values()), live, 1 - decay)
+
+    def _step_up(self) -> None:
+        hits = self.recent.level_hits
+        last = self.progress.level + 1 >= len(LATIN_LEVELS)
+        if last or len(hits) < (hits.maxlen or 0):
+            return
+        if sum(hits) / len(hits) > LATIN_LEVELS[self.progress.level].step_up_at:
+            self.progress.level += 1
+            self.shared_level.value = self.progress.level
+            hits.clear()
+            self._report("step up")
+
+    def _report(self, event: str = "train") -> None:
+        summary = self.recent.summary()
+        left = max(0.0, 60 * self.arguments.minutes - self.progress.seconds)
+        rate = self.progress.images / max(1e-9, self.progress.seconds)
+        row = {"event": event, **asdict(self.progress), "rate": rate, **summary}
+        with (self.out / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps({key: _rounded(value) for key, value in row.items()}) + "\n")
+        figures = "  ".join(f"{name} {value:.3f}" for name, value in summary.items())
+        print(
+            f"{event}: step {self.progress.steps}  level {self.progress.level}  "
+            f"images {self.progress.images}  {rate:.0f}/s  {figures}  "
+            f"lr {self._learning_rate():.1e}  left {left / 60:.1f} min",
+            flush=True,
+        )
+
+    def run(self) -> None:
+        """Train until the time is used up, then write state and checkpoint."""
+        stream = CaptchaStream(
+            LATIN_LEVELS,
+            self.shared_level,
+            seed=self.arguments.seed,
+            start=self.progress.steps,
+            batch_size=self.arguments.batch_size,
+        )
+        last = reported = saved = time.monotonic()
+        for batch in open_loader(stream, self.arguments.workers):
+            self.step(batch)
+            now = time.monotonic()
+            self.progress.seconds += now - last
+            last = now
+            if now - reported > _REPORT_EVERY_S:
+                self._report()
+                reported = now
+            if now - saved > _SAVE_EVERY_S:
+                self.save()
+                saved = now
+            if self.progress.seconds >= 60 * self.arguments.minutes:
+                break
+        self._report("done")
+        self.save()
+        self.export(self.out / "checkpoint")
+
+
+def _rounded(value: object) -> object:
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line's arguments."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--minutes", type=float, required=True, help="training time in all")
+    parser.add_argument("--init", type=Path, help="checkpoint folder to start from")
+    parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
+    parser.add_argument("--level", type=int, default=0, help="level of the curriculum to start at")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--decay", type=float, default=0.3, help="last share of the time")
+    parser.add_argument("--batch-size", type=int, default=16, help="images a step")
+    parser.add_argument("--workers", type=int, default=1, help="rendering processes")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run from the command line."""
+    arguments = parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    Trainer(arguments).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The vision encoder over a batch of images of one shape, as training needs it.
+
+Responsible for: the same arithmetic as `Qwen2VisionTransformerPretrainedModel.forward`, which
+attends image by image, for images that share a grid; a test holds the two equal. The blocks are
+compiled: on one CPU thread that made a training step 1.3 times faster.
+
+Dims: B batch, R/K rows and columns of cells, P patches an image, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    Qwen2VisionTransformerPretrainedModel,
+    rotate_half,
+)
+
+from training.build import MERGE_SIZE
+
+# One compilation a grid and batch size; the curriculum has about twenty.
+torch._dynamo.config.recompile_limit = 64
+
+
+def _rotations(
+    grid: tuple[int, int], head_dim: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return cosines and sines of the two-dimensional rotary embedding, each (P, head_dim)."""
+    rows, columns = grid
+    shape = (rows, columns, MERGE_SIZE, MERGE_SIZE)
+    step = torch.arange(MERGE_SIZE, device=device)
+    y = torch.arange(rows, device=device).view(-1, 1, 1, 1) * MERGE_SIZE + step.view(1, 1, -1, 1)
+    x = torch.arange(columns, device=device).view(1, -1, 1, 1) * MERGE_SIZE + step.view(1, 1, 1, -1)
+    quarter = torch.arange(0, head_dim // 2, 2, device=device).float() / (head_dim // 2)
+    frequencies = 10000.0**-quarter
+    angles = [axis.expand(shape).reshape(-1, 1) * frequencies for axis in (y, x)]
+    angle = torch.cat([*angles, *angles], dim=-1)  # (P, head_dim)
+    return angle.cos(), angle.sin()
+
+
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    return states * cos + rotate_half(states) * sin
+
+
+@torch.compile(dynamic=False)
+def _block(
+    block: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> torch.Tensor:
+    """Run one vision block on (B, P, D)."""
+    batch, patches, width = hidden.shape
+    qkv = block.attn.qkv(block.norm1(hidden)).view(batch, patches, 3, block.attn.num_heads, -1)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, P, head_dim)
+    attended = functional.scaled_dot_product_attention(
+        _rotate(query, cos, sin), _rotate(key, cos, sin), value
+    )
+    hidden = hidden + block.attn.proj(attended.transpose(1, 2).reshape(batch, patches, width))
+    result: torch.Tensor = hidden + block.mlp(block.norm2(hidden))
+    return result
+
+
+def encode_images(
+    visual: Qwen2VisionTransformerPretrainedModel,
+    pixel_values: torch.Tensor,
+    grid: tuple[int, int],
+) -> torch.Tensor:
+    """Return the patch features before merging, (B, P, D).
+
+    Args:
+        visual: The encoder.
+        pixel_values: Patches of one frame, (B, P, C * 14 * 14): a still image's two frames are
+            equal, so the sum of the kernel's two halves does for both.
+        grid: Rows and columns of cells.
+    """
+    kernel = visual.patch_embed.proj.weight.sum(dim=2).flatten(1)  # (D, C * 14 * 14)
+    hidden = functional.linear(pixel_values, kernel)
+    head_dim = visual.config.embed_dim // visual.config.num_heads
+    cos, sin = _rotations(grid, head_dim, hidden.device)
+    for block in visual.blocks:
+        hidden = _block(block, hidden, cos, sin)
+    return hidden
