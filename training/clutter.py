@@ -95,7 +95,7 @@ def _clutter_colour(style: Style, ink: Colour, base: Colour, rng: random.Random)
 
 def draw_lines(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:
     """Draw straight lines, curves, arcs and short strokes in place."""
-    height, width = image.shape[:2]
+    height, width = int(image.shape[0]), int(image.shape[1])
 
     def point() -> tuple[int, int]:
         return (int(rng.uniform(-0.05, 1.05) * width), int(rng.uniform(-0.05, 1.05) * height))

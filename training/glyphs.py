@@ -38,7 +38,7 @@ def raw_mask(character: str, face: str, size: int) -> tuple[Mask, float, float]:
     bitmap, (_, offset_y) = font.getmask2(character, mode="L", anchor="ls")
     width, height = bitmap.size
     mask = np.frombuffer(bytes(bitmap), dtype=np.uint8).reshape(height, width)
-    return mask.astype(np.float32) / 255, font.getlength(character), -offset_y
+    return mask.astype(np.float32) / np.float32(255), font.getlength(character), -offset_y
 
 
 def _transform(mask: Mask, matrix: NDArray[np.float64]) -> Mask:

@@ -111,7 +111,7 @@ class Objective(nn.Module):
 
     def forward(self, images: torch.Tensor, labels: list[str]) -> Outcome:
         """Return the outcome for images (B, H, W, 3) uint8."""
-        batch, height, width, _ = images.shape
+        _, height, width, _ = images.shape
         grid = (height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE)
         cells = grid[0] * grid[1]
         ids, targets = self._tokens(labels, cells, images.device)

@@ -63,7 +63,7 @@ def _decorated(mask: glyphs.Mask, style: Style, em: float, rng: random.Random) -
     reach = max(1, round(style.stroke * em))
     if style.fill == "hollow":
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        return np.asarray(cv2.dilate(mask, kernel)) - mask * 0.95
+        return np.asarray(cv2.dilate(mask, kernel) - mask * np.float32(0.95))
     if style.fill == "hatched":
         step = max(2, round(0.12 * em))
         rows = (np.arange(mask.shape[0]) + rng.randrange(step)) % step

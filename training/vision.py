@@ -10,10 +10,10 @@ Dims: B batch, R/K rows and columns of cells, P patches an image, D width.
 from __future__ import annotations
 
 import torch
-from torch import nn
 from torch.nn import functional
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VisionTransformerPretrainedModel,
+    Qwen2VLVisionBlock,
     rotate_half,
 )
 
@@ -40,12 +40,13 @@ def _rotations(
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    return states * cos + rotate_half(states) * sin
+    rotated: torch.Tensor = states * cos + rotate_half(states) * sin
+    return rotated
 
 
 @torch.compile(dynamic=False)
 def _block(
-    block: nn.Module, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    block: Qwen2VLVisionBlock, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
     """Run one vision block on (B, P, D)."""
     batch, patches, width = hidden.shape
