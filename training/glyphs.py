@@ -64,7 +64,7 @@ def _matrix(style: Style, scale: float, rng: random.Random) -> NDArray[np.float6
 
 
 def _is_hanzi(character: str) -> bool:
-    return ord(character) > 0x2E7F
+    return "\u2e80" <= character <= "\u9fff"
 
 
 def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
-from training.vision import encode_images
+from training.vision import RunBlock, encode_images, run_block
 
 # OpenAI CLIP's normalisation, the image processor's default.
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
@@ -75,11 +75,15 @@ class Objective(nn.Module):
     """Wraps a model and a CTC head into one forward pass over a batch."""
 
     def __init__(
-        self, model: Qwen2VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast
+        self,
+        model: Qwen2VLForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerFast,
+        run_block: RunBlock = run_block,
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        self.run_block = run_block
         vocabulary = model.config.text_config.vocab_size
         self.ctc_head = CtcHead(model.config.vision_config.embed_dim, vocabulary)
         self.register_buffer("lower", self._lower_ids(vocabulary), persistent=False)
@@ -115,7 +119,9 @@ class Objective(nn.Module):
         grid = (height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE)
         cells = grid[0] * grid[1]
         ids, targets = self._tokens(labels, cells, images.device)
-        patches = encode_images(self.model.model.visual, to_patches(images), grid)  # (B, P, D)
+        patches = encode_images(
+            self.model.model.visual, to_patches(images), grid, self.run_block
+        )  # (B, P, D)
         hidden = self._decode(ids, self.model.model.visual.merger(patches), grid)
         logits = self.model.lm_head(hidden[:, cells + 1 :])  # (B, A, V)
         token_loss = functional.cross_entropy(

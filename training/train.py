@@ -17,6 +17,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ from training.curriculum import LATIN_LEVELS
 from training.dataset import Batch, CaptchaStream, draw_batch, open_loader
 from training.fonts import FontLibrary
 from training.objective import Objective, Outcome, to_patches
+from training.vision import compiled_block, run_block
 
 _CTC_WEIGHT = 0.3
 _EMA_DECAY = 0.998
@@ -91,7 +93,11 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = build_processor()
         self.model = self._initial_model().to(self.device)
-        self.objective = Objective(self.model, self.processor.tokenizer).to(self.device)
+        self.objective = Objective(
+            self.model,
+            self.processor.tokenizer,
+            compiled_block() if arguments.compile else run_block,
+        ).to(self.device)
         self.average = {
             name: value.detach().clone() for name, value in self.model.named_parameters()
         }
@@ -265,6 +271,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time")
     parser.add_argument("--batch-size", type=int, default=16, help="images a step")
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        default=shutil.which("c++") is not None,
+        help="compile the vision blocks (default: where there is a C++ compiler)",
+    )
     parser.add_argument("--workers", type=int, default=1, help="rendering processes")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")
     return parser.parse_args()

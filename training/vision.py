@@ -1,13 +1,15 @@
 """The vision encoder over a batch of images of one shape, as training needs it.
 
 Responsible for: the same arithmetic as `Qwen2VisionTransformerPretrainedModel.forward`, which
-attends image by image, for images that share a grid; a test holds the two equal. The blocks are
-compiled: on one CPU thread that made a training step 1.3 times faster.
+attends image by image, for images that share a grid; a test holds the two equal. A compiled block
+made a training step on one CPU thread 1.3 times faster, but it needs a C++ compiler.
 
 Dims: B batch, R/K rows and columns of cells, P patches an image, D width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch.nn import functional
@@ -18,9 +20,6 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 )
 
 from training.build import MERGE_SIZE
-
-# One compilation a grid and batch size; the curriculum has about twenty.
-torch._dynamo.config.recompile_limit = 64
 
 
 def _rotations(
@@ -44,8 +43,7 @@ def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return rotated
 
 
-@torch.compile(dynamic=False)
-def _block(
+def run_block(
     block: Qwen2VLVisionBlock, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> torch.Tensor:
     """Run one vision block on (B, P, D)."""
@@ -60,10 +58,21 @@ def _block(
     return result
 
 
+RunBlock = Callable[[Qwen2VLVisionBlock, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def compiled_block() -> RunBlock:
+    """Return a compiled `run_block`."""
+    # One compilation a grid and batch size; the curriculum has about twenty.
+    torch._dynamo.config.recompile_limit = 64
+    return torch.compile(run_block, dynamic=False)
+
+
 def encode_images(
     visual: Qwen2VisionTransformerPretrainedModel,
     pixel_values: torch.Tensor,
     grid: tuple[int, int],
+    run_block: RunBlock = run_block,
 ) -> torch.Tensor:
     """Return the patch features before merging, (B, P, D).
 
@@ -72,11 +81,12 @@ def encode_images(
         pixel_values: Patches of one frame, (B, P, C * 14 * 14): a still image's two frames are
             equal, so the sum of the kernel's two halves does for both.
         grid: Rows and columns of cells.
+        run_block: Runs one block; `compiled_block()` where a compiler is at hand.
     """
     kernel = visual.patch_embed.proj.weight.sum(dim=2).flatten(1)  # (D, C * 14 * 14)
     hidden = functional.linear(pixel_values, kernel)
     head_dim = visual.config.embed_dim // visual.config.num_heads
     cos, sin = _rotations(grid, head_dim, hidden.device)
     for block in visual.blocks:
-        hidden = _block(block, hidden, cos, sin)
+        hidden = run_block(block, hidden, cos, sin)
     return hidden
