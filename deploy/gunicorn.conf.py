@@ -1,0 +1,60 @@
+"""gunicorn's configuration; the numbers come from the settings of the service.
+
+One worker with many threads: the model exists once and is owned by one thread of that worker,
+and the others decode images or wait. More workers would hold the model once each.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+from qwen_captcha.logs import configure_logging  # noqa: E402
+from qwen_captcha.settings import SettingsError, settings_from_environment  # noqa: E402
+
+try:
+    settings = settings_from_environment()
+except SettingsError as error:
+    print(error, file=sys.stderr)
+    raise SystemExit(2) from None
+configure_logging(settings.log_level)
+
+wsgi_app = "qwen_captcha_service:create_app()"
+pythonpath = str(PROJECT)
+# An IPv6 address needs brackets.
+host = f"[{settings.host}]" if ":" in settings.host else settings.host
+bind = f"{host}:{settings.port}"
+workers = 1
+worker_class = "qwen_captcha.gunicorn_worker.JsonThreadWorker"
+threads = settings.http_threads
+# A worker that is recycled loads the model again.
+max_requests = 0
+preload_app = False
+# Seconds without a sign of life from the loop that accepts connections; loading a model takes
+# turns with it, and nothing else is long.
+timeout = 120
+graceful_timeout = math.ceil(settings.drain_timeout_s)
+# Longer than nginx keeps an idle connection to an upstream (60 s), so that nginx closes first.
+keepalive = 75
+# `?prompt=` of percent-encoded Chinese is long; this is the most that gunicorn allows.
+limit_request_line = 8190
+# Read-only containers have no place for the socket, nor for the heartbeat file but here.
+control_socket_disable = True
+worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+# What gunicorn says while it starts and stops well, the service says itself.
+loglevel = "warning"
+logger_class = "qwen_captcha.gunicorn_worker.ServiceLogger"
+
+
+def when_ready(server: Any) -> None:
+    """Say where the service listens; the port may have been chosen by the system."""
+    for listener in server.LISTENERS:
+        host, port = listener.getsockname()[:2]
+        logging.getLogger("qwen_captcha").info("Listening on http://%s:%d", host, port)

@@ -1,0 +1,171 @@
+"""gunicorn's threaded worker, taught that every reply is JSON and that no reply gets lost.
+
+Responsible for: the errors that gunicorn answers by itself, before the application sees a
+request; reading a refused upload to its end, so that its client gets the reply instead of a
+connection reset; telling the service to drain on SIGTERM; gunicorn's part of the log. Leaves
+everything else to gunicorn.
+Invariant: every connection that is closed after a reply is drained for a bounded time, by the
+thread that served it and not by the loop that accepts connections.
+
+gunicorn exists on POSIX systems only; nothing else imports this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import time
+from types import FrameType
+from typing import Any
+
+from gunicorn.glogging import Logger
+from gunicorn.http import errors as http_errors
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from qwen_captcha.errors import BadRequest, InternalError, TooLarge
+from qwen_captcha.logs import LINE_FORMAT
+from qwen_captcha.routes import error_body
+
+# A client on a local network sends the rest of a refused upload well within these.
+LINGER_BYTES = 256 * 1024 * 1024
+LINGER_S = 10.0
+# A client that neither sends nor closes for so long has read what it wants to read.
+LINGER_IDLE_S = 2.0
+CHUNK_BYTES = 64 * 1024
+
+# What gunicorn refuses: status, reason, `error_type` and sentence. The first match counts.
+REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
+    (http_errors.InvalidResponseHeader, 500, "Internal Server Error",
+     InternalError.error_type, "The service failed on this request."),
+    (http_errors.InvalidResponseHeaderName, 500, "Internal Server Error",
+     InternalError.error_type, "The service failed on this request."),
+    (http_errors.ConfigurationProblem, 500, "Internal Server Error",
+     InternalError.error_type, "The service failed on this request."),
+    (http_errors.LimitRequestLine, 414, "URI Too Long",
+     TooLarge.error_type, "The request line is too long."),
+    (http_errors.LimitRequestHeaders, 431, "Request Header Fields Too Large",
+     TooLarge.error_type, "The request headers are too large."),
+    (http_errors.ExpectationFailed, 417, "Expectation Failed",
+     BadRequest.error_type, "The Expect header can only be 100-continue."),
+    (http_errors.UnsupportedTransferCoding, 501, "Not Implemented",
+     BadRequest.error_type, "The Transfer-Encoding can only be chunked."),
+    (http_errors.ParseException, 400, "Bad Request",
+     BadRequest.error_type, "The request is not valid HTTP."),
+    (Exception, 500, "Internal Server Error",
+     InternalError.error_type, "The service failed on this request."),
+)  # fmt: skip
+
+# Exit statuses of a worker after which gunicorn stops for good.
+START_FAILED = (3, 4)
+
+log = logging.getLogger(__name__)
+
+
+class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
+    """A `gthread` worker whose own errors are JSON."""
+
+    def handle(self, conn: TConn) -> object:
+        """Serve one request of a connection; called by a thread of the pool."""
+        outcome = super().handle(conn)
+        if outcome is False:
+            linger(conn.sock)
+        return outcome
+
+    def handle_request(self, req: Any, conn: TConn) -> object:
+        """Serve one request whose head is read."""
+        req.body.reader = _BodyReader(req.body.reader)
+        return super().handle_request(req, conn)
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer a request that never reached the application, or broke outside of it."""
+        status, reason, error_type, sentence = refusal_of(exc)
+        if status == 500:
+            log.error("gunicorn failed on a request.", exc_info=exc)
+        else:
+            log.debug("Refused with %d: %s", status, exc)
+        with contextlib.suppress(OSError):
+            client.sendall(error_reply(status, reason, error_type, sentence))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain on SIGTERM."""
+        if self.alive:
+            # Not here: a signal handler may interrupt whoever holds the locks that this needs.
+            self.method_queue.defer(self._begin_drain)
+        super().handle_exit(sig, frame)
+
+    def _begin_drain(self) -> None:
+        """Refuse new work; called by the main loop."""
+        self.wsgi.extensions["captcha_service"].begin_drain()
+        log.info("No new work is taken; accepted requests have %d s.", self.cfg.graceful_timeout)
+
+
+class ServiceLogger(Logger):  # type: ignore[misc]
+    """gunicorn's log in the format of the service."""
+
+    error_fmt = LINE_FORMAT
+    datefmt = None
+
+    def error(self, msg: str, *args: object, **kwargs: Any) -> None:
+        """Log an error, but for the three about a worker that could not start.
+
+        The worker itself said in one line why, and these would bury it.
+        """
+        if msg in ("Shutting down: %s", "Reason: %s"):
+            return
+        if msg == "Worker (pid:%s) exited with code %s." and args[-1] in START_FAILED:
+            return
+        super().error(msg, *args, **kwargs)
+
+
+class _BodyReader:
+    """A reader of a request body whose parse errors are what a WSGI application expects."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def read(self, size: int) -> bytes:
+        """Return at most `size` bytes; raises OSError where the body is malformed."""
+        try:
+            data: bytes = self._reader.read(size)
+        except http_errors.ParseException as error:
+            raise OSError("malformed request body") from error
+        return data
+
+
+def refusal_of(exc: Exception) -> tuple[int, str, str, str]:
+    """Return status, reason, `error_type` and sentence for an exception of gunicorn."""
+    return next(refusal for kind, *refusal in REFUSALS if isinstance(exc, kind))  # type: ignore[return-value]
+
+
+def error_reply(status: int, reason: str, error_type: str, sentence: str) -> bytes:
+    """Return a whole HTTP response with the JSON object of an error."""
+    body = json.dumps(error_body(error_type, sentence)).encode()
+    head = (
+        f"HTTP/1.1 {status} {reason}\r\n"
+        "Connection: close\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def linger(connection: socket.socket) -> None:
+    """Say that the reply is complete, and discard what the client still sends, for a while.
+
+    A socket that is closed with unread data resets the connection, and the reply is lost with it.
+    """
+    deadline = time.monotonic() + LINGER_S
+    discarded_bytes = 0
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while discarded_bytes < LINGER_BYTES and (left_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(min(left_s, LINGER_IDLE_S))
+            data = connection.recv(CHUNK_BYTES)
+            if not data:
+                break
+            discarded_bytes += len(data)
+    # gunicorn lingers again while it closes, in its main loop: now there is nothing to wait for.
+    with contextlib.suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)

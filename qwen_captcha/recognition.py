@@ -1,0 +1,117 @@
+"""Answer: what the service says about one image, made from what the model said.
+
+Responsible for: success, confidence and warnings of an answer. Leaves finding the text in the
+model's words to `answers.py`, and the JSON shape to `routes.py`. Invariant: a caller who takes
+`text` on success alone never gets a refusal, chatter or an error message, and an option that
+had no effect is always named in `warnings`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from qwen_captcha.answers import extract_answer
+from qwen_captcha.backends.base import Capabilities, Reading
+from qwen_captcha.errors import CaptchaServiceError
+from qwen_captcha.options import Options
+
+PROMPT_IGNORED = "prompt had no effect: the loaded model does not follow instructions."
+CHARSET_IGNORED = "charset had no effect: this version does not restrict what the model reads."
+CONFIDENCE_UNKNOWN = "confidence is unknown: the engine gives no token probabilities."
+RESPONSE_CUT = "the response of the model was cut at MAX_NEW_TOKENS tokens."
+
+
+class CacheUse(StrEnum):
+    """Whether an answer took a run of the model of its own."""
+
+    HIT = "hit"
+    MISS = "miss"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the service says about one image.
+
+    Attributes:
+        text: What a person would type; empty without success.
+        confidence: Probability that `text` is right, from 0 to 1; 0 without success.
+        success: Whether there is a usable text.
+        raw_response: What the model said, untouched; empty where it was not asked.
+        error_type: Slug of what went wrong, None with success.
+        error: One sentence about what went wrong, None with success.
+        warnings: Sentences about what the caller asked for and did not get.
+        cache: Whether the answer was kept from an identical request or shared with one.
+    """
+
+    text: str
+    confidence: float
+    success: bool
+    raw_response: str
+    error_type: str | None = None
+    error: str | None = None
+    warnings: tuple[str, ...] = ()
+    cache: CacheUse = CacheUse.OFF
+
+
+def obeyed_options(options: Options, capabilities: Capabilities) -> Options:
+    """Return the options that the model can follow: without a prompt where it follows none."""
+    return options if capabilities.follows_prompts else replace(options, prompt=None)
+
+
+def answer_from_reading(reading: Reading, options: Options, capabilities: Capabilities) -> Answer:
+    """Return the answer to a request from what the model said about its image."""
+    text = extract_answer(
+        reading.raw_response,
+        obeyed_options(options, capabilities),
+        answers_questions=capabilities.answers_questions,
+    )
+    if text is None:
+        return Answer(
+            text="",
+            confidence=0.0,
+            success=False,
+            raw_response=reading.raw_response,
+            error_type="no_answer",
+            error="The model gave no usable answer.",
+            warnings=_warnings(reading, options, capabilities),
+        )
+    return Answer(
+        text=text,
+        confidence=confidence_of(reading.log_probability),
+        success=True,
+        raw_response=reading.raw_response,
+        warnings=_warnings(reading, options, capabilities),
+    )
+
+
+def failed_answer(error: CaptchaServiceError) -> Answer:
+    """Return the answer for an image that could not be read."""
+    return Answer(
+        text="",
+        confidence=0.0,
+        success=False,
+        raw_response="",
+        error_type=error.error_type,
+        error=error.message,
+    )
+
+
+def confidence_of(log_probability: float | None) -> float:
+    """Return the probability of a reading, from 0 to 1; 0 where it is unknown."""
+    if log_probability is None or math.isnan(log_probability):
+        return 0.0
+    return round(math.exp(min(0.0, log_probability)), 6)
+
+
+def _warnings(reading: Reading, options: Options, capabilities: Capabilities) -> tuple[str, ...]:
+    """Return what the caller has to know beyond the answer."""
+    conditions = {
+        PROMPT_IGNORED: options.prompt is not None and not capabilities.follows_prompts,
+        CHARSET_IGNORED: options.charset is not None,
+        CONFIDENCE_UNKNOWN: reading.log_probability is None,
+        RESPONSE_CUT: not reading.complete,
+    }
+    return tuple(sentence for sentence, applies in conditions.items() if applies)

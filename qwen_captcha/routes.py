@@ -1,0 +1,211 @@
+"""The HTTP routes: request → service → JSON.
+
+Responsible for: the URLs, the JSON shapes, turning every error into the one error object. Leaves
+finding images and options in a request to `payload.py`, and reading images to `service.py`.
+Invariant: every reply with a body is a JSON object, because there are callers that take any other
+body for the text of a captcha.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Flask, Response, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from qwen_captcha import __version__
+from qwen_captcha.admission import DEFAULT_RETRY_S, ModelState
+from qwen_captcha.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CaptchaServiceError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+)
+from qwen_captcha.payload import PayloadLimits, parse_batch, parse_single
+from qwen_captcha.recognition import Answer, CacheUse
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import Settings
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+SERVICE_NAME = "qwen2-vl-captcha"
+CACHE_HEADER = "X-Cache"
+
+log = logging.getLogger(__name__)
+
+
+def error_body(error_type: str, message: str) -> dict[str, object]:
+    """Return the JSON object of an error."""
+    return {
+        "success": False,
+        "text": "",
+        "confidence": 0.0,
+        "error": message,
+        "error_type": error_type,
+    }
+
+
+def answer_body(answer: Answer) -> dict[str, object]:
+    """Return the JSON object of an answer; what does not apply is left out."""
+    body: dict[str, object] = {
+        "success": answer.success,
+        "text": answer.text,
+        "confidence": answer.confidence,
+        "raw_response": answer.raw_response,
+    }
+    if answer.error_type is not None:
+        body |= {"error": answer.error, "error_type": answer.error_type}
+    if answer.warnings:
+        body["warnings"] = list(answer.warnings)
+    return body
+
+
+def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
+    """Return the routes of one service."""
+    routes = Blueprint("captcha", __name__)
+    limits = PayloadLimits(settings.max_image_bytes, settings.max_batch_images)
+
+    @routes.post("/ocr")
+    def ocr() -> Response:
+        """Read one image."""
+        deadline = service.monotonic() + settings.ocr_timeout_s
+        data, options = parse_single(request, limits)
+        answer = service.recognize(data, options, deadline)
+        response = jsonify(answer_body(answer))
+        response.headers[CACHE_HEADER] = answer.cache
+        return response
+
+    @routes.post("/batch-ocr")
+    def batch_ocr() -> Response:
+        """Read many images."""
+        deadline = service.monotonic() + settings.batch_ocr_timeout_s
+        uploads, options = parse_batch(request, limits)
+        answers = service.recognize_many([upload.data for upload in uploads], options, deadline)
+        results = [
+            {"filename": upload.filename, **answer_body(answer)}
+            for upload, answer in zip(uploads, answers, strict=True)
+        ]
+        response = jsonify({"success": True, "count": len(results), "results": results})
+        response.headers[CACHE_HEADER] = cache_use_of_many(answers)
+        return response
+
+    @routes.get("/health")
+    def health() -> tuple[Response, int, dict[str, str]]:
+        """Say what is served, and whether it answers."""
+        backend = service.backend
+        body: dict[str, object] = {
+            "status": status_of(service),
+            "service": SERVICE_NAME,
+            "version": __version__,
+            "model": backend.model_name,
+            "device": backend.device,
+            "model_status": service.model_state,
+            "gpu_available": backend.gpu_available,
+        }
+        if service.model_error is not None:
+            body["error"] = service.model_error
+        return with_readiness(service, body)
+
+    @routes.get("/livez")
+    def livez() -> Response:
+        """Say that the process is up."""
+        return jsonify({"status": "ok"})
+
+    @routes.get("/readyz")
+    def readyz() -> tuple[Response, int, dict[str, str]]:
+        """Say whether the model answers."""
+        return with_readiness(service, {"status": status_of(service)})
+
+    return routes
+
+
+def cache_use_of_many(answers: list[Answer]) -> CacheUse:
+    """Return how the cache served a whole batch: a hit only where all images that were read are."""
+    uses = {answer.cache for answer in answers if answer.error_type in (None, "no_answer")}
+    if uses == {CacheUse.HIT}:
+        return CacheUse.HIT
+    return CacheUse.MISS if CacheUse.MISS in uses else CacheUse.OFF
+
+
+def status_of(service: CaptchaService) -> str:
+    """Return `ok`, or why the service takes no work."""
+    if service.draining:
+        return "draining"
+    return "ok" if service.model_state is ModelState.READY else service.model_state.value
+
+
+def with_readiness(
+    service: CaptchaService, body: dict[str, object]
+) -> tuple[Response, int, dict[str, str]]:
+    """Return a JSON reply that is a 200 only while the service takes work."""
+    if status_of(service) == "ok":
+        return jsonify(body), HTTPStatus.OK, {}
+    headers = {"Retry-After": str(DEFAULT_RETRY_S)}
+    return jsonify(body), HTTPStatus.SERVICE_UNAVAILABLE, headers
+
+
+def single_slashes(application: WSGIApplication) -> WSGIApplication:
+    """Return a WSGI application for which `//ocr` is `/ocr`: a base URL may end with a slash.
+
+    Flask would redirect, which not every client follows with its body, and with a page of HTML.
+    """
+
+    def merged(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ.get("PATH_INFO", ""))
+        return application(environ, start_response)
+
+    return merged
+
+
+def register_error_handlers(app: Flask, settings: Settings) -> None:
+    """Make every error of an application the one JSON object."""
+
+    @app.errorhandler(CaptchaServiceError)
+    def service_error(error: CaptchaServiceError) -> Response:
+        """Answer what the service refuses or fails at."""
+        return error_response(error)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        """Answer what Flask refuses, with the headers that belong to it."""
+        response = error_response(as_service_error(error, settings.max_body_bytes))
+        response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+        for name, value in error.get_headers(request.environ):
+            if name in ("Allow", "Retry-After"):
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def bug(error: Exception) -> Response:
+        """Answer what nobody foresaw."""
+        log.error("A request failed.", exc_info=error)
+        return error_response(InternalError("The service failed on this request."))
+
+
+def error_response(error: CaptchaServiceError) -> Response:
+    """Return the reply for an error."""
+    response = jsonify(error_body(error.error_type, error.message))
+    response.status_code = error.status
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    return response
+
+
+def as_service_error(error: HTTPException, max_body_bytes: int) -> CaptchaServiceError:
+    """Return the error of ours that says what one of Flask's means."""
+    if error.code == HTTPStatus.NOT_FOUND:
+        return NotFound("There is no such route; captchas are read at /ocr and /batch-ocr.")
+    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowed(f"This route does not answer {request.method} requests.")
+    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return BodyTooLarge(f"The request body is over the limit of {max_body_bytes} bytes.")
+    if error.code is not None and error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return InternalError("The service failed on this request.")
+    return BadRequest(error.description or "The request cannot be understood.")

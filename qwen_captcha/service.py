@@ -1,0 +1,231 @@
+"""One recognition, from image bytes to an answer: cache, queue, model, text.
+
+Responsible for: the order of these steps, the same for one image and for many. Leaves HTTP to
+`routes.py`, and each step to its own module. Invariant: the cache is asked and a place in the
+queue is taken before an image is decoded, and an image that fails takes no other one with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from PIL import Image
+
+from qwen_captcha.admission import Admission, ModelState
+from qwen_captcha.backends.base import Backend, Reading, ReadingTask
+from qwen_captcha.batching import MicroBatcher
+from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
+from qwen_captcha.errors import CaptchaServiceError
+from qwen_captcha.images import ImageLimits, decode_image
+from qwen_captcha.options import Options
+from qwen_captcha.prompts import prompt_for
+from qwen_captcha.recognition import (
+    Answer,
+    CacheUse,
+    answer_from_reading,
+    failed_answer,
+    obeyed_options,
+)
+from qwen_captcha.settings import Settings
+from qwen_captcha.tickets import Ticket
+
+# The size of a common captcha, and the length of a common response.
+TRIAL_SIZE = (160, 60)
+TRIAL_NEW_TOKENS = 8
+
+# What an answer depends on: a digest of the file or of its pixels, and the options.
+Key = tuple[bytes, Options]
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """An image in the queue.
+
+    Attributes:
+        ticket: Where the reading will be.
+        keys: The keys under which the answer will be kept.
+        cache: Whether the reading was started for this image, or joined.
+    """
+
+    ticket: Ticket[ReadingTask, Reading]
+    keys: tuple[Key, ...]
+    cache: CacheUse
+
+
+class CaptchaService:
+    """Reads captchas with one backend; thread-safe.
+
+    Args:
+        backend: The engine; `start` loads it.
+        settings: Limits, queue and cache.
+        monotonic: The clock of deadlines and expiry, in seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.backend = backend
+        self.monotonic = monotonic
+        self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
+        self._max_new_tokens = settings.max_new_tokens
+        self._caching = settings.cache_size > 0
+        self._cache: AnswerCache[Key, Answer] = AnswerCache(
+            settings.cache_size, settings.cache_ttl_s, monotonic
+        )
+        self._in_flight: InFlight[Key, Ticket[ReadingTask, Reading]] = InFlight()
+        self._batcher: MicroBatcher[ReadingTask, Reading] = MicroBatcher(
+            backend.read,
+            max_batch_size=settings.max_batch_size,
+            max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+            max_queue_size=settings.max_queue_size,
+            monotonic=monotonic,
+        )
+
+    @property
+    def model_state(self) -> ModelState:
+        """Whether the model answers."""
+        return self._batcher.gate.state
+
+    @property
+    def model_error(self) -> str | None:
+        """What is wrong, where the model failed."""
+        return self._batcher.gate.error
+
+    @property
+    def draining(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._batcher.gate.draining
+
+    def start(self, on_failure: Callable[[Exception], None]) -> None:
+        """Load the model in the background; `on_failure` is called where that fails."""
+        self._batcher.start(self._load, on_failure)
+
+    def wait_until_loaded(self, timeout_s: float) -> bool:
+        """Return whether the model has finished loading, or failed to, within `timeout_s`."""
+        return self._batcher.gate.wait_until_loaded(timeout_s)
+
+    def begin_drain(self) -> None:
+        """Take no new work from now on; what is accepted is still answered."""
+        self._batcher.gate.close()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no new work and wait; returns whether all accepted work is answered."""
+        self.begin_drain()
+        return self._batcher.gate.wait_until_empty(timeout_s)
+
+    def recognize(self, data: bytes, options: Options, deadline: float) -> Answer:
+        """Read one image.
+
+        Args:
+            data: The image file.
+            options: What the caller asked for.
+            deadline: Time of `monotonic` at which to give up.
+
+        Raises:
+            CaptchaServiceError: The image cannot be read, or not now.
+        """
+        [outcome] = self._outcomes([data], options, deadline)
+        if isinstance(outcome, CaptchaServiceError):
+            raise outcome
+        return outcome
+
+    def recognize_many(
+        self, images: Sequence[bytes | CaptchaServiceError], options: Options, deadline: float
+    ) -> list[Answer]:
+        """Read many images, in order; one that fails gets an answer that says so.
+
+        Args:
+            images: The image files, or what is known to be wrong with one.
+            options: What the caller asked for, for all images.
+            deadline: Time of `monotonic` at which to give up on those that are not read.
+
+        Raises:
+            CaptchaServiceError: The whole batch cannot be taken now.
+        """
+        return [
+            failed_answer(outcome) if isinstance(outcome, CaptchaServiceError) else outcome
+            for outcome in self._outcomes(images, options, deadline)
+        ]
+
+    def _outcomes(
+        self, images: Sequence[bytes | CaptchaServiceError], options: Options, deadline: float
+    ) -> list[Answer | CaptchaServiceError]:
+        """Return an answer or an error for each image, in order."""
+        known = [self._known(image, options) for image in images]
+        places = sum(isinstance(outcome, bytes) for outcome in known)
+        with self._batcher.admit(places, deadline) as admission:
+            # All are put into the queue before the first is waited for, so they share batches.
+            begun = [
+                self._begin(outcome, options, admission) if isinstance(outcome, bytes) else outcome
+                for outcome in known
+            ]
+            return [
+                self._finish(outcome, options, deadline) if isinstance(outcome, _Work) else outcome
+                for outcome in begun
+            ]
+
+    def _known(
+        self, image: bytes | CaptchaServiceError, options: Options
+    ) -> bytes | Answer | CaptchaServiceError:
+        """Return what is known about an image before it is decoded, else the image itself."""
+        if isinstance(image, CaptchaServiceError) or not self._caching:
+            return image
+        return self._kept((digest_of_bytes(image), options)) or image
+
+    def _begin(
+        self, data: bytes, options: Options, admission: Admission[ReadingTask, Reading]
+    ) -> _Work | Answer | CaptchaServiceError:
+        """Decode one admitted image and put it into the queue, unless its answer is known."""
+        try:
+            image = decode_image(data, self._image_limits)
+        except CaptchaServiceError as error:
+            admission.skip()
+            return error
+        if not self._caching:
+            return _Work(admission.submit(self._task(image, options)), (), CacheUse.OFF)
+        file_key, pixel_key = (digest_of_bytes(data), options), (digest_of_pixels(image), options)
+        if kept := self._kept(pixel_key):
+            admission.skip()
+            self._cache.put(file_key, kept)
+            return kept
+        ticket, joined = self._in_flight.join_or_start(
+            pixel_key, admission.join, lambda: admission.submit(self._task(image, options))
+        )
+        cache = CacheUse.HIT if joined else CacheUse.MISS
+        return _Work(ticket, (file_key, pixel_key), cache)
+
+    def _finish(
+        self, work: _Work, options: Options, deadline: float
+    ) -> Answer | CaptchaServiceError:
+        """Wait for the reading of one image and make it an answer, which is kept."""
+        try:
+            reading = work.ticket.wait(deadline)
+        except CaptchaServiceError as error:
+            return error
+        answer = answer_from_reading(reading, options, self.backend.capabilities)
+        for key in work.keys:
+            self._cache.put(key, answer)
+        return replace(answer, cache=work.cache)
+
+    def _kept(self, key: Key) -> Answer | None:
+        """Return the answer to an earlier identical request."""
+        answer = self._cache.get(key)
+        return None if answer is None else replace(answer, cache=CacheUse.HIT)
+
+    def _task(self, image: Image.Image, options: Options) -> ReadingTask:
+        """Return what the backend is asked."""
+        prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
+        return ReadingTask(image, prompt, self._max_new_tokens)
+
+    def _load(self) -> float:
+        """Load the model and try it once; returns the seconds that reading one image took."""
+        self.backend.load()
+        start = self.monotonic()
+        trial = Image.new("RGB", TRIAL_SIZE, "white")
+        self.backend.read([ReadingTask(trial, prompt_for(Options()), TRIAL_NEW_TOKENS)])
+        return self.monotonic() - start

@@ -1,0 +1,62 @@
+"""The kinds of values that settings have, as parsers of their texts.
+
+Responsible for: what counts as a yes, a number, a choice. Leaves which setting is of which kind to
+`settings.py`. Invariant: a parser returns a value within its range or raises ValueError, and
+takes no spelling that only Python would, such as `1_000` or digits of other scripts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+TRUE_WORDS = ("true", "1", "yes", "on")
+FALSE_WORDS = ("false", "0", "no", "off")
+
+
+def boolean(text: str) -> bool:
+    """Return what a yes-or-no word means, in any case."""
+    word = text.lower()
+    if word not in TRUE_WORDS + FALSE_WORDS:
+        raise ValueError(text)
+    return word in TRUE_WORDS
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers from `low` to `high`, neither negative."""
+
+    def parse(text: str) -> int:
+        # The length first: int() of thousands of digits raises an error of its own.
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(high))):
+            raise ValueError(text)
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError(text)
+        return number
+
+    return parse
+
+
+def decimal_number(low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of finite decimal numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        if "_" in text or not text.isascii():
+            raise ValueError(text)
+        number = float(text)
+        if not (math.isfinite(number) and low <= number <= high):
+            raise ValueError(text)
+        return number
+
+    return parse
+
+
+def one_of(choices: Sequence[str]) -> Callable[[str], str]:
+    """Return a parser of one of some words in lower case, in any case."""
+
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(text)
+        return text.lower()
+
+    return parse

@@ -1,0 +1,242 @@
+"""Every setting of the service: its variable, default, allowed values and meaning.
+
+Responsible for: the one table `VARIABLES` that drives parsing, the README and the tests; reading
+`os.environ`, which nothing else does; relations between settings. Leaves what a setting does to
+the module that uses it. Invariant: a `Settings` can be used as it is, so that a mistake stops
+the start with one line and never a request.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from qwen_captcha.setting_values import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    boolean,
+    decimal_number,
+    one_of,
+    whole_number,
+)
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+# Longest part of a refused value that the error line repeats.
+MAX_QUOTED_CHARACTERS = 60
+
+MIB = 1024 * 1024
+
+
+class SettingsError(Exception):
+    """A setting cannot be used; the message is the one line that a user reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The validated settings; `VARIABLES` says what each of them means."""
+
+    qwen_model: str
+    use_gpu: bool
+    min_pixels: int
+    max_pixels: int
+    max_new_tokens: int
+    host: str
+    port: int
+    http_threads: int
+    max_body_bytes: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_frames: int
+    max_batch_images: int
+    max_batch_size: int
+    max_queue_delay_ms: float
+    max_queue_size: int
+    ocr_timeout_s: float
+    batch_ocr_timeout_s: float
+    drain_timeout_s: float
+    cache_size: int
+    cache_ttl_s: float
+    log_level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One row of the settings table.
+
+    Attributes:
+        field: The attribute of `Settings`.
+        names: The environment variables that set it; where several are set, the first wins.
+        default: The value as one would write it into the environment.
+        parse: Turns the text into the value; raises ValueError where it cannot.
+        allowed: What is allowed, completing the sentence "it must be …".
+        help: What the setting does, one sentence.
+    """
+
+    field: str
+    names: tuple[str, ...]
+    default: str
+    parse: Callable[[str], object]
+    allowed: str
+    help: str
+
+
+def _whole_number(
+    field: str, names: str, default: int, low: int, high: int, help_text: str
+) -> Variable:
+    """Return the row of a setting that is a whole number in a range."""
+    allowed = f"a whole number from {low} to {high}"
+    return Variable(
+        field, tuple(names.split()), str(default), whole_number(low, high), allowed, help_text
+    )
+
+
+def _decimal_number(
+    field: str, names: str, default: float, low: float, high: float, help_text: str
+) -> Variable:
+    """Return the row of a setting that is a decimal number in a range."""
+    allowed = f"a number from {low:g} to {high:g}"
+    return Variable(
+        field, tuple(names.split()), f"{default:g}", decimal_number(low, high), allowed, help_text
+    )
+
+
+# fmt: off
+VARIABLES: tuple[Variable, ...] = (
+    Variable("qwen_model", ("QWEN_MODEL",), "", str, "a hub name, a folder or `bundled`",
+        "Model to serve; empty: Qwen/Qwen2-VL-2B-Instruct if it is complete in the local cache, "
+        "else the bundled checkpoint."),
+    Variable("use_gpu", ("USE_GPU",), "true", boolean,
+        f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",
+        "Use CUDA when there is one; false forces the CPU."),
+    _whole_number("min_pixels", "MIN_PIXELS", 64_000, 784, 100_000_000,
+        "Smaller images are enlarged to this many pixels before the model sees them."),
+    _whole_number("max_pixels", "MAX_PIXELS", 360_000, 784, 100_000_000,
+        "Larger images are reduced to this many pixels before the model sees them."),
+    # A 2B model on two CPU cores needs 0.24 s a token: 32 stay within a request's deadline.
+    _whole_number("max_new_tokens", "MAX_NEW_TOKENS", 32, 1, 4096,
+        "Longest response of the model, in tokens."),
+    Variable("host", ("HOST",), "0.0.0.0", str, "an address", "Address to listen on."),
+    _whole_number("port", "PORT FLASK_RUN_PORT", 5000, 0, 65_535,
+        "Port to listen on; 0 takes a free one, which the log names. PORT wins over the other."),
+    # One for each admitted image, and some for /health and for refusals.
+    _whole_number("http_threads", "HTTP_THREADS", 160, 2, 4096,
+        "Threads that serve HTTP; more than MAX_QUEUE_SIZE, so that /health is never starved."),
+    # nginx: client_max_body_size must match.
+    _whole_number("max_body_bytes", "MAX_BODY_BYTES", 64 * MIB, 1024, 1024 * MIB,
+        "Largest request body in bytes."),
+    _whole_number("max_image_bytes", "MAX_IMAGE_BYTES", 10 * MIB, 1024, 1024 * MIB,
+        "Largest image file in bytes."),
+    # A phone's photograph passes; 128 of them decoded in the queue are 4.8 GB.
+    _whole_number("max_image_pixels", "MAX_IMAGE_PIXELS", 12_500_000, 784, 1_000_000_000,
+        "Largest image in pixels, counted before it is decoded."),
+    _whole_number("max_frames", "MAX_FRAMES", 100, 1, 10_000,
+        "Longest animation in frames."),
+    _whole_number("max_batch_images", "MAX_BATCH_IMAGES", 64, 1, 4096,
+        "Most images in one /batch-ocr request; at most MAX_QUEUE_SIZE."),
+    _whole_number("max_batch_size", "MAX_BATCH_SIZE", 8, 1, 1024,
+        "Most images that share one forward pass of the model."),
+    _decimal_number("max_queue_delay_ms", "MAX_QUEUE_DELAY_MS", 5, 0, 1000,
+        "Longest wait for images that are still being decoded, to share a forward pass with; "
+        "a request that is alone never waits."),
+    _whole_number("max_queue_size", "MAX_QUEUE_SIZE", 128, 1, 4095,
+        "Most images that are accepted and not yet answered; further ones are refused."),
+    # The Go client gives up after 10 s.
+    _decimal_number("ocr_timeout_s", "OCR_TIMEOUT_S", 8, 0.1, 3600,
+        "Seconds after which an /ocr request is answered with 504."),
+    _decimal_number("batch_ocr_timeout_s", "BATCH_OCR_TIMEOUT_S", 60, 0.1, 3600,
+        "Seconds after which the unread images of a /batch-ocr request fail."),
+    _decimal_number("drain_timeout_s", "DRAIN_TIMEOUT_S", 30, 1, 3600,
+        "Seconds that accepted requests have to finish after SIGTERM."),
+    _whole_number("cache_size", "CACHE_SIZE", 4096, 0, 10_000_000,
+        "Most answers kept; 0 switches the cache and the sharing of identical requests off."),
+    _decimal_number("cache_ttl_s", "CACHE_TTL_S", 3600, 0.001, 31_536_000,
+        "Seconds after which a kept answer expires."),
+    Variable("log_level", ("LOG_LEVEL",), "info", one_of(LOG_LEVELS),
+        f"one of {', '.join(LOG_LEVELS)}", "Least severe messages that are logged."),
+)
+# fmt: on
+
+# Read by huggingface_hub itself; listed for the README.
+PASSED_THROUGH: Mapping[str, str] = {
+    "HF_HOME": "Folder of the model cache; read by huggingface_hub.",
+    "HF_ENDPOINT": "Address of a mirror of the model hub; read by huggingface_hub.",
+}
+
+
+def settings_from_environment() -> Settings:
+    """Return the settings that this process was started with.
+
+    Raises:
+        SettingsError: A variable has a value that cannot be used.
+    """
+    return load_settings(os.environ)
+
+
+def load_settings(environ: Mapping[str, str]) -> Settings:
+    """Parse and validate the settings.
+
+    A variable that is empty or blank counts as not set, because compose files pass on what is
+    not set as an empty text.
+
+    Raises:
+        SettingsError: Naming the variable, its value and what is allowed.
+    """
+    values = {variable.field: _value(variable, environ) for variable in VARIABLES}
+    settings = Settings(**values)  # type: ignore[arg-type]
+    _check_relations(settings)
+    return settings
+
+
+def _value(variable: Variable, environ: Mapping[str, str]) -> object:
+    """Return the value of one setting: from its first variable that is set, or the default."""
+    given = [(name, environ.get(name, "").strip()) for name in variable.names]
+    given = [(name, text) for name, text in given if text]
+    if not given:
+        return variable.parse(variable.default)
+    # All are parsed, so that nonsense in one that loses does not go unnoticed.
+    winner, *_ = [_parsed(variable, name, text) for name, text in given]
+    return winner
+
+
+def _parsed(variable: Variable, name: str, text: str) -> object:
+    """Return the value of one variable that is set."""
+    try:
+        return variable.parse(text)
+    except ValueError:
+        quoted = text if text.isprintable() else repr(text)
+        if len(quoted) > MAX_QUOTED_CHARACTERS:
+            quoted = quoted[:MAX_QUOTED_CHARACTERS] + "…"
+        raise SettingsError(
+            f"{name}={quoted} cannot be used: it must be {variable.allowed}."
+        ) from None
+
+
+def _check_relations(settings: Settings) -> None:
+    """Refuse settings that are fine alone but not together."""
+    for low, high, why in (
+        ("min_pixels", "max_pixels", "an image is resized to lie between the two"),
+        ("max_batch_images", "max_queue_size", "a whole batch must fit into the queue"),
+        ("max_image_bytes", "max_body_bytes", "an image must fit into a request"),
+    ):
+        if getattr(settings, low) > getattr(settings, high):
+            raise SettingsError(_relation(settings, low, f"at most {_shown(settings, high)}", why))
+    if settings.http_threads <= settings.max_queue_size:
+        raise SettingsError(
+            _relation(
+                settings,
+                "http_threads",
+                f"more than {_shown(settings, 'max_queue_size')}",
+                "each accepted image may hold a thread and /health needs one",
+            )
+        )
+
+
+def _shown(settings: Settings, field: str) -> str:
+    """Return a setting as one would write it into the environment."""
+    return f"{field.upper()}={getattr(settings, field)}"
+
+
+def _relation(settings: Settings, field: str, allowed: str, why: str) -> str:
+    """Return the line that refuses a setting because of another one."""
+    return f"{_shown(settings, field)} cannot be used: it must be {allowed}, because {why}."

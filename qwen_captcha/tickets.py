@@ -1,0 +1,97 @@
+"""Ticket: one task on its way through the queue, and those who wait for its result.
+
+Responsible for: handing one outcome from the thread that owns the model to one or more request
+threads; knowing whether anybody still waits. Leaves queueing to `batching.py`. Invariant: a
+ticket is settled exactly once, and whoever shared it in time gets that outcome.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from qwen_captcha.errors import CaptchaServiceError, DeadlineExceeded
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Ticket(Generic[Task, Result]):
+    """One task and its outcome; created with one request that waits for it.
+
+    Args:
+        task: What the model shall read.
+        deadline: Time of the clock after which the first request does not wait any more.
+        monotonic: The clock, in seconds.
+    """
+
+    def __init__(self, task: Task, deadline: float, monotonic: Callable[[], float]) -> None:
+        self.task = task
+        self.arrival = monotonic()
+        self._monotonic = monotonic
+        self._done = threading.Event()
+        self._lock = threading.Lock()
+        # All of the following is guarded by `_lock`.
+        self._deadline = deadline
+        self._waiters = 1
+        self._result: Result | None = None
+        self._error: CaptchaServiceError | None = None
+
+    def share(self, deadline: float) -> bool:
+        """Let one more request wait; returns False where the outcome is already decided."""
+        with self._lock:
+            if self._done.is_set() or self._waiters == 0:
+                return False
+            self._waiters += 1
+            self._deadline = max(self._deadline, deadline)
+            return True
+
+    def leave(self) -> None:
+        """Say that one request does not wait any more."""
+        with self._lock:
+            self._waiters -= 1
+
+    def claim(self) -> bool:
+        """Return whether somebody still waits, in time; settles the ticket where nobody does."""
+        with self._lock:
+            if self._waiters > 0 and self._monotonic() < self._deadline:
+                return True
+            self._error = late()
+            self._done.set()
+            return False
+
+    def succeed(self, result: Result) -> None:
+        """Give the waiting requests the result."""
+        with self._lock:
+            self._result = result
+            self._done.set()
+
+    def fail(self, error: CaptchaServiceError) -> None:
+        """Give the waiting requests the error."""
+        with self._lock:
+            self._error = error
+            self._done.set()
+
+    def wait(self, deadline: float) -> Result:
+        """Return the result.
+
+        Args:
+            deadline: Time of the clock at which to give up; each request has its own.
+
+        Raises:
+            DeadlineExceeded: There was no outcome before the deadline.
+            CaptchaServiceError: The task failed.
+        """
+        if not self._done.wait(timeout=max(0.0, deadline - self._monotonic())):
+            raise late()
+        if self._error is not None:
+            # Each request raises its own copy: a raised exception grows its thread's traceback.
+            raise type(self._error)(self._error.message, retry_after_s=self._error.retry_after_s)
+        assert self._result is not None
+        return self._result
+
+
+def late() -> DeadlineExceeded:
+    """Return the error of a request whose deadline passed."""
+    return DeadlineExceeded("The answer was not ready in time; please retry.", retry_after_s=1)

@@ -1,0 +1,54 @@
+"""Start the service: `python qwen_captcha_service.py`, with its settings in the environment.
+
+Responsible for: ending a start that cannot succeed with one line and a non-zero status, before a
+server runs. Leaves the server to `qwen_captcha.server`. The WSGI name for other servers is
+`qwen_captcha_service:create_app()`.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from flask import Flask
+
+from qwen_captcha import app
+from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.logs import configure_logging
+from qwen_captcha.server import become_gunicorn, serve_threaded
+from qwen_captcha.settings import SettingsError, settings_from_environment
+
+EXIT_BAD_SETTINGS = 2
+SYSTEM = platform.system()
+
+
+def create_app() -> Flask:
+    """Return the application; where it cannot be made, end the process with one line."""
+    try:
+        settings = settings_from_environment()
+        configure_logging(settings.log_level)
+        return app.create_app(settings)
+    except (SettingsError, BackendLoadError) as error:
+        print(error, file=sys.stderr, flush=True)
+        raise SystemExit(app.EXIT_LOAD_FAILED) from None
+
+
+def main() -> None:
+    """Check what can be known before the model is loaded, then serve until told to stop."""
+    try:
+        settings = settings_from_environment()
+        app.checked_backend(settings)
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(EXIT_BAD_SETTINGS) from None
+    except BackendLoadError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(app.EXIT_LOAD_FAILED) from None
+    if SYSTEM == "Windows":
+        serve_threaded(create_app(), settings)
+    else:
+        become_gunicorn()
+
+
+if __name__ == "__main__":
+    main()

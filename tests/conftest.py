@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from fake_backend import PATIENCE_S, FakeBackend
+from flask import Flask
+from flask.testing import FlaskClient
+
+from qwen_captcha.app import create_app
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import Settings, load_settings
+
+
+class FakeClock:
+    """A clock that moves only when told to, in seconds."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load_settings({})
+
+
+@pytest.fixture
+def backend() -> Iterator[FakeBackend]:
+    backend = FakeBackend()
+    yield backend
+    backend.release()
+
+
+ServiceFactory = Callable[..., CaptchaService]
+
+
+@pytest.fixture
+def start_service() -> Iterator[ServiceFactory]:
+    """Start a ready service with a backend, and settings given by their variables."""
+    services = []
+
+    def start(
+        backend: FakeBackend, clock: FakeClock | None = None, **variables: str
+    ) -> CaptchaService:
+        clocks = {} if clock is None else {"monotonic": clock}
+        service = CaptchaService(backend, load_settings(variables), **clocks)
+        service.start(on_failure=pytest.fail)
+        assert service.wait_until_loaded(PATIENCE_S)
+        services.append(service)
+        return service
+
+    yield start
+    for service in services:
+        service.begin_drain()
+
+
+@pytest.fixture
+def app(backend: FakeBackend, settings: Settings) -> Iterator[Flask]:
+    """Return an application that is ready, with the fixture `backend`."""
+    app = create_app(settings, backend)
+    service: CaptchaService = app.extensions["captcha_service"]
+    assert service.wait_until_loaded(PATIENCE_S)
+    yield app
+    service.begin_drain()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()

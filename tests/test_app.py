@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from fake_backend import PATIENCE_S, FakeBackend, image_bytes
+
+from qwen_captcha import app as app_module
+from qwen_captcha.app import EXIT_LOAD_FAILED, create_app, end_process, load_failure
+from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import Settings, SettingsError
+
+
+def test_the_environment_is_used_where_no_settings_are_given(
+    monkeypatch: pytest.MonkeyPatch, backend: FakeBackend
+) -> None:
+    monkeypatch.setenv("MAX_IMAGE_BYTES", "1024")
+    app = create_app(backend=backend)
+    response = app.test_client().post("/ocr", data=b"x" * 1025, content_type="image/png")
+    assert response.status_code == 413
+    app.extensions["captcha_service"].begin_drain()
+
+
+def test_a_setting_that_cannot_be_used_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "http")
+    with pytest.raises(SettingsError, match="PORT=http"):
+        create_app(backend=FakeBackend())
+
+
+def test_the_backend_is_checked_before_it_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    def refuse(settings: Settings) -> FakeBackend:
+        raise BackendLoadError("no such checkpoint")
+
+    monkeypatch.setattr(app_module, "checked_backend", refuse)
+    with pytest.raises(BackendLoadError, match="no such checkpoint"):
+        create_app(settings)
+
+
+def test_a_failed_load_is_reported(settings: Settings) -> None:
+    failures: list[Exception] = []
+    reported = threading.Event()
+    error = BackendLoadError("the weights are torn")
+    app = create_app(
+        settings,
+        FakeBackend(load_error=error),
+        on_load_failure=lambda failure: (failures.append(failure), reported.set()),
+    )
+    assert reported.wait(PATIENCE_S)
+    assert failures == [error]
+    response = app.test_client().get("/health")
+    assert (response.status_code, response.json["model_status"]) == (503, "failed")
+    assert response.json["error"] == "The model could not be loaded."
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (BackendLoadError("no such\ncheckpoint"), "no such checkpoint"),
+        (ValueError(), "ValueError"),
+        (
+            MemoryError(),
+            "it does not fit into the memory; choose a smaller model with QWEN_MODEL.",
+        ),
+    ],
+    ids=["load error", "bug", "memory"],
+)
+def test_a_failed_load_is_one_line(error: Exception, line: str) -> None:
+    assert load_failure(error) == line
+
+
+def test_a_failed_load_ends_the_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statuses: list[int] = []
+    monkeypatch.setattr(app_module.os, "_exit", statuses.append)
+    end_process(BackendLoadError("the weights are torn"))
+    assert statuses == [EXIT_LOAD_FAILED]
+    assert capsys.readouterr().err == "The model cannot be loaded: the weights are torn\n"
+
+
+def test_two_applications_do_not_share_anything(settings: Settings) -> None:
+    one, other = FakeBackend(lambda task: "one"), FakeBackend(lambda task: "other")
+    texts = []
+    for backend in (one, other):
+        app = create_app(settings, backend)
+        service = app.extensions["captcha_service"]
+        assert isinstance(service, CaptchaService)
+        assert service.wait_until_loaded(PATIENCE_S)
+        response = app.test_client().post("/ocr", data=image_bytes(), content_type="image/png")
+        texts.append(response.json["text"])
+        service.begin_drain()
+    assert texts == ["one", "other"]

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from qwen_captcha.backends.base import Capabilities, Reading
+from qwen_captcha.errors import ImageTooLarge
+from qwen_captcha.options import Kind, Options
+from qwen_captcha.recognition import (
+    CHARSET_IGNORED,
+    CONFIDENCE_UNKNOWN,
+    PROMPT_IGNORED,
+    RESPONSE_CUT,
+    Answer,
+    answer_from_reading,
+    confidence_of,
+    failed_answer,
+    obeyed_options,
+)
+
+OBEDIENT = Capabilities()
+BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
+CERTAIN = Reading("a3b9", 0.0, complete=True)
+
+
+@pytest.mark.parametrize(
+    ("log_probability", "confidence"),
+    [
+        (0.0, 1.0),
+        (math.log(0.5), 0.5),
+        (-0.030459, 0.97),
+        (-1000.0, 0.0),
+        (-math.inf, 0.0),
+        (0.001, 1.0),
+        (None, 0.0),
+        (math.nan, 0.0),
+    ],
+)
+def test_confidence_is_a_probability(log_probability: float | None, confidence: float) -> None:
+    assert confidence_of(log_probability) == pytest.approx(confidence, abs=1e-5)
+    assert 0.0 <= confidence_of(log_probability) <= 1.0
+
+
+def test_an_answer_has_the_text_and_keeps_what_the_model_said() -> None:
+    reading = Reading(" 3+5=? ", math.log(0.8), complete=True)
+    assert answer_from_reading(reading, Options(), OBEDIENT) == Answer(
+        text="8", confidence=0.8, success=True, raw_response=" 3+5=? "
+    )
+
+
+@pytest.mark.parametrize("raw_response", ["", "  \n", "5/0", "I'm sorry, I can't help with that."])
+def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
+    answer = answer_from_reading(Reading(raw_response, 0.0, complete=True), Options(), OBEDIENT)
+    assert answer == Answer(
+        text="",
+        confidence=0.0,
+        success=False,
+        raw_response=raw_response,
+        error_type="no_answer",
+        error="The model gave no usable answer.",
+    )
+
+
+def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
+    answer = answer_from_reading(CERTAIN, Options(kind=Kind.QUESTION), BUNDLED)
+    assert (answer.success, answer.error_type, answer.raw_response) == (False, "no_answer", "a3b9")
+
+
+@pytest.mark.parametrize(
+    ("reading", "options", "capabilities", "warnings"),
+    [
+        (CERTAIN, Options(), OBEDIENT, ()),
+        (CERTAIN, Options(prompt="read"), OBEDIENT, ()),
+        (CERTAIN, Options(prompt="read"), BUNDLED, (PROMPT_IGNORED,)),
+        (CERTAIN, Options(charset="abc"), OBEDIENT, (CHARSET_IGNORED,)),
+        (Reading("a3b9", None, complete=True), Options(), OBEDIENT, (CONFIDENCE_UNKNOWN,)),
+        (Reading("a3b9", 0.0, complete=False), Options(), OBEDIENT, (RESPONSE_CUT,)),
+        (
+            Reading("", None, complete=False),
+            Options(prompt="read", charset="abc"),
+            BUNDLED,
+            (PROMPT_IGNORED, CHARSET_IGNORED, CONFIDENCE_UNKNOWN, RESPONSE_CUT),
+        ),
+    ],
+    ids=["none", "prompt followed", "prompt", "charset", "no probabilities", "cut", "all, failed"],
+)
+def test_what_had_no_effect_is_said(
+    reading: Reading, options: Options, capabilities: Capabilities, warnings: tuple[str, ...]
+) -> None:
+    assert answer_from_reading(reading, options, capabilities).warnings == warnings
+
+
+def test_a_prompt_that_had_no_effect_does_not_change_how_the_text_is_read() -> None:
+    reading = Reading("3+5=?", 0.0, complete=True)
+    options = Options(prompt="What does it say?")
+    assert answer_from_reading(reading, options, BUNDLED).text == "8"
+    assert answer_from_reading(reading, options, OBEDIENT).text == "3+5=?"
+    assert obeyed_options(options, BUNDLED) == Options()
+    assert obeyed_options(options, OBEDIENT) is options
+
+
+def test_an_image_that_failed_has_an_answer_that_says_why() -> None:
+    assert failed_answer(ImageTooLarge("The image is too large.")) == Answer(
+        text="",
+        confidence=0.0,
+        success=False,
+        raw_response="",
+        error_type="image_too_large",
+        error="The image is too large.",
+    )
