@@ -80,7 +80,7 @@ class MethodNotAllowed(CaptchaServiceError):
 
 
 class TooLarge(CaptchaServiceError):
-    """Base of everything over a size limit."""
+    """The request is over a size limit."""
 
     status = 413
     error_type = "too_large"
@@ -138,7 +138,7 @@ class UnreadableShape(CaptchaServiceError):
 
 
 class ServiceUnavailable(CaptchaServiceError):
-    """Base of everything that a later retry may cure."""
+    """The request cannot be taken now; a later retry may succeed."""
 
     status = 503
     error_type = "unavailable"

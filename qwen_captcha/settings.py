@@ -95,7 +95,7 @@ def _decimal_number(
     field: str, names: str, default: float, low: float, high: float, help_text: str
 ) -> Variable:
     """Return the row of a setting that is a decimal number in a range."""
-    allowed = f"a number from {low:g} to {high:g}"
+    allowed = f"a number from {low:.10g} to {high:.10g}"
     return Variable(
         field, tuple(names.split()), f"{default:g}", decimal_number(low, high), allowed, help_text
     )

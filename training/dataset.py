@@ -25,6 +25,9 @@ from training.styles import sample_style
 from training.texts import sample_text
 
 
+_SHARE_OF_CURRENT = 0.7
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of one shape with their labels."""
@@ -64,6 +67,15 @@ def draw_batch(
     return torch.from_numpy(np.stack(images)), labels, kinds
 
 
+def review(level: int, seed: int, index: int) -> int:
+    """Return the level of a batch: mostly the current one, sometimes one of the two before.
+
+    Without the review a new level's first steps undid what the levels before had taught.
+    """
+    rng = random.Random(f"{seed}/{index}/level")
+    return level if rng.random() < _SHARE_OF_CURRENT else max(0, level - rng.randint(1, 2))
+
+
 class CaptchaStream(IterableDataset[Batch]):
     """Batches from `start` on, dealt to the loader's workers in turn."""
 
@@ -91,7 +103,7 @@ class CaptchaStream(IterableDataset[Batch]):
         step = worker.num_workers if worker else 1
         index = self.start + (worker.id if worker else 0)
         while True:
-            level = self.level.value
+            level = review(self.level.value, self.seed, index)
             images, labels, kinds = draw_batch(
                 self.levels[level], index, fonts, self.seed, self.batch_size
             )

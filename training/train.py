@@ -38,6 +38,7 @@ from training.curriculum import LATIN_LEVELS
 from training.dataset import Batch, CaptchaStream, draw_batch, open_loader
 from training.fonts import FontLibrary
 from training.objective import Objective, Outcome, to_patches
+from training.validate import validate
 from training.vision import compiled_block, run_block
 
 _CTC_WEIGHT = 0.3
@@ -250,7 +251,23 @@ class Trainer:
                 break
         self._report("done")
         self.save()
-        self.export(self.out / "checkpoint")
+        folder = self.out / "checkpoint"
+        self.export(folder)
+        self._describe(folder)
+
+    def _describe(self, folder: Path) -> None:
+        """Write how the checkpoint came about and what it reads to `training.json` in it."""
+        model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        objective = Objective(model.eval(), self.processor.tokenizer)
+        description = {
+            "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
+            "progress": asdict(self.progress),
+            "recent": self.recent.summary(),
+            "held_out_fonts": validate(objective, batches=16),
+        }
+        text = json.dumps(description, indent=2) + "\n"
+        (folder / "training.json").write_text(text, encoding="utf-8")
+        print(text)
 
 
 def _rounded(value: object) -> object:

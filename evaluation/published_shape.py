@@ -1,0 +1,123 @@
+"""What the published 2B costs on a CPU, measured on random weights of its exact shape.
+
+    python -m evaluation.published_layout /tmp/shape
+    python -m evaluation.published_shape /tmp/shape
+    python -m evaluation.published_shape /tmp/shape --free-gib 8
+
+The first line writes 4.4 GB. The last one measures what a machine with 8 GiB of free memory does:
+where fp32 does not fit, bf16 is loaded.
+
+Responsible for: time to ready, peak memory, seconds per captcha. Leaves the checkpoint to
+`published_layout.py`, which runs in a process of its own so that its memory does not count here.
+Random weights hardly ever end an answer, so a captcha takes all of its tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+from PIL import Image, ImageDraw
+
+from evaluation.machine import peak_resident_bytes
+from qwen_captcha.backends import hardware
+from qwen_captcha.backends.base import ReadingTask
+from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
+
+GIB = 1024**3
+# The service's defaults for a checkpoint without a range of its own.
+MIN_PIXELS, MAX_PIXELS = 64_000, 360_000
+# Five characters and the end.
+TOKENS = 6
+PROMPT = "Read the characters in this image. Answer with the characters only."
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What was measured.
+
+    Attributes:
+        ready_s: From the start of loading to the end of the warm-up, imports included.
+        peak_bytes: Most resident memory, None where the system does not tell.
+        first_token_s: Seconds of a captcha of which one token is read.
+        captcha_s: Seconds of a captcha of `TOKENS` tokens.
+    """
+
+    ready_s: float
+    peak_bytes: int | None
+    first_token_s: float
+    captcha_s: float
+
+    def __str__(self) -> str:
+        """Return the figures, one a line."""
+        further_s = (self.captcha_s - self.first_token_s) / (TOKENS - 1)
+        peak = "unknown" if self.peak_bytes is None else f"{self.peak_bytes / GIB:.2f} GiB"
+        return (
+            f"time to ready     {self.ready_s:.1f} s\n"
+            f"peak memory       {peak}\n"
+            f"first token       {self.first_token_s:.2f} s\n"
+            f"each further one  {further_s:.2f} s\n"
+            f"one captcha       {self.captcha_s:.2f} s ({TOKENS} tokens, 160x60 pixels)"
+        )
+
+
+def measure(folder: Path, captchas: int) -> Cost:
+    """Load the checkpoint in this process and read with it."""
+    backend = Qwen2VLBackend(
+        str(folder),
+        model_name="published shape",
+        use_gpu=False,
+        min_pixels=MIN_PIXELS,
+        max_pixels=MAX_PIXELS,
+    )
+    start_s = time.perf_counter()
+    backend.check()
+    backend.load()
+    ready_s = time.perf_counter() - start_s
+    first_token_s = _median_seconds(backend, captchas, tokens=1)
+    captcha_s = _median_seconds(backend, captchas, tokens=TOKENS)
+    return Cost(ready_s, peak_resident_bytes(os.getpid()), first_token_s, captcha_s)
+
+
+def _median_seconds(backend: Qwen2VLBackend, captchas: int, tokens: int) -> float:
+    seconds = []
+    for number in range(captchas):
+        task = ReadingTask(_captcha(f"{1234 + number}"), PROMPT, tokens)
+        start_s = time.perf_counter()
+        backend.read([task])
+        seconds.append(time.perf_counter() - start_s)
+    return median(seconds)
+
+
+def _captcha(text: str) -> Image.Image:
+    image = Image.new("RGB", (160, 60), "white")
+    ImageDraw.Draw(image).text((20, 8), text, fill="navy", font_size=40)
+    return image
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("folder", type=Path, help="holds the checkpoint")
+    parser.add_argument("--captchas", type=int, default=5, help="captchas to read (5)")
+    parser.add_argument("--free-gib", type=float, help="free memory to assume; else what is free")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if options.free_gib is None:
+        print(measure(options.folder, options.captchas))
+        return
+    free_bytes = int(options.free_gib * GIB)
+    with mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes):
+        print(measure(options.folder, options.captchas))
+
+
+if __name__ == "__main__":
+    main()

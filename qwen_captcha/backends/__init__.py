@@ -1,0 +1,1 @@
+"""Engines that turn an image into text; the service knows only `base.Backend`."""

@@ -1,0 +1,99 @@
+"""What the service asks of an engine, and what an engine says about itself.
+
+Responsible for: the `Backend` protocol and the values that cross it. Leaves prompts, answers,
+queues and caches to the layers above. Invariant: everything here is plain data, importable
+without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+class BackendLoadError(Exception):
+    """The model cannot be loaded; the message is the one line that a user reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a loaded model can do.
+
+    Attributes:
+        follows_prompts: It obeys a free instruction; otherwise prompts have no effect.
+        answers_questions: It can answer what a captcha asks instead of transcribing it.
+        token_probabilities: It reports the probabilities of its tokens.
+    """
+
+    follows_prompts: bool = True
+    answers_questions: bool = True
+    token_probabilities: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingTask:
+    """One image to read.
+
+    Attributes:
+        image: RGB image, any size whose aspect ratio is at most `images.MAX_ASPECT_RATIO`.
+        prompt: The whole instruction for the model.
+        max_new_tokens: Upper bound of generated tokens, the end token included.
+    """
+
+    image: Image.Image
+    prompt: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model said about one image.
+
+    Attributes:
+        raw_response: The text, special tokens removed, otherwise untouched.
+        log_probability: Natural log of the probability of the whole token sequence, the end
+            token included (the sum over the generated tokens); None where the engine gives none.
+        complete: The model ended by itself and was not cut at `max_new_tokens`.
+    """
+
+    raw_response: str
+    log_probability: float | None
+    complete: bool
+
+
+class Backend(Protocol):
+    """An engine. One thread calls `load`, then the same thread alone calls `read`."""
+
+    @property
+    def model_name(self) -> str:
+        """Hub name, folder name or `bundled`, as `/health` reports it. Known before `load`."""
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu` (or `remote`). Known before `load`."""
+
+    @property
+    def gpu_available(self) -> bool:
+        """Whether this process sees a GPU. Known before `load`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do. Valid after `load`."""
+
+    def load(self) -> None:
+        """Load and warm up the model.
+
+        Raises:
+            BackendLoadError: With one line that says what is wrong and what to do.
+        """
+
+    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
+        """Read a batch; the result has one reading a task, in order.
+
+        Raises:
+            MemoryError: The batch does not fit; the caller may try a smaller one.
+            Exception: Whatever else went wrong, for the whole batch.
+        """

@@ -1,0 +1,179 @@
+"""Images and prompts made into the tensors of one padded batch.
+
+Responsible for: the size at which the model sees an image, the chat template, special tokens in
+callers' prompts, left padding, M-RoPE positions. Leaves what the tensors mean to the model.
+Invariant: a batch equals what the checkpoint's own processor returns for the same images and
+prompts, but the expensive part of a prompt is done once and not for each request.
+
+Dims: B batch, T tokens, P patches of the whole batch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from qwen_vl_utils import fetch_image
+from transformers import Qwen2VLModel, Qwen2VLProcessor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from qwen_captcha.backends.base import ReadingTask
+
+# `smart_resize` refuses a size beyond 200:1, and rounding a height of almost two rows of cells
+# down to one doubles a ratio. An image beyond this one gets borders.
+MAX_SHOWN_RATIO = 100
+# Rows of the same prompt and image size are alike: captchas of one site always are.
+CACHED_ROWS = 256
+
+
+class Grid(NamedTuple):
+    """Patches of one image."""
+
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One prompt with the image's tokens in place.
+
+    Attributes:
+        input_ids: (T,).
+        position_ids: (3, T), the M-RoPE positions: temporal, height, width.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Inputs of the model, rows padded on the left.
+
+    Attributes:
+        input_ids: (B, T).
+        attention_mask: (B, T) bool, False where padded.
+        position_ids: (3, B, T).
+        pixel_values: (P, channels x 2 frames x 14 x 14), normalised.
+        grids: One for each image, in the order of the rows.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    position_ids: torch.Tensor
+    pixel_values: torch.Tensor
+    grids: list[Grid]
+
+
+class Preprocessor:
+    """Turns tasks into batches with a checkpoint's processor and its model's position rule.
+
+    Args:
+        processor: The checkpoint's; its image processor's `size` is the range of pixels.
+        model: Computes M-RoPE positions.
+    """
+
+    def __init__(self, processor: Qwen2VLProcessor, model: Qwen2VLModel) -> None:
+        self._processor = processor
+        self._model = model
+        images = processor.image_processor
+        self._cell_side = images.patch_size * images.merge_size
+        self._cell_patches = images.merge_size**2
+        special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
+        self._special_tokens = re.compile("|".join(map(re.escape, special)) or r"(?!)")
+        self._row = lru_cache(maxsize=CACHED_ROWS)(self._build_row)
+
+    def size_shown(self, image: Image.Image) -> tuple[int, int]:
+        """Return the width and height at which the model sees an image, in pixels."""
+        width, height = _bordered_size(image.size)
+        limits = self._processor.image_processor.size
+        shown_height, shown_width = smart_resize(
+            height,
+            width,
+            factor=self._cell_side,
+            min_pixels=limits["shortest_edge"],
+            max_pixels=limits["longest_edge"],
+        )
+        return shown_width, shown_height
+
+    def prepare(self, tasks: Sequence[ReadingTask]) -> Batch:
+        """Return the batch of at least one task, a row each, in order."""
+        # `fetch_image` gets the size that the processor would choose. With a range of pixels
+        # instead, it rounds differently and the processor would resize its result once more.
+        images = [self._fetch(task.image) for task in tasks]
+        features = self._processor.image_processor(
+            images=images, do_resize=False, return_tensors="pt"
+        )
+        grids = [Grid(rows, columns) for _, rows, columns in features["image_grid_thw"].tolist()]
+        rows = [self._row(task.prompt, grid) for task, grid in zip(tasks, grids, strict=True)]
+        return self._pad(rows, features["pixel_values"], grids)
+
+    def _fetch(self, image: Image.Image) -> Image.Image:
+        width, height = self.size_shown(image)
+        shown = {
+            "image": _with_borders(image),
+            "resized_width": width,
+            "resized_height": height,
+        }
+        resized: Image.Image = fetch_image(shown)
+        return resized
+
+    def _build_row(self, prompt: str, grid: Grid) -> Row:
+        """Return the tokens of a prompt about an image of `grid` patches."""
+        ids: list[int] = self._processor.tokenizer(self._render(prompt))["input_ids"]
+        image_id = self._processor.image_token_id
+        if ids.count(image_id) != 1:
+            raise ValueError("The chat template of the checkpoint does not place one image.")
+        place = ids.index(image_id)
+        cells = grid.rows * grid.columns // self._cell_patches
+        input_ids = torch.tensor(ids[:place] + [image_id] * cells + ids[place + 1 :])  # (T,)
+        position_ids, _ = self._model.get_rope_index(
+            input_ids[None],
+            mm_token_type_ids=(input_ids[None] == image_id).int(),
+            image_grid_thw=torch.tensor([[1, *grid]]),
+        )
+        return Row(input_ids, position_ids[:, 0])
+
+    def _render(self, prompt: str) -> str:
+        """Return the whole text that the chat template makes of a prompt."""
+        # A caller must not be able to end the turn, or to announce an image that is not there.
+        harmless = self._special_tokens.sub(" ", prompt)
+        content = [{"type": "image"}, {"type": "text", "text": harmless}]
+        text: str = self._processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+    def _pad(self, rows: Sequence[Row], pixel_values: torch.Tensor, grids: list[Grid]) -> Batch:
+        longest = max(len(row.input_ids) for row in rows)
+        shape = (len(rows), longest)
+        input_ids = torch.full(shape, self._processor.tokenizer.pad_token_id)
+        attention_mask = torch.zeros(shape, dtype=torch.bool)
+        position_ids = torch.zeros(3, *shape, dtype=torch.long)
+        for index, row in enumerate(rows):
+            start = longest - len(row.input_ids)
+            input_ids[index, start:] = row.input_ids
+            attention_mask[index, start:] = True
+            position_ids[:, index, start:] = row.position_ids
+        return Batch(input_ids, attention_mask, position_ids, pixel_values, grids)
+
+
+def _bordered_size(size: tuple[int, int]) -> tuple[int, int]:
+    """Return an image's size, its shorter side raised so that the ratio can be shown."""
+    least = -(-max(size) // MAX_SHOWN_RATIO)
+    return max(size[0], least), max(size[1], least)
+
+
+def _with_borders(image: Image.Image) -> Image.Image:
+    """Return the image with borders of its corner's colour where it is too long and narrow."""
+    width, height = _bordered_size(image.size)
+    if (width, height) == image.size:
+        return image
+    canvas = Image.new(image.mode, (width, height), image.getpixel((0, 0)))
+    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+    return canvas

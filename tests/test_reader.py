@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from checkpoints import CHARACTERS, END_IDS, IDS, Shape, noise_images, small_model, small_processor
+
+from qwen_captcha.backends import reader as reader_module
+from qwen_captcha.backends.base import ReadingTask
+from qwen_captcha.backends.reader import CaptchaReader, end_token_ids
+
+PROMPT = "what is it?"
+
+
+@pytest.fixture(scope="module")
+def reader() -> CaptchaReader:
+    return CaptchaReader(small_model(Shape()), small_processor())
+
+
+def tasks(sizes: list[tuple[int, int]], prompts: list[str] | None = None) -> list[ReadingTask]:
+    images = noise_images(sizes)
+    texts = prompts or [PROMPT] * len(images)
+    return [ReadingTask(image, text, 12) for image, text in zip(images, texts, strict=True)]
+
+
+def test_readings_come_in_the_order_of_the_tasks(reader: CaptchaReader) -> None:
+    batch = tasks([(160, 60), (60, 160), (100, 30), (160, 60), (3, 3), (100, 30)])
+    together = reader.read(batch)
+    alone = [reader.read([task])[0] for task in batch]
+    assert [reading.raw_response for reading in together] == [
+        reading.raw_response for reading in alone
+    ]
+    assert len({reading.log_probability for reading in together}) == len(batch)
+
+
+def test_prompts_of_different_lengths_share_a_batch(reader: CaptchaReader) -> None:
+    prompts = ["a", "a much longer prompt than that", "?"]
+    batch = tasks([(160, 60)] * 3, prompts)
+    for task, reading in zip(batch, reader.read(batch), strict=True):
+        [alone] = reader.read([task])
+        assert reading.raw_response == alone.raw_response
+        assert reading.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
+
+
+def test_the_prompt_matters(reader: CaptchaReader) -> None:
+    [first, second] = reader.read(
+        [ReadingTask(task.image, prompt, 12) for task in tasks([(160, 60)]) for prompt in "ab"]
+    )
+    assert first.log_probability != second.log_probability
+
+
+def test_a_response_holds_no_special_tokens(reader: CaptchaReader) -> None:
+    readings = reader.read(tasks([(160, 60), (60, 160), (100, 30), (64, 64), (90, 140)]))
+    assert any(reading.raw_response for reading in readings)
+    assert {letter for reading in readings for letter in reading.raw_response} <= set(CHARACTERS)
+
+
+def test_a_response_that_is_cut_is_not_complete(reader: CaptchaReader) -> None:
+    batch = tasks([(160, 60), (60, 160), (100, 30), (64, 64), (90, 140)])
+    whole = reader.read(batch)
+    cut = reader.read([ReadingTask(task.image, PROMPT, 1) for task in batch])
+    assert not all(reading.complete for reading in cut)
+    for reading, shorter in zip(whole, cut, strict=True):
+        assert reading.raw_response.startswith(shorter.raw_response)
+
+
+def test_everything_that_may_end_an_answer_ends_it() -> None:
+    model, processor = small_model(Shape()), small_processor()
+    assert end_token_ids(model, processor) == set(END_IDS)
+    model.generation_config.eos_token_id = None
+    model.config.text_config.eos_token_id = IDS["z"]
+    ends = {IDS["<|im_end|>"], IDS["<|endoftext|>"], IDS["z"]}
+    assert end_token_ids(model, processor) == ends
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 1 byte"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1 byte"),
+    ],
+    ids=["CUDA", "Linux", "Windows"],
+)
+def test_every_way_of_running_out_of_memory_is_a_memory_error(
+    reader: CaptchaReader, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(reader_module, "decode_greedily", fail)
+    with pytest.raises(MemoryError, match="does not fit"):
+        reader.read(tasks([(160, 60)]))
+
+
+def test_other_errors_stay_what_they_are(
+    reader: CaptchaReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(reader_module, "decode_greedily", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        reader.read(tasks([(160, 60)]))
