@@ -59,11 +59,11 @@ _CODES_AND_MATH = (("digits", 2.0), ("latin", 8.0), ("math", 3.0))
 # Small images first: a level costs as many patches as it needs.
 LATIN_LEVELS = (
     Level(1, 0.0, (((2, 2), 1),), (("digits", 1.0),), 0.6),
-    Level(1, 0.1, (((2, 2), 1),), _CODES, 0.35),
-    Level(1, 0.25, (((2, 2), 1),), _CODES, 0.3),
-    Level(2, 0.25, (((2, 3), 1),), _CODES, 0.25),
-    Level(3, 0.3, (((2, 4), 1),), _CODES_AND_MATH, 0.25),
-    Level(5, 0.3, (((2, 6), 2), ((2, 7), 1)), _CODES_AND_MATH, 0.3),
+    Level(1, 0.1, (((2, 2), 1),), _CODES, 0.6),
+    Level(1, 0.25, (((2, 2), 1),), _CODES, 0.6),
+    Level(2, 0.25, (((2, 3), 1),), _CODES, 0.5),
+    Level(3, 0.3, (((2, 4), 1),), _CODES_AND_MATH, 0.4),
+    Level(5, 0.3, (((2, 6), 2), ((2, 7), 1)), _CODES_AND_MATH, 0.35),
     Level(6, 0.45, (((2, 6), 1), ((2, 7), 1), ((3, 8), 1)), _CODES_AND_MATH, 0.4),
     Level(8, 0.7, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.5),
     Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 1.1),

@@ -24,7 +24,6 @@ from training.render import render
 from training.styles import sample_style
 from training.texts import sample_text
 
-
 _SHARE_OF_CURRENT = 0.7
 
 

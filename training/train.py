@@ -44,7 +44,7 @@ from training.vision import compiled_block, run_block
 _CTC_WEIGHT = 0.3
 _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
-_SAVE_EVERY_S = 180.0
+_SAVE_EVERY_S = 120.0
 _REPORT_EVERY_S = 15.0
 
 
