@@ -40,18 +40,17 @@ class Level:
         return rng.choices([k for k, _ in self.kinds], weights=[w for _, w in self.kinds])[0]
 
 
-# What 21 to 34 visual tokens make of the canvases of real generators, from 80x30 to 450x150.
+# What 10 to 24 visual tokens make of the canvases of real generators, from 80x30 to 450x150.
 WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
-    ((3, 8), 10),
-    ((3, 9), 3),
-    ((3, 7), 3),
-    ((3, 10), 2),
-    ((4, 7), 2),
-    ((4, 6), 1),
-    ((2, 12), 2),
-    ((2, 11), 1),
-    ((3, 11), 1),
-    ((4, 8), 1),
+    ((2, 6), 8),
+    ((2, 7), 3),
+    ((2, 8), 2),
+    ((3, 6), 2),
+    ((2, 9), 1),
+    ((2, 5), 1),
+    ((3, 5), 1),
+    ((3, 7), 1),
+    ((2, 12), 1),
 )
 _CODES = (("digits", 2.0), ("latin", 8.0))
 _CODES_AND_MATH = (("digits", 2.0), ("latin", 8.0), ("math", 3.0))
@@ -60,11 +59,11 @@ _CODES_AND_MATH = (("digits", 2.0), ("latin", 8.0), ("math", 3.0))
 LATIN_LEVELS = (
     Level(1, 0.0, (((2, 2), 1),), (("digits", 1.0),), 0.6),
     Level(1, 0.1, (((2, 2), 1),), _CODES, 0.6),
-    Level(1, 0.25, (((2, 2), 1),), _CODES, 0.6),
-    Level(2, 0.25, (((2, 3), 1),), _CODES, 0.5),
-    Level(3, 0.3, (((2, 4), 1),), _CODES_AND_MATH, 0.4),
-    Level(5, 0.3, (((2, 6), 2), ((2, 7), 1)), _CODES_AND_MATH, 0.35),
-    Level(6, 0.45, (((2, 6), 1), ((2, 7), 1), ((3, 8), 1)), _CODES_AND_MATH, 0.4),
+    Level(1, 0.25, (((2, 2), 1),), _CODES, 0.55),
+    Level(2, 0.25, (((2, 3), 1),), _CODES, 0.35),
+    Level(3, 0.25, (((2, 4), 1),), _CODES_AND_MATH, 0.3),
+    Level(5, 0.25, (((2, 6), 2), ((2, 7), 1)), _CODES_AND_MATH, 0.3),
+    Level(6, 0.45, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.4),
     Level(8, 0.7, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.5),
     Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 1.1),
 )

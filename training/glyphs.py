@@ -69,15 +69,12 @@ def _is_hanzi(character: str) -> bool:
 
 def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random) -> tuple[str, str]:
     """Return what to draw and with which face, where `face` lacks the character."""
-    if draws(face, character):
-        return character, face
-    narrow = unicodedata.normalize("NFKC", character)
-    if narrow != character and draws(face, narrow):
-        return narrow, face
-    for _ in range(8):
-        other = fonts.choose(rng, hanzi=_is_hanzi(character))
-        if draws(other, character):
-            return character, other
+    forms = dict.fromkeys((character, unicodedata.normalize("NFKC", character)))
+    for _ in range(16):
+        for form in forms:
+            if draws(face, form):
+                return form, face
+        face = fonts.choose(rng, hanzi=_is_hanzi(character))
     raise ValueError(f"no installed face draws {character!r}")
 
 

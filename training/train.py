@@ -19,8 +19,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -37,7 +36,8 @@ from training.build import (
 from training.curriculum import LATIN_LEVELS
 from training.dataset import Batch, CaptchaStream, draw_batch, open_loader
 from training.fonts import FontLibrary
-from training.objective import Objective, Outcome, to_patches
+from training.objective import Objective, to_patches
+from training.progress import Progress, Recent
 from training.validate import validate
 from training.vision import compiled_block, run_block
 
@@ -46,44 +46,6 @@ _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
 _REPORT_EVERY_S = 15.0
-
-
-@dataclass
-class Progress:
-    """Where a run stands; saved with the state."""
-
-    steps: int = 0
-    images: int = 0
-    seconds: float = 0.0
-    level: int = 0
-    steps_at_level: int = 0
-
-
-@dataclass
-class Recent:
-    """Running figures over recent batches."""
-
-    token_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
-    ctc_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
-    hits: dict[str, deque[bool]] = field(default_factory=dict)
-    level_hits: deque[bool] = field(default_factory=lambda: deque(maxlen=800))
-
-    def add(self, batch: Batch, outcome: Outcome, level: int) -> None:
-        """Count one batch."""
-        self.token_loss.append(float(outcome.token_loss.detach()))
-        self.ctc_loss.append(float(outcome.ctc_loss.detach()))
-        for kind, hit in zip(batch.kinds, outcome.caseless.tolist(), strict=True):
-            self.hits.setdefault(kind, deque(maxlen=600)).append(hit)
-            if batch.level == level:
-                self.level_hits.append(hit)
-
-    def summary(self) -> dict[str, float]:
-        """Return mean losses and the exact match (ignoring case) of each kind."""
-        figures = {
-            "loss": sum(self.token_loss) / max(1, len(self.token_loss)),
-            "ctc": sum(self.ctc_loss) / max(1, len(self.ctc_loss)),
-        }
-        return figures | {kind: sum(h) / len(h) for kind, h in sorted(self.hits.items())}
 
 
 class Trainer:

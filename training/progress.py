@@ -1,0 +1,50 @@
+"""Where a training run stands, and how it has been doing lately.
+
+Responsible for: counters that are saved with the state, and running figures. Leaves printing and
+logging them to `train.py`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from training.dataset import Batch
+from training.objective import Outcome
+
+
+@dataclass
+class Progress:
+    """Where a run stands; saved with the state."""
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    level: int = 0
+
+
+@dataclass
+class Recent:
+    """Running figures over recent batches."""
+
+    token_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    ctc_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    hits: dict[str, deque[bool]] = field(default_factory=dict)
+    level_hits: deque[bool] = field(default_factory=lambda: deque(maxlen=800))
+
+    def add(self, batch: Batch, outcome: Outcome, level: int) -> None:
+        """Count one batch."""
+        self.token_loss.append(float(outcome.token_loss.detach()))
+        self.ctc_loss.append(float(outcome.ctc_loss.detach()))
+        for kind, hit in zip(batch.kinds, outcome.caseless.tolist(), strict=True):
+            self.hits.setdefault(kind, deque(maxlen=600)).append(hit)
+            if batch.level == level:
+                self.level_hits.append(hit)
+
+    def summary(self) -> dict[str, float]:
+        """Return mean losses and the exact match (ignoring case) of each kind."""
+        figures = {
+            "loss": sum(self.token_loss) / max(1, len(self.token_loss)),
+            "ctc": sum(self.ctc_loss) / max(1, len(self.ctc_loss)),
+        }
+        return figures | {kind: sum(h) / len(h) for kind, h in sorted(self.hits.items())}
