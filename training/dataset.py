@@ -86,18 +86,16 @@ class CaptchaStream(IterableDataset[Batch]):
         seed: int,
         start: int,
         batch_size: int,
-        held_out_fonts: bool = False,
     ) -> None:
         self.levels = levels
         self.level = level
         self.seed = seed
         self.start = start
         self.batch_size = batch_size
-        self.held_out_fonts = held_out_fonts
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield batches without end."""
-        fonts = FontLibrary.open(held_out=self.held_out_fonts)
+        fonts = FontLibrary.open()
         worker = get_worker_info()
         step = worker.num_workers if worker else 1
         index = self.start + (worker.id if worker else 0)

@@ -7,8 +7,11 @@ Invariant: every label is made of characters of `alphabet.ALPHABET`.
 from __future__ import annotations
 
 import random
+from typing import TypeVar
 
 from training.alphabet import DIGITS, HANZI_LEVEL_1, LATIN, LOWER, UPPER
+
+Value = TypeVar("Value")
 
 KINDS = ("digits", "latin", "math", "chinese", "chinese_math")
 
@@ -31,14 +34,14 @@ _HAN_OPERATORS = ("加", "减", "乘", "除以", "乘以", "加上", "减去", "
 _HAN_ENDINGS = ("等于", "等于？", "等于?", "等于几", "=?", "=", "得", "")
 
 
-def _weighted(rng: random.Random, table: tuple[tuple[object, float], ...]) -> object:
+def _weighted(rng: random.Random, table: tuple[tuple[Value, float], ...]) -> Value:
     return rng.choices([value for value, _ in table], weights=[weight for _, weight in table])[0]
 
 
 def sample_length(rng: random.Random, longest: int) -> int:
     """Return a code length between 1 and `longest` with the weights of real generators."""
     table = tuple((n, w if n < longest else w + 0.5) for n, w in _LENGTHS if n <= longest)
-    return int(str(_weighted(rng, table or ((longest, 1.0),))))
+    return _weighted(rng, table or ((longest, 1.0),))
 
 
 def _spaced(rng: random.Random, parts: list[str]) -> str:
@@ -50,8 +53,8 @@ def _expression(rng: random.Random) -> str:
     top = 9 if rng.random() < 0.5 else 99
     parts = [str(rng.randint(0, top))]
     for _ in range(operands - 1):
-        parts += [str(_weighted(rng, _OPERATORS)), str(rng.randint(0, top))]
-    return _spaced(rng, [*parts, str(_weighted(rng, _ENDINGS))])
+        parts += [_weighted(rng, _OPERATORS), str(rng.randint(0, top))]
+    return _spaced(rng, [*parts, _weighted(rng, _ENDINGS)])
 
 
 def _chinese_expression(rng: random.Random) -> str:
@@ -81,5 +84,5 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
         return "".join(rng.choices(DIGITS, k=length))
     if kind == "chinese":
         return "".join(rng.choices(HANZI_LEVEL_1, k=min(length, 6)))
-    pool = str(_weighted(rng, _POOLS))
+    pool = _weighted(rng, _POOLS)
     return "".join(rng.choices(pool, k=length))

@@ -82,7 +82,8 @@ class Trainer:
     def _initial_model(self) -> Qwen2VLForConditionalGeneration:
         if self.arguments.init is None:
             model = build_model(build_config(), self.arguments.seed)
-            whiten_patch_embedding(model, self._sample_patches())
+            if not self.arguments.resume:  # a resumed state brings all weights
+                whiten_patch_embedding(model, self._sample_patches())
             return model
         return Qwen2VLForConditionalGeneration.from_pretrained(
             self.arguments.init, dtype=torch.float32
