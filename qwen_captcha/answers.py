@@ -32,6 +32,19 @@ _MAX_WRAPPINGS = 4
 
 
 @dataclass(frozen=True, slots=True)
+class ExtractedAnswer:
+    """What a person would type.
+
+    Attributes:
+        text: Never empty.
+        computed: It is the value of the expression that was read, not what was read.
+    """
+
+    text: str
+    computed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Candidate:
     """A text that may be the answer.
 
@@ -44,7 +57,9 @@ class _Candidate:
     explicit: bool
 
 
-def extract_answer(raw_response: str, options: Options, *, answers_questions: bool) -> str | None:
+def extract_answer(
+    raw_response: str, options: Options, *, answers_questions: bool
+) -> ExtractedAnswer | None:
     """Return the answer in a model's reply, or None where there is no usable one.
 
     A reply to the caller's own prompt is only trimmed and unquoted. A reply to ours is cleaned,
@@ -61,7 +76,8 @@ def extract_answer(raw_response: str, options: Options, *, answers_questions: bo
     if is_refusal(folded) or (options.kind is Kind.QUESTION and not answers_questions):
         return None
     if options.prompt is not None:
-        return _apply_case(unquote(raw_response.strip()), options.case) or None
+        text = _apply_case(unquote(raw_response.strip()), options.case)
+        return ExtractedAnswer(text) if text else None
     if len(folded) > MAX_REPLY_CHARACTERS:
         return None
     text = _read_text(plain_lines(folded), options.kind)
@@ -69,8 +85,8 @@ def extract_answer(raw_response: str, options: Options, *, answers_questions: bo
         return None
     if options.kind is Kind.MATH or (options.kind is Kind.AUTO and looks_like_arithmetic(text)):
         value = evaluate_expression(text)
-        return None if value is None else str(value)
-    return _apply_case(text, options.case)
+        return None if value is None else ExtractedAnswer(str(value), computed=True)
+    return ExtractedAnswer(_apply_case(text, options.case))
 
 
 def _apply_case(text: str, case: Case) -> str:

@@ -37,6 +37,8 @@ _SPELLINGS = {
     UNKNOWN: [*"?？﹖_＿□", "多少", "什么", "什麼", "几", "幾"],
 }
 _SIGNS = {spelling: sign for sign, spellings in _SPELLINGS.items() for spelling in spellings}
+# Every character that an expression may hold, spaces aside.
+CHARACTERS = "".join(_SIGNS) + "0123456789０１２３４５６７８９" + numerals.CHARACTERS
 _OPERATORS = ("+", "-", "*", "/", DIVIDES)
 # Operators that codes contain, too.
 _IN_CODES = "xXｘＸ·•∙:：∶"

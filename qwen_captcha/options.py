@@ -1,20 +1,20 @@
 """The options a caller may set on one request, validated.
 
 Responsible for: the option names, which are the same in a form, in JSON and in the query; their
-types and allowed values; resolving ddddocr's range numbers into a charset. Leaves where the
-fields come from to `payload.py`, and what an option does to prompts, decoding and answers.
-Invariant: an `Options` is valid, hashable and normalised: equal requests give equal values, so
-it can be part of a cache key.
+types and allowed values. Leaves where the fields come from to `payload.py`, and what an option
+does to prompts, decoding and answers. Invariant: an `Options` is valid, hashable and normalised:
+equal requests give equal values, so it can be part of a cache key.
 """
 
 from __future__ import annotations
 
-import string
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
+from qwen_captcha.charsets import CHARSET_RANGES, Charset
 from qwen_captcha.errors import InvalidOption
 
 MAX_PROMPT_CHARACTERS = 2000
@@ -23,18 +23,10 @@ MAX_CHARSET_CHARACTERS = 20_000
 # Longest part of a refused value that an error message repeats.
 MAX_QUOTED_CHARACTERS = 40
 
-# ddddocr's `set_ranges` numbers. Source: its documentation. 7 stands for "its whole charset
-# without these letters and digits", thousands of characters of ddddocr's own model.
-CHARSET_RANGES = {
-    0: string.digits,
-    1: string.ascii_lowercase,
-    2: string.ascii_uppercase,
-    3: string.ascii_lowercase + string.ascii_uppercase,
-    4: string.ascii_lowercase + string.digits,
-    5: string.ascii_uppercase + string.digits,
-    6: string.ascii_lowercase + string.ascii_uppercase + string.digits,
-}
-UNSUPPORTED_CHARSET_RANGE = 7
+# No captcha shows more characters.
+MAX_LENGTH = 64
+
+_LENGTH = re.compile("([0-9]{1,2})(?: *- *([0-9]{1,2}))?")
 
 # The fields of a request, the strongest source first.
 Sources = tuple[Mapping[str, object], ...]
@@ -68,13 +60,15 @@ class Options:
         prompt: The caller's own instruction, trimmed; None for the default one.
         kind: What the captcha shows.
         case: What happens to the case of letters.
-        charset: The allowed characters, each once, sorted by code point; None allows all.
+        charset: The allowed characters; None allows all.
+        length: Fewest and most characters of the text that is read; None allows any number.
     """
 
     prompt: str | None = None
     kind: Kind = Kind.AUTO
     case: Case = Case.KEEP
-    charset: str | None = None
+    charset: Charset | None = None
+    length: tuple[int, int] | None = None
 
 
 def parse_options(*sources: Mapping[str, object]) -> Options:
@@ -96,6 +90,7 @@ def parse_options(*sources: Mapping[str, object]) -> Options:
         kind=_choice(sources, "kind", Kind.AUTO),
         case=_choice(sources, "case", Case.KEEP),
         charset=_charset(sources),
+        length=_length(sources),
     )
 
 
@@ -137,32 +132,42 @@ def _choice(sources: Sources, name: str, default: Choice) -> Choice:
     raise _refusal(name, value, "one of " + ", ".join(choices))
 
 
-def _charset(sources: Sources) -> str | None:
+def _charset(sources: Sources) -> Charset | None:
     """Return the allowed characters from `charset` or `charset_range`, whichever is given."""
-    charset = _text(sources, "charset", MAX_CHARSET_CHARACTERS)
+    characters = _text(sources, "charset", MAX_CHARSET_CHARACTERS)
     charset_range = _given(sources, "charset_range")
-    if charset is not None and charset_range is not None:
+    if characters is not None and charset_range is not None:
         raise InvalidOption("charset and charset_range exclude each other: give only one of them.")
     if charset_range is not None:
-        charset = _resolve_range(charset_range)
-    if charset is None:
+        return _resolve_range(charset_range)
+    if characters is None:
         return None
-    return "".join(sorted({character for character in charset if not character.isspace()}))
+    return Charset.of(character for character in characters if not character.isspace())
 
 
-def _resolve_range(value: object) -> str:
+def _resolve_range(value: object) -> Charset:
     """Return the characters that one of ddddocr's range numbers, or its text, stands for."""
     ranges = {str(number): characters for number, characters in CHARSET_RANGES.items()}
     # str(True) is not a number's text, so a boolean is refused, although True == 1.
     key = str(value) if isinstance(value, (int, str)) else ""
-    if key == str(UNSUPPORTED_CHARSET_RANGE):
-        raise InvalidOption(
-            "charset_range 7 (everything but letters and digits) is not supported yet: "
-            "give the characters themselves as charset."
-        )
     if key not in ranges:
-        raise _refusal("charset_range", value, "one of ddddocr's numbers 0 to 6")
+        raise _refusal("charset_range", value, "one of ddddocr's numbers 0 to 7")
     return ranges[key]
+
+
+def _length(sources: Sources) -> tuple[int, int] | None:
+    """Return the fewest and the most characters from a number or a range such as `4-6`."""
+    value = _given(sources, "length")
+    if value is None:
+        return None
+    # str(True) is not a number's text, so a boolean is refused, although True == 1.
+    match = _LENGTH.fullmatch(str(value)) if isinstance(value, (int, str)) else None
+    if match is not None:
+        shortest, longest = int(match[1]), int(match[2] or match[1])
+        if 1 <= shortest <= longest <= MAX_LENGTH:
+            return shortest, longest
+    allowed = f"a number of characters from 1 to {MAX_LENGTH} or a range such as 4-6"
+    raise _refusal("length", value, allowed)
 
 
 def _refusal(name: str, value: object, allowed: str) -> InvalidOption:

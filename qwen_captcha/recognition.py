@@ -12,13 +12,15 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from qwen_captcha.answers import extract_answer
+from qwen_captcha.answers import ExtractedAnswer, extract_answer
 from qwen_captcha.backends.base import Capabilities, Reading
+from qwen_captcha.decoding import constraints_for
 from qwen_captcha.errors import CaptchaServiceError
-from qwen_captcha.options import Options
+from qwen_captcha.options import Kind, Options
 
 PROMPT_IGNORED = "prompt had no effect: the loaded model does not follow instructions."
-CHARSET_IGNORED = "charset had no effect: this version does not restrict what the model reads."
+NOT_FOR_ARITHMETIC = "charset and length had no effect: they do not concern arithmetic."
+NOT_RESTRICTED = "the text is outside charset, length or kind: the engine does not restrict it."
 CONFIDENCE_UNKNOWN = "confidence is unknown: the engine gives no token probabilities."
 RESPONSE_CUT = "the response of the model was cut at MAX_NEW_TOKENS tokens."
 
@@ -63,12 +65,13 @@ def obeyed_options(options: Options, capabilities: Capabilities) -> Options:
 
 def answer_from_reading(reading: Reading, options: Options, capabilities: Capabilities) -> Answer:
     """Return the answer to a request from what the model said about its image."""
-    text = extract_answer(
+    extracted = extract_answer(
         reading.raw_response,
         obeyed_options(options, capabilities),
         answers_questions=capabilities.answers_questions,
     )
-    if text is None:
+    warnings = _warnings(reading, extracted, options, capabilities)
+    if extracted is None:
         return Answer(
             text="",
             confidence=0.0,
@@ -76,14 +79,14 @@ def answer_from_reading(reading: Reading, options: Options, capabilities: Capabi
             raw_response=reading.raw_response,
             error_type="no_answer",
             error="The model gave no usable answer.",
-            warnings=_warnings(reading, options, capabilities),
+            warnings=warnings,
         )
     return Answer(
-        text=text,
+        text=extracted.text,
         confidence=confidence_of(reading.log_probability),
         success=True,
         raw_response=reading.raw_response,
-        warnings=_warnings(reading, options, capabilities),
+        warnings=warnings,
     )
 
 
@@ -106,11 +109,21 @@ def confidence_of(log_probability: float | None) -> float:
     return round(math.exp(min(0.0, log_probability)), 6)
 
 
-def _warnings(reading: Reading, options: Options, capabilities: Capabilities) -> tuple[str, ...]:
+def _warnings(
+    reading: Reading,
+    extracted: ExtractedAnswer | None,
+    options: Options,
+    capabilities: Capabilities,
+) -> tuple[str, ...]:
     """Return what the caller has to know beyond the answer."""
+    constraints = constraints_for(options, follows_prompts=capabilities.follows_prompts)
+    computed = extracted.computed if extracted else options.kind is Kind.MATH
+    restricted = options.charset is not None or options.length is not None
+    outside = extracted is not None and not computed and not constraints.allows(extracted.text)
     conditions = {
         PROMPT_IGNORED: options.prompt is not None and not capabilities.follows_prompts,
-        CHARSET_IGNORED: options.charset is not None,
+        NOT_FOR_ARITHMETIC: restricted and computed,
+        NOT_RESTRICTED: outside,
         CONFIDENCE_UNKNOWN: reading.log_probability is None,
         RESPONSE_CUT: not reading.complete,
     }

@@ -17,6 +17,7 @@ from qwen_captcha.admission import Admission, ModelState
 from qwen_captcha.backends.base import Backend, Reading, ReadingTask
 from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
+from qwen_captcha.decoding import DecodingConstraints, constraints_for
 from qwen_captcha.errors import CaptchaServiceError
 from qwen_captcha.images import ImageLimits, decode_image
 from qwen_captcha.options import Options
@@ -156,6 +157,7 @@ class CaptchaService:
         self, images: Sequence[bytes | CaptchaServiceError], options: Options, deadline: float
     ) -> list[Answer | CaptchaServiceError]:
         """Return an answer or an error for each image, in order."""
+        self._constraints(options)  # refuses options before a place is taken
         known = [self._known(image, options) for image in images]
         places = sum(isinstance(outcome, bytes) for outcome in known)
         with self._batcher.admit(places, deadline) as admission:
@@ -220,7 +222,12 @@ class CaptchaService:
     def _task(self, image: Image.Image, options: Options) -> ReadingTask:
         """Return what the backend is asked."""
         prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
-        return ReadingTask(image, prompt, self._max_new_tokens)
+        return ReadingTask(image, prompt, self._max_new_tokens, self._constraints(options))
+
+    def _constraints(self, options: Options) -> DecodingConstraints:
+        """Return what the answer may look like."""
+        follows_prompts = self.backend.capabilities.follows_prompts
+        return constraints_for(options, follows_prompts=follows_prompts)
 
     def _load(self) -> float:
         """Load the model and try it once; returns the seconds that reading one image took."""

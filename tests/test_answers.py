@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qwen_captcha.answers import MAX_REPLY_CHARACTERS, extract_answer
+from qwen_captcha.answers import MAX_REPLY_CHARACTERS, ExtractedAnswer, extract_answer
 from qwen_captcha.options import Case, Kind, Options
 
 READING_KINDS = [Kind.AUTO, Kind.TEXT, Kind.DIGITS, Kind.CHINESE]
@@ -14,11 +14,12 @@ READING_KINDS = [Kind.AUTO, Kind.TEXT, Kind.DIGITS, Kind.CHINESE]
 
 def answer_to(raw_response: str, kind: Kind = Kind.AUTO, **options: object) -> str | None:
     """Extract the answer of a model that can answer questions."""
-    return extract_answer(
+    extracted = extract_answer(
         raw_response,
         Options(kind=kind, **options),  # type: ignore[arg-type]
         answers_questions=True,
     )
+    return None if extracted is None else extracted.text
 
 
 @pytest.mark.parametrize(
@@ -327,12 +328,13 @@ def test_question_to_a_model_that_cannot_answer_has_no_answer(prompt: str | None
     options = Options(kind=Kind.QUESTION, prompt=prompt)
 
     assert extract_answer("12", options, answers_questions=False) is None
-    assert extract_answer("12", options, answers_questions=True) == "12"
+    assert extract_answer("12", options, answers_questions=True) == ExtractedAnswer("12")
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.QUESTION])
 def test_other_kinds_do_not_need_a_model_that_answers(kind: Kind):
-    assert extract_answer("12", Options(kind=kind), answers_questions=False) == "12"
+    extracted = extract_answer("12", Options(kind=kind), answers_questions=False)
+    assert extracted == ExtractedAnswer("12", computed=kind is Kind.MATH)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ import math
 import pytest
 
 from qwen_captcha.backends.base import Capabilities, Reading
+from qwen_captcha.charsets import DIGITS, Charset
 from qwen_captcha.errors import ImageTooLarge
 from qwen_captcha.options import Kind, Options
 from qwen_captcha.recognition import (
-    CHARSET_IGNORED,
     CONFIDENCE_UNKNOWN,
+    NOT_FOR_ARITHMETIC,
+    NOT_RESTRICTED,
     PROMPT_IGNORED,
     RESPONSE_CUT,
     Answer,
@@ -22,6 +24,7 @@ from qwen_captcha.recognition import (
 OBEDIENT = Capabilities()
 BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
 CERTAIN = Reading("a3b9", 0.0, complete=True)
+SUM = Reading("3+5=?", 0.0, complete=True)
 
 
 @pytest.mark.parametrize(
@@ -73,17 +76,37 @@ def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
         (CERTAIN, Options(), OBEDIENT, ()),
         (CERTAIN, Options(prompt="read"), OBEDIENT, ()),
         (CERTAIN, Options(prompt="read"), BUNDLED, (PROMPT_IGNORED,)),
-        (CERTAIN, Options(charset="abc"), OBEDIENT, (CHARSET_IGNORED,)),
+        (CERTAIN, Options(charset=Charset.of("ab39")), OBEDIENT, ()),
+        (CERTAIN, Options(charset=DIGITS), OBEDIENT, (NOT_RESTRICTED,)),
+        (CERTAIN, Options(length=(5, 6)), OBEDIENT, (NOT_RESTRICTED,)),
+        (CERTAIN, Options(kind=Kind.DIGITS), OBEDIENT, (NOT_RESTRICTED,)),
+        (SUM, Options(charset=DIGITS), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
+        (SUM, Options(length=(4, 4)), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
+        (SUM, Options(kind=Kind.MATH), OBEDIENT, ()),
         (Reading("a3b9", None, complete=True), Options(), OBEDIENT, (CONFIDENCE_UNKNOWN,)),
         (Reading("a3b9", 0.0, complete=False), Options(), OBEDIENT, (RESPONSE_CUT,)),
         (
             Reading("", None, complete=False),
-            Options(prompt="read", charset="abc"),
+            Options(prompt="read", charset=DIGITS, kind=Kind.MATH),
             BUNDLED,
-            (PROMPT_IGNORED, CHARSET_IGNORED, CONFIDENCE_UNKNOWN, RESPONSE_CUT),
+            (PROMPT_IGNORED, NOT_FOR_ARITHMETIC, CONFIDENCE_UNKNOWN, RESPONSE_CUT),
         ),
     ],
-    ids=["none", "prompt followed", "prompt", "charset", "no probabilities", "cut", "all, failed"],
+    ids=[
+        "none",
+        "prompt followed",
+        "prompt",
+        "charset obeyed",
+        "charset not obeyed",
+        "length not obeyed",
+        "kind not obeyed",
+        "charset for arithmetic",
+        "length for arithmetic",
+        "arithmetic",
+        "no probabilities",
+        "cut",
+        "all, failed",
+    ],
 )
 def test_what_had_no_effect_is_said(
     reading: Reading, options: Options, capabilities: Capabilities, warnings: tuple[str, ...]

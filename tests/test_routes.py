@@ -75,7 +75,7 @@ def test_no_answer_is_a_200_without_success(client: FlaskClient, backend: FakeBa
 def test_warnings_are_a_list(client: FlaskClient) -> None:
     response = client.post("/ocr?charset=abc", data=IMAGE, content_type="image/png")
     assert body_of(response)["warnings"] == [
-        "charset had no effect: this version does not restrict what the model reads."
+        "the text is outside charset, length or kind: the engine does not restrict it."
     ]
 
 

@@ -13,6 +13,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from qwen_captcha.decoding import UNRESTRICTED, DecodingConstraints
+
 
 class BackendLoadError(Exception):
     """The model cannot be loaded; the message is the one line that a user reads."""
@@ -41,11 +43,27 @@ class ReadingTask:
         image: RGB image, any size whose aspect ratio is at most `images.MAX_ASPECT_RATIO`.
         prompt: The whole instruction for the model.
         max_new_tokens: Upper bound of generated tokens, the end token included.
+        constraints: What the response may look like.
     """
 
     image: Image.Image
     prompt: str
     max_new_tokens: int
+    constraints: DecodingConstraints = UNRESTRICTED
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """One token of a response, or several that spell one character together.
+
+    Attributes:
+        text: Whole characters; empty for the end token.
+        log_probability: Natural log of its probability among the tokens that were allowed at its
+            place; where the engine can tell, of the text in either case of its letters.
+    """
+
+    text: str
+    log_probability: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +74,18 @@ class Reading:
         raw_response: The text, special tokens removed, otherwise untouched.
         log_probability: Natural log of the probability of the whole token sequence, the end
             token included (the sum over the generated tokens); None where the engine gives none.
+            Of all that the model could say, also where constraints did not allow all.
         complete: The model ended by itself and was not cut at `max_new_tokens`.
+        tokens: What `raw_response` consists of, the end token last if there is one; empty where
+            the engine tells nothing about single tokens.
+        alternatives: Other readings, the most probable first, without alternatives of their own.
     """
 
     raw_response: str
     log_probability: float | None
     complete: bool
+    tokens: tuple[ReadToken, ...] = ()
+    alternatives: tuple[Reading, ...] = ()
 
 
 class Backend(Protocol):
