@@ -17,6 +17,7 @@ from flask import Flask
 
 from qwen_captcha.backends.base import Backend, BackendLoadError
 from qwen_captcha.checkpoints import resolve_model
+from qwen_captcha.dialect_routes import create_dialect_blueprint
 from qwen_captcha.routes import create_blueprint, register_error_handlers, single_slashes
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, settings_from_environment
@@ -54,6 +55,7 @@ def create_app(
     # Base64 in a form field; Werkzeug's own limit is 500 kB.
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes
     app.register_blueprint(create_blueprint(service, settings))
+    app.register_blueprint(create_dialect_blueprint(service, settings))
     register_error_handlers(app, settings)
     bounded = bound_bodies(app.wsgi_app, settings.max_body_bytes)
     app.wsgi_app = single_slashes(bounded)  # type: ignore[assignment, method-assign]

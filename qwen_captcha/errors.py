@@ -79,6 +79,13 @@ class MethodNotAllowed(CaptchaServiceError):
     error_type = "method_not_allowed"
 
 
+class Gone(CaptchaServiceError):
+    """The route of another server that this one does not offer; the message names the other way."""
+
+    status = 410
+    error_type = "gone"
+
+
 class TooLarge(CaptchaServiceError):
     """The request is over a size limit."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from flask import Request
 from werkzeug.datastructures import FileStorage
@@ -38,6 +38,8 @@ BATCH_FORMS = (
     "No images were sent. Send multipart file fields named images, or JSON with a list "
     "images_base64."
 )
+# Text fields that hold an image: of this service, and of a dialect of ddddocr's servers.
+BASE64_FIELDS = ("image_base64", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,25 @@ class PayloadLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Body:
+    """What a request carries, before it is decided whose request it is.
+
+    Attributes:
+        image: The body itself, where it is an image.
+        fields: The text fields of a form, or the JSON object.
+        files: The files of a multipart form.
+        query: The fields of the query.
+        is_json: Whether `fields` is a JSON object.
+    """
+
+    image: bytes | None = None
+    fields: Mapping[str, object] = field(default_factory=dict)
+    files: Mapping[str, FileStorage] = field(default_factory=dict)
+    query: Mapping[str, object] = field(default_factory=dict)
+    is_json: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ImageUpload:
     """One image of a batch.
 
@@ -66,7 +87,25 @@ class ImageUpload:
     data: bytes | CaptchaServiceError
 
 
-def parse_single(request: Request, limits: PayloadLimits) -> tuple[bytes, Options]:
+def read_body(request: Request) -> Body:
+    """Return what a request carries.
+
+    Raises:
+        BadRequest: The body announces JSON, but is not a JSON object.
+    """
+    if request.mimetype == "multipart/form-data":
+        return Body(fields=request.form, files=request.files, query=request.args)
+    # Read before `request.form` is touched, which would swallow an urlencoded body.
+    data = request.get_data(parse_form_data=False)
+    # The first bytes decide: curl calls whatever it sends as --data-binary a form.
+    if image_format(data) is not None or _announces_image(request):
+        return Body(image=data, query=request.args)
+    if request.is_json:
+        return Body(fields=_json_object(data), query=request.args, is_json=True)
+    return Body(fields=_urlencoded_fields(request), query=request.args)
+
+
+def parse_single(body: Body, limits: PayloadLimits) -> tuple[bytes, Options]:
     """Return the one image of a request, and its options.
 
     Raises:
@@ -74,21 +113,18 @@ def parse_single(request: Request, limits: PayloadLimits) -> tuple[bytes, Option
         EmptyImage: It has one of zero bytes.
         InvalidBase64: The base64 text is not base64.
         ImageTooLarge: The image is over `max_image_bytes`.
-        BadRequest: The body announces JSON, but is not a JSON object.
         InvalidOption: An option has a value that is not allowed.
     """
-    if request.mimetype == "multipart/form-data":
-        return _single_from_form(request, limits)
-    # Read before `request.form` is touched, which would swallow an urlencoded body.
-    body = request.get_data(parse_form_data=False)
-    # The first bytes decide: curl calls whatever it sends as --data-binary a form.
-    if image_format(body) is not None or _announces_image(request):
-        return _within_limit(body, limits), parse_options(request.args)
-    if request.is_json:
-        fields = _json_object(body)
-        options = parse_options(fields, request.args)
-        return _single_from_base64(fields.get("image_base64"), limits), options
-    return _single_from_form(request, limits)
+    options = parse_options(body.fields, body.query)
+    if body.image is not None:
+        return _within_limit(body.image, limits), options
+    file = body.files.get("image")
+    if file is not None:
+        return image_from_file(file, limits), options
+    text = body.fields.get("image_base64")
+    if text is None:
+        raise MissingImage(SINGLE_FORMS)
+    return image_from_base64(text, limits), options
 
 
 def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUpload], Options]:
@@ -120,39 +156,30 @@ def _upload(number: int, source: object, limits: PayloadLimits) -> ImageUpload:
     filename = (source.filename if isinstance(source, FileStorage) else None) or f"image_{number}"
     try:
         if isinstance(source, FileStorage):
-            return ImageUpload(filename, _from_file(source, limits))
-        return ImageUpload(filename, _from_base64(source, limits))
+            return ImageUpload(filename, image_from_file(source, limits))
+        return ImageUpload(filename, image_from_base64(source, limits))
     except CaptchaServiceError as error:
         return ImageUpload(filename, error)
 
 
-def _single_from_form(request: Request, limits: PayloadLimits) -> tuple[bytes, Options]:
-    """Return the image in a form's file field `image` or text field `image_base64`."""
-    options = parse_options(request.form, request.args)
-    file = request.files.get("image")
-    if file is not None:
-        return _from_file(file, limits), options
-    text = request.form.get("image_base64")
-    if text is not None and request.mimetype != "multipart/form-data":
-        # The + of base64 means a space in an urlencoded body, and senders forget to escape it.
-        text = text.replace(" ", "+")
-    return _single_from_base64(text, limits), options
+def image_from_file(file: FileStorage, limits: PayloadLimits) -> bytes:
+    """Return the bytes of an uploaded file, reading no more than one beyond the limit.
 
-
-def _single_from_base64(text: object, limits: PayloadLimits) -> bytes:
-    """Return the bytes of the one image that a request may have as base64."""
-    if text is None:
-        raise MissingImage(SINGLE_FORMS)
-    return _from_base64(text, limits)
-
-
-def _from_file(file: FileStorage, limits: PayloadLimits) -> bytes:
-    """Return the bytes of an uploaded file, reading no more than one beyond the limit."""
+    Raises:
+        EmptyImage: It has zero bytes.
+        ImageTooLarge: It is over `max_image_bytes`.
+    """
     return _within_limit(file.read(limits.max_image_bytes + 1), limits)
 
 
-def _from_base64(text: object, limits: PayloadLimits) -> bytes:
-    """Return the bytes that base64 stands for: plain or as a data URI, of either alphabet."""
+def image_from_base64(text: object, limits: PayloadLimits) -> bytes:
+    """Return the bytes that base64 stands for: plain or as a data URI, of either alphabet.
+
+    Raises:
+        InvalidBase64: It is no text, or not base64.
+        EmptyImage: It stands for zero bytes.
+        ImageTooLarge: It stands for more than `max_image_bytes`.
+    """
     if not isinstance(text, str):
         raise InvalidBase64("An image must be given as base64 text.")
     if text.lstrip()[:5].lower() == "data:":
@@ -184,6 +211,16 @@ def _too_large(limits: PayloadLimits) -> ImageTooLarge:
 def _announces_image(request: Request) -> bool:
     """Return whether the content type says that the body itself is the image."""
     return request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream"
+
+
+def _urlencoded_fields(request: Request) -> dict[str, object]:
+    """Return the fields of an urlencoded form."""
+    fields: dict[str, object] = dict(request.form.items())
+    for name in BASE64_FIELDS:
+        if name in request.form:
+            # The + of base64 means a space in an urlencoded body, and senders forget to escape it.
+            fields[name] = request.form[name].replace(" ", "+")
+    return fields
 
 
 def _json_object(body: bytes) -> dict[str, object]:

@@ -3,7 +3,7 @@
 Responsible for: the URLs, the JSON shapes, turning every error into the one error object. Leaves
 finding images and options in a request to `payload.py`, and reading images to `service.py`.
 Invariant: every reply with a body is a JSON object, because there are callers that take any other
-body for the text of a captcha.
+body for the text of a captcha; the text replies of `dialects.py` are for those who ask for them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from flask import Blueprint, Flask, Response, jsonify, request
+from flask import Blueprint, Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from qwen_captcha import __version__
 from qwen_captcha.admission import DEFAULT_RETRY_S, ModelState
+from qwen_captcha.dialect_routes import read_in_dialect
+from qwen_captcha.dialects import Dialect, dialect_of
 from qwen_captcha.errors import (
     BadRequest,
     BodyTooLarge,
@@ -27,7 +29,7 @@ from qwen_captcha.errors import (
     MethodNotAllowed,
     NotFound,
 )
-from qwen_captcha.payload import PayloadLimits, parse_batch, parse_single
+from qwen_captcha.payload import PayloadLimits, parse_batch, parse_single, read_body
 from qwen_captcha.recognition import Answer, CacheUse
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
@@ -74,9 +76,13 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
 
     @routes.post("/ocr")
     def ocr() -> Response:
-        """Read one image."""
+        """Read one image, sent as this service or as one of ddddocr's own has it."""
         deadline = service.monotonic() + settings.ocr_timeout_s
-        data, options = parse_single(request, limits)
+        body = read_body(request)
+        dialect = dialect_of(body)
+        if dialect is not None:
+            return read_in_dialect(dialect, body, service, settings)
+        data, options = parse_single(body, limits)
         answer = service.recognize(data, options, deadline)
         response = jsonify(answer_body(answer))
         response.headers[CACHE_HEADER] = answer.cache
@@ -176,7 +182,8 @@ def register_error_handlers(app: Flask, settings: Settings) -> None:
     def http_error(error: HTTPException) -> Response:
         """Answer what Flask refuses, with the headers that belong to it."""
         response = error_response(as_service_error(error, settings.max_body_bytes))
-        response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+        if "dialect" not in g:
+            response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
         for name, value in error.get_headers(request.environ):
             if name in ("Allow", "Retry-After"):
                 response.headers[name] = value
@@ -190,9 +197,13 @@ def register_error_handlers(app: Flask, settings: Settings) -> None:
 
 
 def error_response(error: CaptchaServiceError) -> Response:
-    """Return the reply for an error."""
-    response = jsonify(error_body(error.error_type, error.message))
-    response.status_code = error.status
+    """Return the reply for an error, in the dialect of the request where that is known."""
+    dialect: Dialect | None = g.get("dialect")
+    if dialect is not None:
+        response = dialect.error(error)
+    else:
+        response = jsonify(error_body(error.error_type, error.message))
+        response.status_code = error.status
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     return response

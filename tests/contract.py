@@ -158,7 +158,7 @@ REFUSED = {
     "nothing": ("POST", "/ocr", b"", None, 400, "missing_image"),
     "empty body": ("POST", "/ocr", b"", PNG, 400, "empty_image"),
     "empty file": ("POST", "/ocr", form(("image", "x.png", b"")), FORM, 400, "empty_image"),
-    "other field": ("POST", "/ocr", form(("file", "x.png", CAPTCHA)), FORM, 400, "missing_image"),
+    "other field": ("POST", "/ocr", form(("photo", "x.png", CAPTCHA)), FORM, 400, "missing_image"),
     "broken form": ("POST", "/ocr", CAPTCHA[20:], FORM, 400, "missing_image"),
     "broken JSON": ("POST", "/ocr", b"{", JSON_TYPE, 400, "bad_request"),
     "JSON list": ("POST", "/ocr", b"[]", JSON_TYPE, 400, "bad_request"),

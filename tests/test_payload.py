@@ -24,7 +24,7 @@ from qwen_captcha.errors import (
     TooManyImages,
 )
 from qwen_captcha.options import Case, Kind, Options
-from qwen_captcha.payload import ImageUpload, PayloadLimits, parse_batch, parse_single
+from qwen_captcha.payload import ImageUpload, PayloadLimits, parse_batch, parse_single, read_body
 
 LIMITS = PayloadLimits(max_image_bytes=1000, max_batch_images=3)
 FORM = "application/x-www-form-urlencoded"
@@ -44,7 +44,7 @@ ODD_BASE64 = base64.b64encode(ODD).decode()
 
 def single(limits: PayloadLimits = LIMITS, **kwargs: Any) -> tuple[bytes, Options]:
     with Flask(__name__).test_request_context("/ocr", method="POST", **kwargs):
-        return parse_single(request, limits)
+        return parse_single(read_body(request), limits)
 
 
 def batch(limits: PayloadLimits = LIMITS, **kwargs: Any) -> tuple[list[ImageUpload], Options]:

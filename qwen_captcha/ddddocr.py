@@ -1,0 +1,170 @@
+"""`DdddOcr` over this project's model: a script that used ddddocr changes its import line.
+
+    from qwen_captcha.ddddocr import DdddOcr
+
+    ocr = DdddOcr(show_ad=False)
+    text = ocr.classification(open("captcha.png", "rb").read())
+
+Responsible for: the constructor, `classification` and `set_ranges` as ddddocr 1.6 has them. Leaves
+reading to the service in this process, whose settings are the environment's. Invariants: a process
+loads a model once, however many instances it makes; a range belongs to its instance; what is not
+text recognition is refused and never answered with a guess.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+import numpy as np
+from PIL import Image
+
+from qwen_captcha.dialects import probabilities
+from qwen_captcha.errors import InvalidBase64
+from qwen_captcha.local import start_local_service
+from qwen_captcha.options import Options, parse_options
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import settings_from_environment
+
+# There is nobody who would hang up: only a broken model keeps a script waiting so long.
+DEADLINE_S = 3600.0
+
+Picture = bytes | str | PurePath | Image.Image | np.ndarray
+
+_services: dict[bool | None, CaptchaService] = {}
+_lock = threading.Lock()
+
+
+class DdddOcr:
+    """Reads captchas; thread-safe, and all instances share one model.
+
+    Args:
+        ocr: Must be true: text recognition is what there is.
+        det: Must be false: there is no detection.
+        old: Without effect, there is one model.
+        beta: Without effect, there is one model.
+        use_gpu: False forces the CPU; None leaves it to the setting USE_GPU.
+        device_id: Without effect; the emptiest GPU is used.
+        show_ad: Without effect, there are no advertisements.
+        import_onnx_path: Must be empty: a model of your own is named by QWEN_MODEL.
+        charsets_path: Must be empty.
+
+    Raises:
+        NotImplementedError: Something is asked for that is not text recognition.
+        SettingsError: A setting in the environment cannot be used.
+        BackendLoadError: The model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        ocr: bool = True,
+        det: bool = False,
+        old: bool = False,
+        beta: bool = False,
+        use_gpu: bool | None = None,
+        device_id: int = 0,
+        show_ad: bool = True,
+        import_onnx_path: str = "",
+        charsets_path: str = "",
+    ) -> None:
+        if det or not ocr:
+            raise NotImplementedError("Detection and sliders are not offered: only text is read.")
+        if import_onnx_path or charsets_path:
+            raise NotImplementedError(
+                "ONNX models of ddddocr cannot be loaded: set QWEN_MODEL to a Qwen2-VL checkpoint."
+            )
+        self._service = _shared_service(use_gpu)
+        self._options = Options()
+
+    def classification(
+        self,
+        img: Picture,
+        png_fix: bool = False,
+        probability: bool = False,
+        color_filter_colors: Sequence[str] | None = None,
+        color_filter_custom_ranges: Sequence[object] | None = None,
+    ) -> str | dict[str, object]:
+        """Return the text of a captcha, empty where there is no usable answer.
+
+        Args:
+            img: An image file's bytes, path or base64, or an image of Pillow or numpy.
+            png_fix: Without effect: transparent images are always put on a background.
+            probability: Return the text with its confidence, as `dialects.probabilities` has it.
+            color_filter_colors: Without effect; a warning says so.
+            color_filter_custom_ranges: Without effect; a warning says so.
+
+        Raises:
+            CaptchaServiceError: The image cannot be read.
+            OSError: There is no such file.
+        """
+        if color_filter_colors or color_filter_custom_ranges:
+            warnings.warn("The model sees all colours: the filter has no effect.", stacklevel=2)
+        deadline = self._service.monotonic() + DEADLINE_S
+        answer = self._service.recognize(image_file(img), self._options, deadline)
+        return probabilities(answer) if probability else answer.text
+
+    def set_ranges(self, charset_range: int | str | Sequence[str]) -> None:
+        """Restrict the characters that this instance reads from now on.
+
+        Args:
+            charset_range: One of ddddocr's numbers, or the allowed characters.
+
+        Raises:
+            InvalidOption: There is no such number.
+        """
+        if isinstance(charset_range, int):
+            self._options = parse_options({"charset_range": charset_range})
+        else:
+            self._options = parse_options({"charset": "".join(charset_range)})
+
+
+def image_file(img: Picture) -> bytes:
+    """Return an image file from whatever ddddocr takes for an image.
+
+    Raises:
+        InvalidBase64: A text is neither the path of a file nor base64.
+        OSError: A path names no file.
+        TypeError: It is something else.
+    """
+    if isinstance(img, bytes):
+        return img
+    if isinstance(img, PurePath):
+        return Path(img).read_bytes()
+    if isinstance(img, str):
+        return _file_of_text(img)
+    if isinstance(img, np.ndarray):
+        img = Image.fromarray(img)
+    if isinstance(img, Image.Image):
+        file = io.BytesIO()
+        img.save(file, "PNG")
+        return file.getvalue()
+    raise TypeError(f"An image cannot be made from {type(img).__name__}.")
+
+
+def _file_of_text(text: str) -> bytes:
+    """Return the file that a text is the path of, else the bytes that it is base64 of."""
+    # Base64 of an image is longer than any path may be.
+    if len(text) < 4096 and Path(text).is_file():
+        return Path(text).read_bytes()
+    digits = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode("".join(digits.split()), validate=True)
+    except binascii.Error as error:
+        raise InvalidBase64("The text is neither the path of a file nor base64.") from error
+
+
+def _shared_service(use_gpu: bool | None) -> CaptchaService:
+    """Return this process's service, started by the first instance that needs it."""
+    with _lock:
+        if use_gpu not in _services:
+            settings = settings_from_environment()
+            if use_gpu is not None:
+                settings = replace(settings, use_gpu=use_gpu)
+            _services[use_gpu] = start_local_service(settings)
+        return _services[use_gpu]

@@ -1,0 +1,87 @@
+"""The routes that only ddddocr's own servers have.
+
+Responsible for: their URLs, and which dialect answers at each. Leaves the dialects to
+`dialects.py`, and `POST /ocr`, which all share, to `routes.py`. Invariant: as soon as it is known
+whose request it is, also its errors are in that dialect.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, g, request
+
+from qwen_captcha.dialects import DDDDOCR_API, Dialect, OcrApiServer
+from qwen_captcha.errors import Gone, NotFound
+from qwen_captcha.payload import Body, PayloadLimits, read_body
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import Settings
+
+RANGE_PER_REQUEST = (
+    "The range of characters is not a setting of the server: it would change under other callers. "
+    "Send charset_range (0 to 7) or charset (the characters) with each request."
+)
+TEXT_ONLY = "Detection and sliders are not offered: this service reads text."
+
+
+def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
+    """Return the routes of ddddocr's servers for one service."""
+    routes = Blueprint("dialects", __name__)
+
+    @routes.get("/ping")
+    def ping() -> Response:
+        """Answer a caller of ocr_api_server that the process is up."""
+        return Response("pong", mimetype="text/plain")
+
+    @routes.post("/ocr/file")
+    def ocr_file() -> Response:
+        """Read a file `file` for `ddddocr api`, a file `image` for ocr_api_server."""
+        g.dialect = DDDDOCR_API
+        body = read_body(request)
+        ours = "image" in body.files and "file" not in body.files
+        dialect = OcrApiServer(as_json=False) if ours else DDDDOCR_API
+        return read_in_dialect(dialect, body, service, settings)
+
+    @routes.post("/ocr/file/<any(text, json):form>")
+    def ocr_file_as(form: str) -> Response:
+        """Read a file `image` for ocr_api_server."""
+        g.dialect = dialect = OcrApiServer(as_json=form == "json")
+        return read_in_dialect(dialect, read_body(request), service, settings)
+
+    @routes.post("/ocr/b64")
+    @routes.post("/ocr/b64/<any(text, json):form>")
+    def ocr_base64(form: str = "text") -> Response:
+        """Read base64 that is the whole body, for ocr_api_server."""
+        g.dialect = dialect = OcrApiServer(as_json=form == "json")
+        text = request.get_data().decode("ascii", "replace")
+        body = Body(fields={"image": text}, query=request.args)
+        return read_in_dialect(dialect, body, service, settings)
+
+    @routes.post("/set_charset_range")
+    def set_charset_range() -> Response:
+        """Refuse to change a setting of all callers."""
+        g.dialect = DDDDOCR_API
+        raise Gone(RANGE_PER_REQUEST)
+
+    @routes.route("/det", methods=["GET", "POST"])
+    @routes.route("/det/<path:_>", methods=["GET", "POST"])
+    @routes.route("/detection", methods=["GET", "POST"])
+    @routes.route("/slide<path:_>", methods=["GET", "POST"])
+    @routes.route("/slide/<path:_>", methods=["GET", "POST"])
+    def other_tasks(_: str = "") -> Response:
+        """Say that this is not text recognition."""
+        raise NotFound(TEXT_ONLY)
+
+    return routes
+
+
+def read_in_dialect(
+    dialect: Dialect, body: Body, service: CaptchaService, settings: Settings
+) -> Response:
+    """Return the reply to a request for one image in a dialect."""
+    g.dialect = dialect
+    start = service.monotonic()
+    limits = PayloadLimits(settings.max_image_bytes, settings.max_batch_images)
+    question = dialect.parse(body, limits)
+    answer = service.recognize(question.data, question.options, start + settings.ocr_timeout_s)
+    response = dialect.answer(question, answer, service.monotonic() - start)
+    response.headers["X-Cache"] = answer.cache
+    return response

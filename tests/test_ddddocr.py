@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contract import CAPTCHA
+from fake_backend import FakeBackend, image_bytes
+from PIL import Image
+
+from qwen_captcha import ddddocr as module
+from qwen_captcha import local as local_module
+from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.checkpoints import BUNDLED_CHECKPOINT
+from qwen_captcha.ddddocr import DdddOcr, image_file
+from qwen_captcha.errors import InvalidBase64, InvalidOption, UnsupportedImageType
+from qwen_captcha.local import start_local_service
+from qwen_captcha.options import Options, parse_options
+from qwen_captcha.settings import Settings
+
+IMAGE = image_bytes(120)
+
+
+@pytest.fixture(autouse=True)
+def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[bool | None, Any]]:
+    services: dict[bool | None, Any] = {}
+    monkeypatch.setattr(module, "_services", services)
+    yield services
+    for service in services.values():
+        service.begin_drain()
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, backend: FakeBackend) -> list[Settings]:
+    """Serve the fixture `backend`; returns the settings of each service that is started."""
+    started: list[Settings] = []
+
+    def checked_backend(settings: Settings) -> FakeBackend:
+        started.append(settings)
+        return backend
+
+    monkeypatch.setattr(local_module, "checked_backend", checked_backend)
+    return started
+
+
+def test_a_script_reads_with_another_import_line(started: list[Settings]) -> None:
+    ocr = DdddOcr(beta=True, show_ad=False)
+    assert ocr.classification(IMAGE) == "w120"
+    assert ocr.classification(IMAGE, png_fix=True) == "w120"
+
+
+def test_a_process_loads_one_model_for_all_instances(started: list[Settings]) -> None:
+    threads = [threading.Thread(target=DdddOcr) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(started) == 1
+
+
+def test_the_gpu_is_a_setting_unless_it_is_said(started: list[Settings]) -> None:
+    for use_gpu in (None, False, True):
+        DdddOcr(use_gpu=use_gpu)
+    assert [settings.use_gpu for settings in started] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"det": True}, {"ocr": False}, {"import_onnx_path": "x.onnx", "charsets_path": "x.json"}],
+    ids=["detection", "sliders", "a model of ddddocr's"],
+)
+def test_what_is_not_text_recognition_is_refused(
+    started: list[Settings], arguments: dict[str, Any]
+) -> None:
+    with pytest.raises(NotImplementedError):
+        DdddOcr(**arguments)
+    assert started == []
+
+
+def test_the_documented_loop_over_probabilities_gives_the_text(started: list[Settings]) -> None:
+    result: Any = DdddOcr().classification(IMAGE, probability=True)
+    text = ""
+    for row in result["probability"]:
+        text += result["charsets"][row.index(max(row))]
+    assert (text, result["text"], result["confidence"]) == ("w120", "w120", 0.778801)
+
+
+@pytest.mark.parametrize(
+    ("charset_range", "option"),
+    [
+        (0, {"charset_range": 0}),
+        (6, {"charset_range": 6}),
+        ("ba", {"charset": "ab"}),
+        ("0", {"charset": "0"}),
+        (["a", "b"], {"charset": "ab"}),
+    ],
+)
+def test_a_range_belongs_to_its_instance(
+    started: list[Settings], charset_range: Any, option: dict[str, object]
+) -> None:
+    restricted, free = DdddOcr(), DdddOcr()
+    restricted.set_ranges(charset_range)
+    asked: list[Options] = []
+    recognize = restricted._service.recognize
+
+    def record(data: bytes, options: Any, deadline: float) -> Any:
+        asked.append(options)
+        return recognize(data, options, deadline)
+
+    restricted._service.recognize = record  # type: ignore[method-assign]
+    for ocr in (restricted, free):
+        ocr.classification(IMAGE)
+    assert asked == [parse_options(option), Options()]
+
+
+def test_a_number_that_is_no_range_is_refused(started: list[Settings]) -> None:
+    with pytest.raises(InvalidOption, match="charset_range"):
+        DdddOcr().set_ranges(99)
+
+
+def test_a_colour_filter_is_said_to_have_no_effect(started: list[Settings]) -> None:
+    with pytest.warns(UserWarning, match="no effect"):
+        assert DdddOcr().classification(IMAGE, color_filter_colors=["red"]) == "w120"
+
+
+def test_no_usable_answer_is_an_empty_text(started: list[Settings], backend: FakeBackend) -> None:
+    backend.say = lambda task: "5/0"
+    assert DdddOcr().classification(IMAGE) == ""
+
+
+def test_what_is_no_image_is_an_error(started: list[Settings]) -> None:
+    with pytest.raises(UnsupportedImageType):
+        DdddOcr().classification(b"this is a text")
+
+
+def test_every_kind_of_image_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "captcha.png"
+    path.write_bytes(IMAGE)
+    text = base64.b64encode(IMAGE).decode()
+    for kind in (IMAGE, path, str(path), text, f"data:image/png;base64,{text}", text + "\n"):
+        assert image_file(kind) == IMAGE
+    picture = Image.new("RGB", (30, 20), "red")
+    assert image_file(picture) == image_file(np.asarray(picture))
+    assert image_file(picture).startswith(b"\x89PNG")
+
+
+def test_what_is_no_kind_of_image_is_said() -> None:
+    with pytest.raises(InvalidBase64):
+        image_file("no-such-file.png")
+    with pytest.raises(FileNotFoundError):
+        image_file(Path("no-such-file.png"))
+    with pytest.raises(TypeError, match="int"):
+        image_file(5)  # type: ignore[arg-type]
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    broken = FakeBackend(load_error=ValueError("the weights are torn"))
+    monkeypatch.setattr(local_module, "checked_backend", lambda settings: broken)
+    with pytest.raises(BackendLoadError, match="the weights are torn"):
+        start_local_service(settings)
+
+
+@pytest.mark.skipif(not BUNDLED_CHECKPOINT.is_dir(), reason="there is no bundled checkpoint yet")
+def test_the_bundled_checkpoint_reads_what_the_service_reads(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    monkeypatch.setenv("QWEN_MODEL", "bundled")
+    ocr = DdddOcr(use_gpu=False)
+    deadline = ocr._service.monotonic() + 60
+    answer = ocr._service.recognize(CAPTCHA, Options(), deadline)
+    assert ocr.classification(CAPTCHA) == answer.text
