@@ -1,7 +1,9 @@
 """gunicorn's configuration; the numbers come from the settings of the service.
 
-One worker with many threads: the model exists once and is owned by one thread of that worker,
-and the others decode images or wait. More workers would hold the model once each.
+One worker with many threads is the rule: the model exists once and is owned by one thread of that
+worker, and the others decode images or wait, so that all callers share batches, queue and cache.
+With WORKERS, as many processes each hold the model once and divide the cores between them: for a
+small model on a CPU, whose work outside of torch then runs at the same time too.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ pythonpath = str(PROJECT)
 # An IPv6 address needs brackets.
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
-workers = 1
+workers = settings.workers
 worker_class = "qwen_captcha.gunicorn_worker.JsonThreadWorker"
 threads = settings.http_threads
 # A worker that is recycled loads the model again.

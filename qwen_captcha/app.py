@@ -16,11 +16,12 @@ from collections.abc import Callable
 from flask import Flask
 
 from qwen_captcha.backends.base import Backend, BackendLoadError
+from qwen_captcha.backends.hardware import count_gpus
 from qwen_captcha.checkpoints import resolve_model
 from qwen_captcha.dialect_routes import create_dialect_blueprint
 from qwen_captcha.routes import create_blueprint, register_error_handlers, single_slashes
 from qwen_captcha.service import CaptchaService
-from qwen_captcha.settings import Settings, settings_from_environment
+from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
 from qwen_captcha.uploads import bound_bodies
 
 # gunicorn stops for good on a worker's exit status 3 and 4; any other one is respawned.
@@ -68,9 +69,15 @@ def checked_backend(settings: Settings) -> Backend:
 
     Raises:
         BackendLoadError: There is no such checkpoint, or it cannot be used here.
+        SettingsError: Several workers would share a GPU.
     """
     from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
 
+    if settings.workers > 1 and settings.use_gpu and count_gpus() > 0:
+        raise SettingsError(
+            f"WORKERS={settings.workers} cannot be used: it must be 1 on a GPU, where each worker "
+            "would hold the model once more and they would take turns."
+        )
     checkpoint, model_name = resolve_model(settings.qwen_model)
     backend = Qwen2VLBackend(
         checkpoint,
@@ -78,6 +85,7 @@ def checked_backend(settings: Settings) -> Backend:
         use_gpu=settings.use_gpu,
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
+        workers=settings.workers,
     )
     backend.check()
     return backend

@@ -2,8 +2,8 @@
 
 Responsible for: the errors that gunicorn answers by itself, before the application sees a
 request; reading a refused upload to its end, so that its client gets the reply instead of a
-connection reset; telling the service to drain on SIGTERM; gunicorn's part of the log. Leaves
-everything else to gunicorn.
+connection reset; draining on SIGTERM; gunicorn's part of the log. Leaves everything else to
+gunicorn.
 Invariant: every connection that is closed after a reply is drained for a bounded time, by the
 thread that served it and not by the loop that accepts connections.
 
@@ -87,6 +87,25 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             log.debug("Refused with %d: %s", status, exc)
         with contextlib.suppress(OSError):
             client.sendall(error_reply(status, reason, error_type, sentence))
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Begin or cease to accept connections; a stopping worker takes leave of its listeners."""
+        super().set_accept_enabled(enabled)
+        if not (enabled or self.alive):
+            self._leave_listeners()
+
+    def _leave_listeners(self) -> None:
+        """Accept who is connected already, then stop to listen.
+
+        Who comes later is refused at once and can turn to another instance; a listener that
+        stayed open would let them wait for a reply until the process ends.
+        """
+        for listener in self.sockets:
+            counted = -1
+            while counted != self.nr_conns:
+                counted = self.nr_conns
+                self.accept(listener)
+            listener.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain on SIGTERM."""

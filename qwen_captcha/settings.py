@@ -44,6 +44,7 @@ class Settings:
     host: str
     port: int
     http_threads: int
+    workers: int
     max_body_bytes: int
     max_image_bytes: int
     max_image_pixels: int
@@ -122,6 +123,9 @@ VARIABLES: tuple[Variable, ...] = (
     # One for each admitted image, and some for /health and for refusals.
     _whole_number("http_threads", "HTTP_THREADS", 160, 2, 4096,
         "Threads that serve HTTP; more than MAX_QUEUE_SIZE, so that /health is never starved."),
+    _whole_number("workers", "WORKERS", 1, 1, 256,
+        "Processes that each hold the model once, with an equal share of the cores, a queue and "
+        "a cache of their own; for the CPU only."),
     # nginx: client_max_body_size must match.
     _whole_number("max_body_bytes", "MAX_BODY_BYTES", 64 * MIB, 1024, 1024 * MIB,
         "Largest request body in bytes."),

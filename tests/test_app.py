@@ -6,10 +6,16 @@ import pytest
 from fake_backend import PATIENCE_S, FakeBackend, image_bytes
 
 from qwen_captcha import app as app_module
-from qwen_captcha.app import EXIT_LOAD_FAILED, create_app, end_process, load_failure
+from qwen_captcha.app import (
+    EXIT_LOAD_FAILED,
+    checked_backend,
+    create_app,
+    end_process,
+    load_failure,
+)
 from qwen_captcha.backends.base import BackendLoadError
 from qwen_captcha.service import CaptchaService
-from qwen_captcha.settings import Settings, SettingsError
+from qwen_captcha.settings import Settings, SettingsError, load_settings
 
 
 def test_the_environment_is_used_where_no_settings_are_given(
@@ -37,6 +43,21 @@ def test_the_backend_is_checked_before_it_is_loaded(
     monkeypatch.setattr(app_module, "checked_backend", refuse)
     with pytest.raises(BackendLoadError, match="no such checkpoint"):
         create_app(settings)
+
+
+@pytest.mark.parametrize(("use_gpu", "gpus", "refused"), [
+    ("true", 1, True), ("false", 1, False), ("true", 0, False),
+])  # fmt: skip
+def test_several_workers_do_not_share_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, use_gpu: str, gpus: int, refused: bool
+) -> None:
+    monkeypatch.setattr(app_module, "count_gpus", lambda: gpus)
+    settings = load_settings({"WORKERS": "2", "USE_GPU": use_gpu, "QWEN_MODEL": "bundled"})
+    if refused:
+        with pytest.raises(SettingsError, match="WORKERS=2 cannot be used: it must be 1"):
+            checked_backend(settings)
+    else:
+        assert checked_backend(settings).model_name == "bundled"
 
 
 def test_a_failed_load_is_reported(settings: Settings) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from fake_backend import image_bytes
 from gunicorn.http import errors as http_errors
@@ -254,6 +255,46 @@ def test_a_stopping_server_answers_what_it_accepted(tmp_path: Path) -> None:
         assert server.wait_for_end() == 0
     [reply] = replies
     assert (reply.status, reply.json["text"]) == (200, "w500")
+
+
+def workers_of(server: Server) -> list[psutil.Process]:
+    """Return the live worker processes."""
+    return psutil.Process(server.process.pid).children()
+
+
+def test_a_stopping_server_answers_who_had_connected_and_turns_others_away() -> None:
+    with running(QUICK) as server:
+        server.wait_until_ready()
+        [worker] = workers_of(server)
+        # A worker that cannot accept: the connection stays in the listener's queue.
+        worker.suspend()
+        with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
+            connection.sendall(post(IMAGE))
+            server.process.send_signal(signal.SIGTERM)
+            worker.resume()
+            server.wait_for_line("No new work")
+            reply, rest = parse_reply(receive_all(connection))
+            assert rest == b""
+            # Whether the worker sees the signal or the connection first is open.
+            assert (reply.status, reply.json.get("error_type")) in {(200, None), (503, "draining")}
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
+        assert server.wait_for_end() == 0
+
+
+def test_a_worker_that_dies_comes_back_and_the_others_go_on() -> None:
+    with running(QUICK, WORKERS="2") as server:
+        server.wait_until_ready()
+        server.wait_for_line("(Ready: reading[^$]*){2}")
+        first, second = workers_of(server)
+        first.kill()
+        server.wait_for_line("was sent SIGKILL")
+        server.wait_for_line("(Ready: reading[^$]*){3}")
+        pids = {worker.pid for worker in workers_of(server)}
+        assert len(pids) == 2
+        assert pids & {first.pid, second.pid} == {second.pid}
+        [reply] = send_and_close(server.port, [post(IMAGE)])
+        assert reply.status == 200
 
 
 def test_a_load_that_fails_ends_the_server_with_one_line() -> None:

@@ -28,6 +28,7 @@ def test_defaults_are_the_documented_ones() -> None:
         host="0.0.0.0",
         port=5000,
         http_threads=160,
+        workers=1,
         max_body_bytes=67_108_864,
         max_image_bytes=10_485_760,
         max_image_pixels=12_500_000,

@@ -41,6 +41,7 @@ class Qwen2VLBackend:
         use_gpu: Use CUDA where there is some.
         min_pixels: Smaller images are enlarged to this, unless the checkpoint has its own range.
         max_pixels: Larger images are reduced to this, unless the checkpoint has its own range.
+        workers: Processes like this one that share the cores.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Qwen2VLBackend:
         use_gpu: bool,
         min_pixels: int,
         max_pixels: int,
+        workers: int = 1,
     ) -> None:
         self._checkpoint = checkpoint
         self._model_name = model_name
         self._use_gpu = use_gpu
         self._pixel_range = (min_pixels, max_pixels)
+        self._workers = workers
         # What the driver says, until torch knows better.
         self._gpu_available = hardware.count_gpus() > 0
         self._device = "cuda" if use_gpu and self._gpu_available else "cpu"
@@ -151,7 +154,7 @@ class Qwen2VLBackend:
         from qwen_captcha.backends.reader import CaptchaReader
 
         plan = self._plan(files, loading.visible_gpus())
-        threads = loading.use_available_cores()
+        threads = loading.use_available_cores(self._workers)
         log.info(
             "%s of weights in %s on the device %s, %d CPU threads",
             _gib(files.weights.loaded_bytes(plan.precision.bytes_per_parameter)),
