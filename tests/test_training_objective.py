@@ -6,6 +6,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from training.build import build_config, build_model, build_processor, save_checkpoint
 from training.objective import Objective, to_patches
+from training.optimizers import Optimizers
 from training.vision import encode_images
 
 GRIDS = [(3, 8), (2, 6), (1, 1), (4, 7)]
@@ -74,21 +75,23 @@ def test_encoder_and_decoder_equal_plain_transformers(
 def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:
     model = build_model(build_config(depth=1, width=64, heads=2), seed=0)
     objective = Objective(model, processor.tokenizer)
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=1e-3)
-    images, labels = random_images((2, 2), 4), ["a", "B", "7", "?"]
-    first = objective(images, labels)
+    optimizers = Optimizers(objective)
+    images, labels = random_images((2, 2), 5), ["a", "B", "7", "?", "A"]
+    boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(5, 1, 4)
+    first = objective(images, labels, boxes)
     for _ in range(150):
-        outcome = objective(images, labels)
+        outcome = objective(images, labels, boxes)
         if outcome.token_loss < 0.02 * first.token_loss:
             break
-        optimizer.zero_grad()
-        (outcome.token_loss + 0.3 * outcome.ctc_loss).backward()
-        optimizer.step()
+        optimizers.zero_grad()
+        (outcome.token_loss + outcome.glyph_loss + outcome.order_loss).backward()
+        optimizers.step(3e-3)
     assert outcome.exact.all()
-    assert outcome.ctc_loss < 0.5 * first.ctc_loss
-    hit = objective(images, ["A", "B", "7", "!"])
-    assert hit.exact.tolist() == [False, True, True, False]
-    assert hit.caseless.tolist() == [True, True, True, False]
+    assert outcome.glyph_loss < 0.5 * first.glyph_loss
+    assert outcome.order_loss < 0.5 * first.order_loss
+    hit = objective(images, ["A", "B", "7", "!", "A"], boxes)
+    assert hit.exact.tolist() == [False, True, True, False, True]
+    assert hit.caseless.tolist() == [True, True, True, False, True]
 
 
 def test_saved_checkpoint_loads_with_equal_bf16_weights(

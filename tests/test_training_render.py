@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -25,8 +26,9 @@ def test_same_seed_same_pixels_other_seed_other_pixels(fonts: FontLibrary) -> No
     first, again, other = (
         render("a3b9", style, aspect=2.7, fonts=fonts, seed=seed) for seed in (1, 1, 2)
     )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.boxes, again.boxes)
+    assert not np.array_equal(first.image, other.image)
 
 
 @pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
@@ -39,26 +41,45 @@ def test_every_style_draws_an_image_of_the_asked_shape(
         style = sample_style(rng, difficulty)
         aspect = rng.uniform(0.7, 6)
         text = sample_text(rng, kind, longest=8)
-        image = render(text, style, aspect=aspect, fonts=fonts, seed=seed)
-        assert image.dtype == np.uint8
-        assert image.shape == (
-            style.canvas_height,
-            max(8, round(style.canvas_height * aspect)),
-            3,
-        )
+        drawn = render(text, style, aspect=aspect, fonts=fonts, seed=seed)
+        width = max(8, round(style.canvas_height * aspect))
+        assert drawn.image.dtype == np.uint8
+        assert drawn.image.shape == (style.canvas_height, width, 3)
+        assert len(drawn.boxes) == len(text.replace(" ", ""))
 
 
 def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
     for seed in range(30):
         style = sample_style(random.Random(seed), difficulty=0.0)
-        image = render("8W", style, aspect=2.0, fonts=fonts, seed=seed).astype(int)
-        assert np.ptp(image) > 40
+        drawn = render("8W", style, aspect=2.0, fonts=fonts, seed=seed)
+        assert np.ptp(drawn.image.astype(int)) > 40
+
+
+def test_boxes_hold_the_ink_they_name(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(1), difficulty=0.0), background="white", jpeg=0)
+    for style in (plain, replace(plain, wave=0.08, warp_everything=False)):
+        for seed in range(20):
+            drawn = render("Wi8", style, aspect=3.0, fonts=fonts, seed=seed)
+            ink = drawn.image.min(axis=2) < 128
+            height, width = ink.shape
+            inside = np.zeros_like(ink)
+            for x, y, half_width, half_height in drawn.boxes + np.float32([0, 0, 0.03, 0.09]):
+                part = (
+                    slice(max(0, int((y - half_height) * height)), int((y + half_height) * height)),
+                    slice(max(0, int((x - half_width) * width)), int((x + half_width) * width)),
+                )
+                assert ink[part].any()
+                inside[part] = True
+            assert (ink & inside).sum() > 0.97 * ink.sum()
+            assert np.all(np.diff(drawn.boxes[:, 0]) > 0)
 
 
 def test_text_changes_the_image(fonts: FontLibrary) -> None:
     style = sample_style(random.Random(3), difficulty=0.0)
-    drawn = [render(text, style, aspect=2.0, fonts=fonts, seed=1) for text in ("3", "8")]
-    assert not np.array_equal(*drawn)
+    three, eight = (
+        render(text, style, aspect=2.0, fonts=fonts, seed=1).image for text in ("3", "8")
+    )
+    assert not np.array_equal(three, eight)
 
 
 def test_a_face_knows_what_it_lacks() -> None:

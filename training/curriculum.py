@@ -52,18 +52,15 @@ WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
     ((3, 7), 1),
     ((2, 12), 1),
 )
-_CODES = (("digits", 2.0), ("latin", 8.0))
-_CODES_AND_MATH = (("digits", 2.0), ("latin", 8.0), ("math", 3.0))
+_CODES = (("digits", 2.0), ("latin", 7.0))
+_CODES_AND_MATH = (*_CODES, ("math", 3.0))
+_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 1.0), ("chinese_math", 0.6))
 
 # Small images first: a level costs as many patches as it needs.
-LATIN_LEVELS = (
-    Level(1, 0.0, (((2, 2), 1),), (("digits", 1.0),), 0.6),
-    Level(1, 0.1, (((2, 2), 1),), _CODES, 0.6),
-    Level(1, 0.25, (((2, 2), 1),), _CODES, 0.55),
-    Level(2, 0.25, (((2, 3), 1),), _CODES, 0.35),
-    Level(3, 0.25, (((2, 4), 1),), _CODES_AND_MATH, 0.3),
-    Level(5, 0.25, (((2, 6), 2), ((2, 7), 1)), _CODES_AND_MATH, 0.3),
-    Level(6, 0.45, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.4),
-    Level(8, 0.7, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.5),
-    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 1.1),
+LEVELS = (
+    Level(1, 0.1, (((2, 2), 1),), _CODES, 0.5),
+    Level(3, 0.2, (((2, 4), 1),), _CODES, 0.35),
+    Level(6, 0.35, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.35),
+    Level(8, 0.65, WHOLE_IMAGE_GRIDS, _EVERYTHING, 0.4),
+    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1),
 )

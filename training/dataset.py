@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import Synchronized
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -32,15 +33,21 @@ class Batch:
     """Images of one shape with their labels."""
 
     images: torch.Tensor  # (B, H, W, 3) uint8, H and W multiples of 28
+    boxes: torch.Tensor  # (B, N, 4) float32 as in `render.Drawing`, zeros after a label's end
     labels: list[str]  # what is drawn, without spaces
     kinds: list[str]
-    level: int
+    level: int = 0
 
 
-def draw_batch(
-    level: Level, index: int, fonts: FontLibrary, seed: int, batch_size: int
-) -> tuple[torch.Tensor, list[str], list[str]]:
-    """Draw a batch: images (B, H, W, 3) uint8, labels, kinds.
+def _padded(boxes: list[NDArray[np.float32]]) -> torch.Tensor:
+    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
+    for row, box in zip(padded, boxes, strict=True):
+        row[: len(box)] = torch.from_numpy(box)
+    return padded
+
+
+def draw_batch(level: Level, index: int, fonts: FontLibrary, seed: int, batch_size: int) -> Batch:
+    """Draw a batch.
 
     Args:
         level: What to draw.
@@ -52,18 +59,19 @@ def draw_batch(
     rng = random.Random(f"{seed}/{index}")
     rows, columns = level.choose_grid(rng)
     size = (columns * CELL, rows * CELL)
-    images, labels, kinds = [], [], []
+    images, boxes, labels, kinds = [], [], [], []
     for _ in range(batch_size):
         kind = level.choose_kind(rng)
         text = sample_text(rng, kind, level.longest)
         style = sample_style(rng, level.difficulty * rng.uniform(0.6, 1.0))
         aspect = columns / rows * rng.uniform(0.87, 1.18)
         drawn = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
-        resized = Image.fromarray(drawn).resize(size, Image.Resampling.BICUBIC)
+        resized = Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC)
         images.append(np.asarray(resized))
+        boxes.append(drawn.boxes)
         labels.append(text.replace(" ", ""))
         kinds.append(kind)
-    return torch.from_numpy(np.stack(images)), labels, kinds
+    return Batch(torch.from_numpy(np.stack(images)), _padded(boxes), labels, kinds)
 
 
 def review(level: int, seed: int, index: int) -> int:
@@ -101,10 +109,8 @@ class CaptchaStream(IterableDataset[Batch]):
         index = self.start + (worker.id if worker else 0)
         while True:
             level = review(self.level.value, self.seed, index)
-            images, labels, kinds = draw_batch(
-                self.levels[level], index, fonts, self.seed, self.batch_size
-            )
-            yield Batch(images, labels, kinds, level)
+            batch = draw_batch(self.levels[level], index, fonts, self.seed, self.batch_size)
+            yield replace(batch, level=level)
             index += step
 
 

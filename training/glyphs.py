@@ -119,8 +119,9 @@ def _place(
     baseline = tallest + room * (0.5 + rng.uniform(-0.25, 0.25) * min(1.0, style.rotation + 0.3))
     glyphs = []
     for (character, mask, _, above), advance, step in zip(drawn, advances, steps, strict=True):
-        if not character.isspace() and mask.size:
-            turned = _transform(mask, _matrix(style, scale, rng))
+        if not character.isspace():
+            matrix = _matrix(style, scale, rng)
+            turned = _transform(mask, matrix) if mask.size else np.zeros((1, 1), np.float32)
             middle_x = x + step / 2 if style.layout == "cells" else x + advance / 2
             middle_y = baseline + (mask.shape[0] / 2 - above) * scale
             middle_y += rng.uniform(-style.rise, style.rise) * height

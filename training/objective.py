@@ -1,8 +1,8 @@
 """The training forward pass: patches, teacher-forced tokens, two losses, exact match.
 
 Responsible for: what the model is asked to do. The main loss is the next token's cross entropy;
-the auxiliary one is CTC over the vision encoder's columns of patches, which teaches it where
-characters are and gets the model off its first plateau. Leaves optimisation to `train.py`.
+the auxiliary ones (`glyph_heads.py`) tell the vision encoder where each drawn character stands,
+which gets the model off its first plateau. Leaves optimisation to `train.py`.
 
 Dims: B batch, C channels, H/W pixels, R/K rows and columns of cells, P patches an image,
 T tokens, V vocabulary, D width.
@@ -18,13 +18,13 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
+from training.glyph_heads import IGNORED, GlyphHeads
 from training.vision import RunBlock, encode_images, run_block
 
 # OpenAI CLIP's normalisation, the image processor's default.
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 _ID = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
-_IGNORED = -100
 
 
 def to_patches(images: torch.Tensor) -> torch.Tensor:
@@ -42,37 +42,19 @@ def to_patches(images: torch.Tensor) -> torch.Tensor:
     return pixels.reshape(batch, rows * columns * MERGE_SIZE**2, -1)
 
 
-class CtcHead(nn.Module):
-    """Reads characters off the columns of patches; training only, never shipped."""
-
-    def __init__(self, width: int, vocabulary: int) -> None:
-        super().__init__()
-        self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU())
-        self.classify = nn.Linear(width, vocabulary + 1)  # the last class is the blank
-
-    def forward(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Return log-probabilities (columns, B, V + 1) from patch features (B, P, D)."""
-        rows, columns = grid
-        cells = self.project(patches).view(
-            -1, rows, columns, MERGE_SIZE, MERGE_SIZE, patches.shape[-1]
-        )
-        features = cells.mean(dim=(1, 3)).flatten(1, 2)  # (B, K * 2, D)
-        logits = self.classify(features)  # (B, K * 2, V + 1)
-        return functional.log_softmax(logits, dim=-1).transpose(0, 1)
-
-
 @dataclass(frozen=True)
 class Outcome:
     """Losses and hits of one batch."""
 
     token_loss: torch.Tensor  # scalar
-    ctc_loss: torch.Tensor  # scalar
+    glyph_loss: torch.Tensor  # scalar: which character stands in each box
+    order_loss: torch.Tensor  # scalar: which patch belongs to which character of the label
     exact: torch.Tensor  # (B,) bool: greedy decoding would give exactly the label
     caseless: torch.Tensor  # (B,) bool: up to letter case
 
 
 class Objective(nn.Module):
-    """Wraps a model and a CTC head into one forward pass over a batch."""
+    """Wraps a model and its auxiliary heads into one forward pass over a batch."""
 
     def __init__(
         self,
@@ -85,7 +67,7 @@ class Objective(nn.Module):
         self.tokenizer = tokenizer
         self.run_block = run_block
         vocabulary = model.config.text_config.vocab_size
-        self.ctc_head = CtcHead(model.config.vision_config.embed_dim, vocabulary)
+        self.glyph_heads = GlyphHeads(model.config.vision_config.embed_dim)
         self.register_buffer("lower", self._lower_ids(vocabulary), persistent=False)
 
     def _lower_ids(self, vocabulary: int) -> torch.Tensor:
@@ -106,15 +88,21 @@ class Objective(nn.Module):
         answers = [[*self._encode(label), _ID["<|im_end|>"]] for label in labels]
         longest = max(map(len, answers))
         ids = torch.full((len(labels), len(prefix) + longest - 1), _ID["<|endoftext|>"])
-        targets = torch.full((len(labels), longest), _IGNORED)
+        targets = torch.full((len(labels), longest), IGNORED)
         for row, answer in enumerate(answers):
             ids[row, : len(prefix)] = torch.tensor(prefix)
             ids[row, len(prefix) : len(prefix) + len(answer) - 1] = torch.tensor(answer[:-1])
             targets[row, : len(answer)] = torch.tensor(answer)
         return ids.to(device), targets.to(device)
 
-    def forward(self, images: torch.Tensor, labels: list[str]) -> Outcome:
-        """Return the outcome for images (B, H, W, 3) uint8."""
+    def forward(self, images: torch.Tensor, labels: list[str], boxes: torch.Tensor) -> Outcome:
+        """Return the outcome.
+
+        Args:
+            images: (B, H, W, 3) uint8.
+            labels: What is drawn, without spaces.
+            boxes: (B, N, 4), a box for each character, as in `render.Drawing`.
+        """
         _, height, width, _ = images.shape
         grid = (height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE)
         cells = grid[0] * grid[1]
@@ -125,10 +113,13 @@ class Objective(nn.Module):
         hidden = self._decode(ids, self.model.model.visual.merger(patches), grid)
         logits = self.model.lm_head(hidden[:, cells + 1 :])  # (B, A, V)
         token_loss = functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=_IGNORED
+            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
         )
         exact, caseless = self._hits(logits.argmax(-1), targets)
-        return Outcome(token_loss, self._ctc_loss(patches, grid, targets), exact, caseless)
+        glyph_loss, order_loss = self.glyph_heads(
+            patches, grid, boxes, targets, self.model.lm_head.weight
+        )
+        return Outcome(token_loss, glyph_loss, order_loss, exact, caseless)
 
     def _decode(
         self, ids: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int]
@@ -149,22 +140,8 @@ class Objective(nn.Module):
     def _hits(
         self, predicted: torch.Tensor, targets: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        ignored = targets == _IGNORED
+        ignored = targets == IGNORED
         exact = ((predicted == targets) | ignored).all(dim=1)
         lower: torch.Tensor = self.lower  # type: ignore[assignment]
         same = lower[predicted] == lower[targets.clamp_min(0)]
         return exact, (same | ignored).all(dim=1)
-
-    def _ctc_loss(
-        self, patches: torch.Tensor, grid: tuple[int, int], targets: torch.Tensor
-    ) -> torch.Tensor:
-        log_probabilities = self.ctc_head(patches.float(), grid)
-        lengths = (targets != _IGNORED).sum(dim=1) - 1  # without the end token
-        return functional.ctc_loss(
-            log_probabilities,
-            targets.clamp_min(0),
-            torch.full_like(lengths, log_probabilities.shape[0]),
-            lengths,
-            blank=log_probabilities.shape[-1] - 1,
-            zero_infinity=True,
-        )

@@ -28,14 +28,14 @@ class Recent:
     """Running figures over recent batches."""
 
     token_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
-    ctc_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    glyph_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     hits: dict[str, deque[bool]] = field(default_factory=dict)
     level_hits: deque[bool] = field(default_factory=lambda: deque(maxlen=800))
 
     def add(self, batch: Batch, outcome: Outcome, level: int) -> None:
         """Count one batch."""
         self.token_loss.append(float(outcome.token_loss.detach()))
-        self.ctc_loss.append(float(outcome.ctc_loss.detach()))
+        self.glyph_loss.append(float(outcome.glyph_loss.detach()))
         for kind, hit in zip(batch.kinds, outcome.caseless.tolist(), strict=True):
             self.hits.setdefault(kind, deque(maxlen=600)).append(hit)
             if batch.level == level:
@@ -45,6 +45,6 @@ class Recent:
         """Return mean losses and the exact match (ignoring case) of each kind."""
         figures = {
             "loss": sum(self.token_loss) / max(1, len(self.token_loss)),
-            "ctc": sum(self.ctc_loss) / max(1, len(self.ctc_loss)),
+            "glyph": sum(self.glyph_loss) / max(1, len(self.glyph_loss)),
         }
         return figures | {kind: sum(h) / len(h) for kind, h in sorted(self.hits.items())}

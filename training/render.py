@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,20 @@ from training.texts import KINDS, sample_text
 
 # An image is too small to share among threads, and OpenCV's pool does not survive a fork.
 cv2.setNumThreads(0)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A captcha and where its characters stand.
+
+    Attributes:
+        image: RGB, (H, W, 3) uint8.
+        boxes: One row a visible character in reading order, (N, 4) float32: centre x and y, half
+            width and half height, as fractions of W and H. A character may be cut at an edge.
+    """
+
+    image: NDArray[np.uint8]
+    boxes: NDArray[np.float32]
 
 
 def _luminance(colour: Colour) -> float:
@@ -124,9 +139,26 @@ def _blend_shadow(
     image += rng.uniform(0.3, 0.8) * shadow[..., None] * (tone - image)
 
 
-def render(
-    text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: int
-) -> NDArray[np.uint8]:
+def _boxes(
+    placed: list[glyphs.PlacedGlyph],
+    size: tuple[int, int],
+    source: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
+) -> NDArray[np.float32]:
+    """Return the characters' boxes, (N, 4); the warp moves centres, its bending is ignored."""
+    height, width = size
+    boxes = np.zeros((len(placed), 4), np.float32)
+    for box, glyph in zip(boxes, placed, strict=True):
+        half_height, half_width = glyph.mask.shape[0] / 2, glyph.mask.shape[1] / 2
+        x, y = glyph.left + half_width, glyph.top + half_height
+        if source is not None:
+            row, column = min(height - 1, max(0, int(y))), min(width - 1, max(0, int(x)))
+            x -= float(source[0][row, column]) - column
+            y -= float(source[1][row, column]) - row
+        box[:] = (x / width, y / height, half_width / width, half_height / height)
+    return boxes
+
+
+def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: int) -> Drawing:
     """Draw `text`.
 
     Args:
@@ -137,7 +169,7 @@ def render(
         seed: Fixes every random choice that the style leaves open.
 
     Returns:
-        RGB image, (H, W, 3) uint8, H = `style.canvas_height`.
+        The drawing, `style.canvas_height` pixels high.
     """
     rng = random.Random(seed)
     noise = np.random.default_rng(seed)
@@ -161,7 +193,7 @@ def render(
         clutter.draw_dots(image, style, first, base, rng)
     if source is not None and style.warp_everything:
         image = effects.warp(image, source)
-    return effects.develop(image, style, rng, noise)
+    return Drawing(effects.develop(image, style, rng, noise), _boxes(placed, size, source))
 
 
 def contact_sheet(rows: int, columns: int, seed: int, difficulty: float) -> NDArray[np.uint8]:
@@ -176,7 +208,7 @@ def contact_sheet(rows: int, columns: int, seed: int, difficulty: float) -> NDAr
             style = sample_style(rng, difficulty)
             image = render(
                 text, style, aspect=rng.uniform(2, 4), fonts=fonts, seed=rng.getrandbits(32)
-            )
+            ).image
             scale = min(60 / image.shape[0], 186 / image.shape[1])
             size = (int(image.shape[1] * scale), int(image.shape[0] * scale))
             small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

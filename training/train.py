@@ -26,6 +26,8 @@ from pathlib import Path
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
+from qwen_captcha.backends.hardware import cpu_flags
+from qwen_captcha.backends.load_plan import FAST_BF16_FLAGS
 from training.build import (
     build_config,
     build_model,
@@ -33,19 +35,26 @@ from training.build import (
     save_checkpoint,
     whiten_patch_embedding,
 )
-from training.curriculum import LATIN_LEVELS
+from training.curriculum import LEVELS
 from training.dataset import Batch, CaptchaStream, draw_batch, open_loader
 from training.fonts import FontLibrary
 from training.objective import Objective, to_patches
+from training.optimizers import Optimizers
 from training.progress import Progress, Recent
 from training.validate import validate
 from training.vision import compiled_block, run_block
 
-_CTC_WEIGHT = 0.3
+_GLYPH_WEIGHT = 0.5
+_ORDER_WEIGHT = 0.3
 _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
 _REPORT_EVERY_S = 15.0
+
+
+def fast_bf16() -> bool:
+    """Return whether bf16 arithmetic is faster than fp32 here."""
+    return torch.cuda.is_available() or not FAST_BF16_FLAGS.isdisjoint(cpu_flags())
 
 
 class Trainer:
@@ -64,13 +73,7 @@ class Trainer:
         self.average = {
             name: value.detach().clone() for name, value in self.model.named_parameters()
         }
-        self.optimizer = torch.optim.AdamW(
-            self.objective.parameters(),
-            lr=arguments.learning_rate,
-            betas=(0.9, 0.98),
-            weight_decay=0.01,
-            fused=True,
-        )
+        self.optimizers = Optimizers(self.objective)
         self.progress = Progress(level=arguments.level)
         self.recent = Recent()
         self.out: Path = arguments.out
@@ -93,15 +96,15 @@ class Trainer:
         """Return patches of freshly drawn whole captchas, (N, C * 14 * 14)."""
         fonts = FontLibrary.open()
         batches = [
-            draw_batch(LATIN_LEVELS[-1], -1 - index, fonts, self.arguments.seed, batch_size=16)
+            draw_batch(LEVELS[-1], -1 - index, fonts, self.arguments.seed, batch_size=16)
             for index in range(16)
         ]
-        return torch.cat([to_patches(images).flatten(0, 1) for images, _, _ in batches])
+        return torch.cat([to_patches(batch.images).flatten(0, 1) for batch in batches])
 
     def _load_state(self) -> None:
         state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizers.load_state_dict(state["optimizers"])
         self.average = state["average"]
         self.progress = Progress(**state["progress"])
 
@@ -111,7 +114,7 @@ class Trainer:
         torch.save(
             {
                 "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizers": self.optimizers.state_dict(),
                 "average": self.average,
                 "progress": asdict(self.progress),
             },
@@ -139,18 +142,18 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
         images = batch.images.to(self.device)
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.device.type == "cuda"
-        ):
-            outcome = self.objective(images, batch.labels)
-            loss = outcome.token_loss + _CTC_WEIGHT * outcome.ctc_loss
-        self.optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.arguments.bf16):
+            outcome = self.objective(images, batch.labels, batch.boxes.to(self.device))
+            loss = (
+                outcome.token_loss
+                + _GLYPH_WEIGHT * outcome.glyph_loss
+                + _ORDER_WEIGHT * outcome.order_loss
+            )
+        self.optimizers.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.objective.parameters(), 1.0)
-        self.optimizer.step()
+        self.optimizers.step(self._learning_rate())
         self._average_weights()
         self.progress.steps += 1
         self.progress.images += len(batch.labels)
@@ -165,10 +168,10 @@ class Trainer:
 
     def _step_up(self) -> None:
         hits = self.recent.level_hits
-        last = self.progress.level + 1 >= len(LATIN_LEVELS)
+        last = self.progress.level + 1 >= len(LEVELS)
         if last or len(hits) < (hits.maxlen or 0):
             return
-        if sum(hits) / len(hits) > LATIN_LEVELS[self.progress.level].step_up_at:
+        if sum(hits) / len(hits) > LEVELS[self.progress.level].step_up_at:
             self.progress.level += 1
             self.shared_level.value = self.progress.level
             hits.clear()
@@ -192,7 +195,7 @@ class Trainer:
     def run(self) -> None:
         """Train until the time is used up, then write state and checkpoint."""
         stream = CaptchaStream(
-            LATIN_LEVELS,
+            LEVELS,
             self.shared_level,
             seed=self.arguments.seed,
             start=self.progress.steps,
@@ -248,14 +251,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
     parser.add_argument("--level", type=int, default=0, help="level of the curriculum to start at")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time")
-    parser.add_argument("--batch-size", type=int, default=16, help="images a step")
+    parser.add_argument("--batch-size", type=int, default=64, help="images a step")
     parser.add_argument(
         "--compile",
         action=argparse.BooleanOptionalAction,
         default=shutil.which("c++") is not None,
         help="compile the vision blocks (default: where there is a C++ compiler)",
+    )
+    parser.add_argument(
+        "--bf16",
+        action=argparse.BooleanOptionalAction,
+        default=fast_bf16(),
+        help="bf16 autocast (default: where the processor or GPU has the instructions)",
     )
     parser.add_argument("--workers", type=int, default=1, help="rendering processes")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from training.curriculum import LATIN_LEVELS
+from training.curriculum import LEVELS
 from training.dataset import draw_batch
 from training.fonts import FontLibrary
 from training.objective import Objective
@@ -32,12 +32,10 @@ def validate(objective: Objective, batches: int) -> dict[str, float]:
     device = next(objective.parameters()).device
     hits: dict[str, list[bool]] = defaultdict(list)
     for index in range(batches):
-        images, labels, kinds = draw_batch(
-            LATIN_LEVELS[-1], index, fonts, VALIDATION_SEED, _BATCH_SIZE
-        )
-        outcome = objective(images.to(device), labels)
+        batch = draw_batch(LEVELS[-1], index, fonts, VALIDATION_SEED, _BATCH_SIZE)
+        outcome = objective(batch.images.to(device), batch.labels, batch.boxes.to(device))
         for kind, exact, caseless in zip(
-            kinds, outcome.exact.tolist(), outcome.caseless.tolist(), strict=True
+            batch.kinds, outcome.exact.tolist(), outcome.caseless.tolist(), strict=True
         ):
             hits[kind].append(exact)
             hits[f"{kind}_caseless"].append(caseless)
