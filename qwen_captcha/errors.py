@@ -19,10 +19,13 @@ class CaptchaServiceError(Exception):
         error_type: Stable slug, the `error_type` field of the reply.
         retry_after_s: Seconds after which a retry makes sense, or None where waiting does
             not help. Sent as `Retry-After`.
+        elsewhere: Whether another instance can take the request now. Not where this one has too
+            much work: others then have as much, and would get all of this one's on top.
     """
 
     status: ClassVar[int] = 500
     error_type: ClassVar[str] = "internal_error"
+    elsewhere: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
@@ -161,18 +164,21 @@ class ModelLoading(ServiceUnavailable):
     """The model is not loaded yet."""
 
     error_type = "model_loading"
+    elsewhere = True
 
 
 class ModelFailed(ServiceUnavailable):
     """The model broke while serving."""
 
     error_type = "model_failed"
+    elsewhere = True
 
 
 class Draining(ServiceUnavailable):
     """The service is shutting down and takes no new work."""
 
     error_type = "draining"
+    elsewhere = True
 
 
 class OutOfMemory(ServiceUnavailable):

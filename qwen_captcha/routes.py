@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 
 SERVICE_NAME = "qwen2-vl-captcha"
 CACHE_HEADER = "X-Cache"
+# How `deploy/nginx.conf` says that it has other instances, and what it is answered: the place in
+# it that asks them. Never what the request says, which may come from anybody.
+ELSEWHERE_HEADER = "X-Captcha-Elsewhere"
+ELSEWHERE = {"X-Accel-Redirect": "@elsewhere"}
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +210,8 @@ def error_response(error: CaptchaServiceError) -> Response:
         response.status_code = error.status
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if error.elsewhere and ELSEWHERE_HEADER in request.headers:
+        response.headers.update(ELSEWHERE)
     return response
 
 

@@ -133,10 +133,23 @@ def receive_all(connection: socket.socket) -> bytes:
 
 def send_and_close(port: int, pieces: Iterable[bytes]) -> list[Reply]:
     """Send everything, say that this is all, and only then read; returns all replies."""
+    return _exchange(port, pieces, half_close=True)
+
+
+def send_and_wait(port: int, pieces: Iterable[bytes]) -> list[Reply]:
+    """Send requests, the last of which ends the connection, then read; returns all replies.
+
+    For nginx, which takes a client that closes its half of the connection for one that has left.
+    """
+    return _exchange(port, pieces, half_close=False)
+
+
+def _exchange(port: int, pieces: Iterable[bytes], *, half_close: bool) -> list[Reply]:
     with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
         for piece in pieces:
             connection.sendall(piece)
-        connection.shutdown(socket.SHUT_WR)
+        if half_close:
+            connection.shutdown(socket.SHUT_WR)
         data = receive_all(connection)
     replies = []
     while data:

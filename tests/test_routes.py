@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from qwen_captcha import __version__
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.base import ReadingTask
-from qwen_captcha.errors import CaptchaServiceError, OutOfMemory
+from qwen_captcha.errors import CaptchaServiceError, OutOfMemory, every_error_type
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
 
@@ -188,6 +188,24 @@ def test_while_the_model_loads_everything_waits_but_life(
     assert service_of(app).wait_until_loaded(PATIENCE_S)
     assert client.get("/health").status_code == 200
     service_of(app).begin_drain()
+
+
+def test_what_another_instance_can_take_is_sent_there_where_a_proxy_has_one(
+    app: Flask, client: FlaskClient
+) -> None:
+    service_of(app).begin_drain()
+    alone = client.post("/ocr", data=IMAGE, content_type="image/png")
+    assert_error(alone, 503, "draining")
+    assert "X-Accel-Redirect" not in alone.headers
+    headers = {"X-Captcha-Elsewhere": "/secret"}
+    sent = client.post("/ocr", data=IMAGE, content_type="image/png", headers=headers)
+    assert_error(sent, 503, "draining")
+    assert sent.headers["X-Accel-Redirect"] == "@elsewhere"
+
+
+def test_the_right_errors_are_for_another_instance() -> None:
+    sent = {error.error_type for error in every_error_type() if error.elsewhere}
+    assert sent == {"model_loading", "model_failed", "draining"}
 
 
 def test_a_model_that_broke_is_reported_and_may_recover(
