@@ -29,8 +29,8 @@ def test_a_box_covers_the_patches_inside_it(box: list[float], covered: set[int])
 def test_losses_ignore_what_lies_behind_a_labels_end() -> None:
     torch.manual_seed(0)
     heads = GlyphHeads(16)
-    patches, embedding = torch.randn(2, 8, 16), torch.randn(30, 16)
-    targets = torch.tensor([[3, 4, 2], [5, 2, IGNORED]])
+    patches, embedding = torch.randn(2, 8, 16), torch.randn(140, 16)
+    targets = torch.tensor([[3, 130, 2], [5, 2, IGNORED]])
     boxes = torch.rand(2, 2, 4)
     boxes[1, 1] = 0
     with torch.no_grad():

@@ -59,9 +59,29 @@ def paint_background(
             image += _field(noise, size, max(2.0, octave * height), channels) * swing * 0.45
     elif style.background == "grain":
         image += _field(noise, size, rng.uniform(1.0, 3.0), rng.choice((1, 3))) * swing * 0.7
+    elif style.background == "shapes":
+        _draw_shapes(image, base, swing, rng)
     elif style.background in ("grid", "rings"):
         _draw_lattice(image, style, base, rng)
     return image
+
+
+def _draw_shapes(image: Image, base: Colour, swing: float, rng: random.Random) -> None:
+    """Fill the canvas with overlapping polygons and ellipses, as a cut of a photograph has them."""
+    height, width = image.shape[:2]
+    for _ in range(rng.randint(4, 18)):
+        colour = tuple(value + rng.uniform(-swing, swing) for value in base)
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        reach = rng.uniform(0.15, 1.2) * height
+        points = [
+            (int(x + rng.uniform(-reach, reach)), int(y + rng.uniform(-reach, reach)))
+            for _ in range(rng.randint(3, 6))
+        ]
+        if rng.random() < 0.5:
+            cv2.fillPoly(image, [np.array(points, np.int32)], colour)
+        else:
+            axes = (max(1, int(reach)), max(1, int(reach * rng.uniform(0.3, 1))))
+            cv2.ellipse(image, points[0], axes, rng.uniform(0, 180), 0, 360, colour, -1)
 
 
 def _draw_lattice(image: Image, style: Style, base: Colour, rng: random.Random) -> None:
@@ -163,6 +183,29 @@ def _curve(size: tuple[int, int], rng: random.Random) -> NDArray[np.int32]:
         weights = np.stack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
         x, y = (weights.T @ np.array(control)).T
     return np.stack([x, y], axis=1).astype(np.int32)
+
+
+def draw_strike(
+    image: Image, style: Style, through: list[tuple[float, float]], colour: Colour
+) -> None:
+    """Draw the line that strikes a word out, in place.
+
+    Args:
+        image: (H, W, 3).
+        style: Gives thickness and whether the line bends smoothly or in corners.
+        through: Points (x, y) in pixels from left to right, at least two.
+        colour: Usually the text's own.
+    """
+    points = np.array(through)
+    if style.strike_smooth:
+        x = np.linspace(points[0, 0], points[-1, 0], 48)
+        y = np.interp(x, *points.T)
+        reach = max(1, round(0.3 * len(x) / (len(points) - 1)))
+        kernel = np.hanning(2 * reach + 3)[1:-1]
+        padded = np.pad(y, reach, mode="edge")
+        points = np.stack([x, np.convolve(padded, kernel / kernel.sum(), "valid")], axis=1)
+    thickness = max(1, round(style.strike * image.shape[0]))
+    cv2.polylines(image, [points.astype(np.int32)], False, colour, thickness, cv2.LINE_AA)
 
 
 def draw_dots(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:

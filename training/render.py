@@ -105,6 +105,8 @@ def _ink_text(
         part = glyphs.paste(layer, glyph)
         if part is None:
             continue
+        if style.aliased:
+            layer = np.where(layer > 0.5, np.float32(1), np.float32(0))
         piece = _decorated(layer, style, em, rng) if style.fill != "solid" else layer
         if style.fade:
             piece = piece * (1 - style.fade * rng.random())
@@ -137,6 +139,26 @@ def _blend_shadow(
         shadow = np.asarray(cv2.GaussianBlur(shadow, (0, 0), max(0.6, shift / 2)))
     tone = np.float32(rng.choice((0, 60, 120, 200)))
     image += rng.uniform(0.3, 0.8) * shadow[..., None] * (tone - image)
+
+
+def _strike_points(
+    placed: list[glyphs.PlacedGlyph], size: tuple[int, int], rng: random.Random
+) -> list[tuple[float, float]]:
+    """Return where a striking line goes: near each character's middle, and beyond both ends."""
+    height, width = size
+    middles = sorted(
+        (
+            glyph.left + glyph.mask.shape[1] / 2,
+            glyph.top + glyph.mask.shape[0] * rng.uniform(0.2, 0.8),
+        )
+        for glyph in placed
+    )
+    ends = [
+        rng.uniform(-0.1, 0.6) * middles[0][0],
+        width - rng.uniform(-0.1, 0.6) * (width - middles[-1][0]),
+    ]
+    y = [rng.uniform(0.2, 0.8) * height for _ in ends]
+    return [(ends[0], y[0]), *middles, (ends[1], y[1])]
 
 
 def _boxes(
@@ -188,6 +210,9 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
         clutter.draw_dots(image, style, first, base, rng)
     if placed:
         _ink_text(image, placed, style, inks, None if style.warp_everything else source, rng)
+        if style.strike:
+            colour = first if rng.random() < 0.7 else _ink_colour(style, base, rng)
+            clutter.draw_strike(image, style, _strike_points(placed, size, rng), colour)
     if style.lines_over:
         clutter.draw_lines(image, style, first, base, rng)
         clutter.draw_dots(image, style, first, base, rng)

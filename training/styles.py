@@ -45,6 +45,8 @@ class Style:
     strokes: int
     dots: int
     line_width: float
+    strike: float
+    strike_smooth: bool
     lines_in_ink: bool
     lines_over: bool
     wave: float
@@ -63,6 +65,7 @@ class Style:
     letterbox: float
     filter: str
     fade: float
+    aliased: bool
 
 
 def _maybe(rng: random.Random, chance: float, low: float, high: float) -> float:
@@ -86,7 +89,9 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     strong_text = crowd > 0.5 or rng.random() < 0.6  # clutter over pale text is unreadable
     return Style(
         canvas_height=int(rng.triangular(26, 120, 52)),
-        em=rng.triangular(0.8 - 0.4 * d, 0.9 + 0.25 * d, 0.8),
+        em=rng.uniform(0.2, 0.45)
+        if rng.random() < 0.07 * d
+        else rng.triangular(0.8 - 0.4 * d, 0.9 + 0.25 * d, 0.8),
         layout=rng.choices(("run", "cells", "tight"), (5, 3, 1.2))[0],
         tracking=rng.gauss(0.06, 0.12 * d + 0.03),
         align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
@@ -107,8 +112,8 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.68 * d, 0.85),
         dark_background=dark,
         background=rng.choices(
-            ("white", "plain", "gradient", "bands", "blobs", "grain", "grid", "rings"),
-            (5, 4 * d, 2 * d, 0.7 * d, 1.6 * d, 1.2 * d, 0.5 * d, 0.4 * d),
+            ("white", "plain", "gradient", "bands", "blobs", "grain", "grid", "rings", "shapes"),
+            (5, 4 * d, 2 * d, 0.7 * d, 1.6 * d, 1.2 * d, 0.5 * d, 0.5 * d, 0.8 * d),
         )[0],
         background_strength=rng.random() * (0.25 + 0.45 * d),
         decoys=_count(rng, 0.12 * d, 5, 60),
@@ -118,6 +123,8 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         strokes=_count(rng, 0.12 * d, 20, 160),
         dots=_count(rng, 0.4 * d, 5, 20 + int(250 * crowd**2)),
         line_width=rng.uniform(0.008, 0.03) if rng.random() < 0.8 else rng.uniform(0.03, 0.06),
+        strike=_maybe(rng, 0.2 * d, 0.015, 0.09),
+        strike_smooth=rng.random() < 0.65,
         lines_in_ink=rng.random() < 0.4,
         lines_over=rng.random() < 0.7,
         wave=_maybe(rng, 0.4 * d, 0.01, 0.1),
@@ -136,4 +143,5 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         letterbox=_maybe(rng, 0.04 * d, 0.08, 0.25),
         filter=rng.choices(("", "invert", "edges", "emboss"), (30, 1.2 * d, 0.4 * d, 0.4 * d))[0],
         fade=_maybe(rng, 0.1 * d, 0.2, 0.65),
+        aliased=rng.random() < 0.12 * d,
     )

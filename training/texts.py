@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import TypeVar
 
-from training.alphabet import DIGITS, HANZI_LEVEL_1, LATIN, LOWER, UPPER
+from training.alphabet import DIGITS, HANZI_FREQUENT, HANZI_LEVEL_1, LATIN, LOWER, UPPER
 
 Value = TypeVar("Value")
 
@@ -83,6 +83,7 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
     if kind == "digits":
         return "".join(rng.choices(DIGITS, k=length))
     if kind == "chinese":
-        return "".join(rng.choices(HANZI_LEVEL_1, k=min(length, 6)))
+        hanzi = HANZI_FREQUENT if rng.random() < 0.7 else HANZI_LEVEL_1
+        return "".join(rng.choices(hanzi, k=min(length, 6)))
     pool = _weighted(rng, _POOLS)
     return "".join(rng.choices(pool, k=length))
