@@ -22,8 +22,8 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy
 bench: $(VENV)/dev.stamp  ## speed against one image at a time through plain generate
 	$(BIN)/python -m evaluation.bench
 
-evaluate: $(VENV)/dev.stamp  ## accuracy on FOLDER of a running service: make evaluate FOLDER=... URL=...
-	$(BIN)/python -m evaluation.evaluate $(FOLDER) --url $(or $(URL),http://127.0.0.1:5000)
+evaluate: $(VENV)/dev.stamp  ## accuracy on FOLDER of MODEL or a running URL: make evaluate FOLDER=... HTML=page.html
+	$(BIN)/python -m evaluation.evaluate $(FOLDER) $(if $(MODEL),--model $(MODEL),--url $(or $(URL),http://127.0.0.1:5000)) $(if $(HTML),--html $(HTML))
 
 train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes
 	$(BIN)/python -m training.train --out runs/smoke --minutes 3

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 # What a server's idle timeout does to a kept-alive connection, seen at the next request.
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
@@ -51,6 +51,7 @@ class Answer:
         success: Whether there is an answer.
         raw_response: The model's own words, where the reply has them.
         error_type: Why there is no answer, or None.
+        warnings: What was asked for and had no effect.
     """
 
     text: str
@@ -58,17 +59,21 @@ class Answer:
     success: bool
     raw_response: str | None
     error_type: str | None
+    warnings: tuple[str, ...] = ()
 
 
 class ServiceClient:
     """Calls one service; a context manager that closes its connection."""
 
-    def __init__(self, url: str, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, url: str, timeout_s: float = 60.0, options: Mapping[str, str] | None = None
+    ) -> None:
         """Prepare a client; nothing is sent yet.
 
         Args:
             url: Root of the service, such as `http://127.0.0.1:5000`.
             timeout_s: Seconds that one read or write on the connection may take.
+            options: Request options that go with every `/ocr`, as its query.
 
         Raises:
             ServiceError: `url` is not an HTTP address.
@@ -85,6 +90,7 @@ class ServiceClient:
             raise ServiceError(f"{url} has no usable port: {error}.") from error
         self._url = url
         self._root = parts.path.rstrip("/")
+        self._ocr = f"/ocr?{urlencode(options)}" if options else "/ocr"
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +108,7 @@ class ServiceClient:
 
     def ocr(self, image: bytes, content_type: str = "image/png") -> tuple[Answer, Exchange]:
         """Send one image as the raw body of `POST /ocr`, as the Go program does."""
-        exchange = self._exchange("POST", "/ocr", image, {"Content-Type": content_type})
+        exchange = self._exchange("POST", self._ocr, image, {"Content-Type": content_type})
         return answer_of(exchange.fields), exchange
 
     def batch_ocr(self, images: Sequence[bytes]) -> tuple[list[Answer], Exchange]:
@@ -171,12 +177,14 @@ def answer_of(fields: Mapping[str, object]) -> Answer:
         raise ServiceError(f"The reply's confidence is no probability: {confidence!r}")
     raw_response = fields.get("raw_response")
     error_type = fields.get("error_type")
+    warnings = fields.get("warnings")
     return Answer(
         text=str(fields.get("text", "")),
         confidence=float(confidence),
         success=fields.get("success") is True,
         raw_response=None if raw_response is None else str(raw_response),
         error_type=None if error_type is None else str(error_type),
+        warnings=tuple(map(str, warnings)) if isinstance(warnings, list) else (),
     )
 
 

@@ -1,12 +1,11 @@
-"""How often a running service reads labelled captchas right.
+"""How often labelled captchas are read right, and whether the confidence can be trusted.
 
-Responsible for: the command line, sending every image as the Go program does (raw body of
-`POST /ocr`, one after another), the JSON file. Leaves figures to `summary.py` and their looks to
-`table.py`. Invariant: every image of the folder gets exactly one prediction; a refused image is a
-wrong answer, a service that cannot be reached ends the run.
+Responsible for: the command line and the order of the run. Leaves reading to `readers.py`, figures
+to `summary.py`, and what is printed and written to `table.py`, `report.py` and `html_report.py`.
+Invariant: all readers of a run see the same images; the table is printed before a file is written.
 
-Run: `python -m evaluation.evaluate FOLDER --url http://127.0.0.1:5000 [--json FILE]`, for a folder
-in one of the layouts of `samples.py`.
+Run: `python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr]
+[--json FILE] [--html FILE]`, for a folder in one of the layouts of `samples.py`.
 """
 
 from __future__ import annotations
@@ -14,110 +13,152 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from evaluation.client import Answer, Exchange, ServiceClient, ServiceError
+from evaluation.comparison import Rival, compare
+from evaluation.machine import commit_of
+from evaluation.predictions import Judged
+from evaluation.readers import Reader, ReaderError, read_all, service_reader
+from evaluation.report import Report, Source, as_json, count_warnings
 from evaluation.samples import Family, SampleError, read_families
-from evaluation.summary import Prediction, Summary, judge, summarise
+from evaluation.service_process import PROJECT
+from evaluation.summary import summarise
 from evaluation.table import render
 
-CONTENT_TYPES = {
-    ".png": "image/png",
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".gif": "image/gif",
-    ".webp": "image/webp",
-    ".bmp": "image/bmp",
-}
-Judged = list[tuple[Family, list[Prediction]]]
+DEFAULT_URL = "http://127.0.0.1:5000"
 
 
-def predict(
-    families: Sequence[Family],
-    ocr: Callable[[bytes, str], tuple[Answer, Exchange]],
-    advance: Callable[[], object],
-) -> Judged:
-    """Have every image read, one after another.
-
-    Args:
-        families: What to read.
-        ocr: Reads one image, given its bytes and content type.
-        advance: Called once for each image that was read.
-    """
-    judged: Judged = []
-    for family in families:
-        predictions = []
-        for sample in family.samples:
-            content_type = CONTENT_TYPES.get(sample.path.suffix.lower(), "application/octet-stream")
-            answer, exchange = ocr(sample.path.read_bytes(), content_type)
-            predictions.append(judge(family, sample, answer, exchange.latency_s))
-            advance()
-        judged.append((family, predictions))
-    return judged
-
-
-def ready_model(client: ServiceClient) -> str:
-    """Return the name of the model that the service has loaded.
-
-    Raises:
-        ServiceError: The service is not ready.
-    """
-    health = client.health()
-    if health.status != 200:
-        raise ServiceError(f"The service is not ready: {health.fields.get('model_status')}.")
-    return str(health.fields.get("model"))
-
-
-def report_of(source: dict[str, str], summary: Summary, judged: Judged) -> dict[str, object]:
-    """Return the content of the JSON file: source, figures, and each image's prediction."""
-    predictions = [
-        {"family": family.name, **asdict(prediction)}
-        for family, predictions in judged
-        for prediction in predictions
-    ]
-    return {**source, **asdict(summary), "predictions": predictions}
-
-
-def evaluate(folder: Path, url: str) -> tuple[str, dict[str, object]]:
-    """Evaluate a service; return the table and the content of the JSON file.
+def evaluate(arguments: argparse.Namespace) -> Report:
+    """Read the folder with every reader that the command line asks for.
 
     Raises:
         SampleError: The folder holds no labelled captchas.
-        ServiceError: The service is not ready or breaks the contract.
+        ReaderError: A reader is missing, not ready, or breaks down.
     """
-    families = read_families(folder)
+    families = read_families(arguments.folder)
+    options = dict(arguments.option)
+    rival_readers = _rivals(arguments.against)
+    with _reader(arguments, options) as reader:
+        judged = _read(families, reader, arguments.workers)
+    source = Source(
+        folder=str(arguments.folder),
+        model=reader.name,
+        url=None if arguments.model else arguments.url,
+        options=options,
+        workers=arguments.workers,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        commit=commit_of(PROJECT),
+    )
+    rivals = [_rival(rival, families, judged) for rival in rival_readers]
+    return Report(source, judged, summarise(judged), count_warnings(judged), rivals)
+
+
+def _reader(
+    arguments: argparse.Namespace, options: Mapping[str, str]
+) -> AbstractContextManager[Reader]:
+    if arguments.model is None:
+        return service_reader(arguments.url, arguments.workers, options)
+    # Imported here: it needs the service's own packages, which a remote service's caller may lack.
+    from evaluation.model_reader import model_reader
+
+    return model_reader(arguments.model, options)
+
+
+def _rivals(name: str | None) -> list[Reader]:
+    """Return the readers to compare with, before anything is read."""
+    if name is None:
+        return []
+    from evaluation.ddddocr_reader import DdddocrReader
+
+    return [DdddocrReader(beta=False), DdddocrReader(beta=True)]
+
+
+def _rival(reader: Reader, families: Sequence[Family], ours: Judged) -> Rival:
+    # One at a time: ddddocr's engine says nothing about threads.
+    return compare(reader.name, ours, _read(families, reader, workers=1))
+
+
+def _read(families: Sequence[Family], reader: Reader, workers: int) -> Judged:
     images = sum(len(family.samples) for family in families)
-    with ServiceClient(url) as client:
-        model = ready_model(client)
-        # `disable=None`: no bar where the output is not a terminal.
-        with tqdm(total=images, unit="image", disable=None, leave=False) as bar:
-            judged = predict(families, client.ocr, bar.update)
-    summary = summarise(judged)
-    source = {"folder": str(folder), "url": url, "model": model}
-    heading = f"{images} images of {folder}, read by {model}"
-    return f"{heading}\n\n{render(summary)}", report_of(source, summary, judged)
+    # `disable=None`: no bar where the output is not a terminal.
+    with tqdm(total=images, unit="image", desc=reader.name, disable=None, leave=False) as bar:
+        return read_all(families, reader, workers, bar.update)
+
+
+def heading(report: Report) -> str:
+    """Return the line above the table."""
+    source = report.source
+    options = "".join(f", {name}={value}" for name, value in source.options.items())
+    images = report.summary.overall.figures.images
+    return f"{images} images of {source.folder}, read by {source.model}{options}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    command = argparse.ArgumentParser(
+        prog="python -m evaluation.evaluate",
+        description="How often labelled captchas are read right, and what the confidence is worth.",
+    )
+    command.add_argument("folder", type=Path, help="labelled captchas")
+    reader = command.add_mutually_exclusive_group()
+    reader.add_argument("--url", default=DEFAULT_URL, help="root of a running service")
+    reader.add_argument("--model", help="bundled, a folder or a hub name, run in this process")
+    command.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="request option of every image, such as kind=digits; may be repeated",
+    )
+    command.add_argument("--workers", type=_workers, default=1, help="images read at a time")
+    command.add_argument("--against", choices=["ddddocr"], help="read with both its models, too")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write figures and predictions")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
+    command.add_argument(
+        "--mistakes",
+        choices=["tune", "all", "none"],
+        help="whose mistakes the page shows; tune where the manifest marks families, else all",
+    )
+    return command
+
+
+def _option(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
+    return name, value
+
+
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 256")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evaluation.evaluate", description="How often a service is right."
-    )
-    parser.add_argument("folder", type=Path, help="labelled captchas")
-    parser.add_argument("--url", default="http://127.0.0.1:5000", help="root of the service")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and predictions")
-    arguments = parser.parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
-        table, report = evaluate(arguments.folder, arguments.url)
-        print(table)
+        report = evaluate(arguments)
+        print(f"{heading(report)}\n\n{render(report.summary, report.rivals)}")
+        for warning, count in report.warnings.items():
+            print(f"{count} replies warn: {warning}")
         if arguments.json is not None:
-            content = json.dumps(report, ensure_ascii=False, indent=1) + "\n"
+            content = json.dumps(as_json(report), ensure_ascii=False, indent=1) + "\n"
             arguments.json.write_text(content, encoding="utf-8")
-    except (SampleError, ServiceError, OSError) as error:
+        if arguments.html is not None:
+            # Imported here: matplotlib takes a second and is a development dependency.
+            from evaluation.html_report import render_page
+
+            page = render_page(report, arguments.mistakes)
+            arguments.html.write_text(page, encoding="utf-8")
+    except (SampleError, ReaderError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from statistics import median
 
 from evaluation.client import Answer, Exchange, ServiceClient, ServiceError
-from evaluation.summary import NO_ANSWER
+from evaluation.predictions import NO_ANSWER
 
 
 def read_in_batches(client: ServiceClient, images: Sequence[bytes], size: int) -> list[Answer]:

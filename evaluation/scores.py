@@ -27,14 +27,18 @@ def caseless_match(text: str, label: str) -> bool:
 
 def edit_distance(text: str, label: str) -> int:
     """Return the fewest insertions, deletions and substitutions that turn one into the other."""
-    row = list(range(len(label) + 1))
+    return edit_costs(text, label)[-1][-1]
+
+
+def edit_costs(text: str, label: str) -> list[list[int]]:
+    """Return the edit distance of each beginning of `text` (row) and of `label` (column)."""
+    costs = [list(range(len(label) + 1))]
     for i, left in enumerate(text, start=1):
-        diagonal, row[0] = row[0], i
+        above, row = costs[-1], [i]
         for j, right in enumerate(label, start=1):
-            substituted = diagonal + (left != right)
-            diagonal = row[j]
-            row[j] = min(substituted, row[j] + 1, row[j - 1] + 1)
-    return row[-1]
+            row.append(min(above[j - 1] + (left != right), above[j] + 1, row[-1] + 1))
+        costs.append(row)
+    return costs
 
 
 def cer(pairs: Sequence[tuple[str, str]]) -> float | None:
@@ -65,11 +69,12 @@ def _similarity(text: str, label: str) -> float:
     return 1.0 if longest == 0 else 1.0 - edit_distance(text, label) / longest
 
 
-def wilson_interval(successes: int, trials: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, trials: float, z: float = Z_95) -> tuple[float, float]:
     """Return the Wilson score interval of a share.
 
     Args:
-        successes: How many trials succeeded, 0 to `trials`.
+        successes: How many trials succeeded, 0 to `trials`; not whole where a mean over groups of
+            unequal size is worth so many trials.
         trials: How many there were; without any, every share is possible: (0, 1).
         z: Standard normal quantile of the two-sided interval.
 
@@ -109,8 +114,13 @@ def ece(confidences: Sequence[float], correct: Sequence[bool]) -> float | None:
     # Each bin's sum of (confidence - right): its count cancels out of the weighted mean.
     surplus = [0.0] * ECE_BINS
     for confidence, right in zip(confidences, correct, strict=True):
-        surplus[min(int(confidence * ECE_BINS), ECE_BINS - 1)] += confidence - right
+        surplus[bin_of(confidence)] += confidence - right
     return sum(abs(gap) for gap in surplus) / len(confidences)
+
+
+def bin_of(confidence: float) -> int:
+    """Return the index of the bin of equal width that a confidence of [0, 1] falls into."""
+    return min(int(confidence * ECE_BINS), ECE_BINS - 1)
 
 
 def auroc(confidences: Sequence[float], correct: Sequence[bool]) -> float | None:

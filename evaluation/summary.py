@@ -1,8 +1,10 @@
-"""From predictions to figures: per family, per group of families, and overall.
+"""From predictions to figures: per family, per kind, per half, and overall.
 
-Responsible for: what counts as right, and which families each mean covers. Leaves the formulas to
-`scores.py` and the looks to `table.py`. Invariant: a group's mean is the mean over its families,
-never over its images, so that a large family counts no more than a small one.
+Responsible for: which families each mean covers. Leaves what is right to `predictions.py`, the
+formulas to `scores.py` and `coverage.py`, and the looks to `table.py` and `html_report.py`.
+Invariant: shares of right answers are means over families, never over images, so that a large
+family counts no more than a small one; scores of confidence, characters and time, which a few
+images do not define, are over all images of the group.
 """
 
 from __future__ import annotations
@@ -12,62 +14,39 @@ from dataclasses import dataclass
 from statistics import fmean, median
 
 from evaluation import scores
-from evaluation.client import Answer
-from evaluation.samples import KINDS, Family, Sample
-
-NO_ANSWER = "no_answer"
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """One image's truth and answer.
-
-    Attributes:
-        file: Name of the image file.
-        label: The truth.
-        expression: What is drawn, where that is not the label.
-        text: The answer, empty where there is none.
-        raw_response: The model's own words, where the reply had them.
-        confidence: The service's probability that `text` is right.
-        answered: Whether the service gave an answer.
-        error_type: Why it did not, or None.
-        correct: Whether `text` is the label, ignoring case unless the family counts it.
-        latency_s: Seconds from request to reply.
-    """
-
-    file: str
-    label: str
-    expression: str | None
-    text: str
-    raw_response: str | None
-    confidence: float
-    answered: bool
-    error_type: str | None
-    correct: bool
-    latency_s: float
+from evaluation.coverage import THRESHOLDS, Point, answered_share, point_at
+from evaluation.predictions import (
+    NO_ANSWER,
+    Judged,
+    Prediction,
+    all_predictions,
+    text_pairs,
+)
+from evaluation.samples import KINDS, Family
 
 
 @dataclass(frozen=True, slots=True)
-class FamilyScore:
-    """One family's figures.
+class Figures:
+    """What was measured on the images of one or more families.
 
     Attributes:
-        accuracy: Share of right answers, ignoring case unless `case_sensitive`.
+        images: How many.
+        accuracy: Share of right answers, ignoring case except in families that count it.
         interval: Wilson 95 % interval of `accuracy`.
         exact: Share of answers equal to the label, case included.
         caseless: Share of answers equal to the label, case ignored.
-        cer: Character error rate, ignoring case unless `case_sensitive`.
-        ned: Normalised edit distance score (1 is identical), as `cer` about case.
-        baseline: ddddocr's accuracy, or None where unknown.
+        cer: Character error rate, about case as `accuracy`.
+        ned: Normalised edit distance score (1 is identical), as `cer`.
+        ece: Expected calibration error.
+        auroc: How well confidence tells right from wrong, or None where all are the one.
         confidence: Mean confidence.
+        answered_at_99: Largest share of images answered at an accuracy of at least 0.99.
+        answered_at_95: The same at 0.95.
+        median_latency_s: Median seconds from request to reply.
         unanswered: How many images got no answer.
-        tune: Whether development may look at this family, or None where nothing is said.
+        baseline: ddddocr's accuracy as known beforehand, or None unless known for each family.
     """
 
-    name: str
-    kind: str
-    case_sensitive: bool
-    tune: bool | None
     images: int
     accuracy: float
     interval: tuple[float, float]
@@ -75,159 +54,169 @@ class FamilyScore:
     caseless: float
     cer: float | None
     ned: float | None
-    baseline: float | None
+    ece: float | None
+    auroc: float | None
     confidence: float
+    answered_at_99: float
+    answered_at_95: float
+    median_latency_s: float
     unanswered: int
+    baseline: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyScore:
+    """One family's figures, and what it is.
+
+    Attributes:
+        tune: Whether development may look at this family, or None where nothing is said.
+        thresholds: What each of `THRESHOLDS` keeps.
+    """
+
+    name: str
+    kind: str
+    case_sensitive: bool
+    tune: bool | None
+    figures: Figures
+    thresholds: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class GroupScore:
-    """Means over the families of a group.
+    """The figures of a group of families.
 
     Attributes:
         name: What the group holds.
         families: How many families.
-        images: How many images in all.
-        accuracy: Mean of the families' accuracies.
-        baseline: Mean of ddddocr's, or None unless it is known for every family.
-        confidence: Mean of the families' mean confidences.
-        unanswered: How many images got no answer.
+        figures: Over all of them.
+        thresholds: What each of `THRESHOLDS` keeps.
     """
 
     name: str
     families: int
-    images: int
-    accuracy: float
-    baseline: float | None
-    confidence: float
-    unanswered: int
+    figures: Figures
+    thresholds: tuple[Point, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that one evaluation says.
+    """Everything that one reader's evaluation says.
 
     Attributes:
         families: In order of kind, then name.
-        kinds: Means per kind, in the order of `KINDS`.
-        groups: Means over digits + Latin, over all, and over the tune and held-out halves.
-        ece: Expected calibration error over all images.
-        auroc: How well confidence tells right from wrong, over all images.
-        cer: Character error rate over all images.
-        median_latency_s: Median seconds from request to reply.
+        kinds: One group a kind, in the order of `KINDS`.
+        groups: Digits + Latin, all, and the tune and held-out halves, where they have members.
         errors: How often each error type was met.
     """
 
     families: tuple[FamilyScore, ...]
     kinds: tuple[GroupScore, ...]
     groups: tuple[GroupScore, ...]
-    ece: float | None
-    auroc: float | None
-    cer: float | None
-    median_latency_s: float
     errors: dict[str, int]
 
-
-def judge(family: Family, sample: Sample, answer: Answer, latency_s: float) -> Prediction:
-    """Compare an answer with the truth; without success there is no right answer."""
-    matches = scores.exact_match if family.case_sensitive else scores.caseless_match
-    return Prediction(
-        file=sample.path.name,
-        label=sample.label,
-        expression=sample.expression,
-        text=answer.text,
-        raw_response=answer.raw_response,
-        confidence=answer.confidence,
-        answered=answer.success,
-        error_type=answer.error_type,
-        correct=answer.success and matches(answer.text, sample.label),
-        latency_s=latency_s,
-    )
+    @property
+    def overall(self) -> GroupScore:
+        """The group of all families."""
+        return next(group for group in self.groups if group.name == ALL_FAMILIES)
 
 
-def summarise(judged: Sequence[tuple[Family, Sequence[Prediction]]]) -> Summary:
+def summarise(judged: Judged) -> Summary:
     """Return all figures of an evaluation; every family has at least one prediction."""
-    families = sorted(
-        (score_family(family, predictions) for family, predictions in judged),
-        key=lambda family: (KINDS.index(family.kind), family.name),
+    judged = sorted(judged, key=lambda item: (KINDS.index(item[0].kind), item[0].name))
+    return Summary(
+        families=tuple(_family_score(*item) for item in judged),
+        kinds=tuple(_groups(judged, BY_KIND)),
+        groups=tuple(_groups(judged, OVERALL)),
+        errors=_error_counts(all_predictions(judged)),
     )
-    everything = [prediction for _, predictions in judged for prediction in predictions]
+
+
+def figures_of(judged: Judged) -> Figures:
+    """Return the figures of one or more families."""
+    everything = all_predictions(judged)
     confidences = [prediction.confidence for prediction in everything]
     correct = [prediction.correct for prediction in everything]
-    return Summary(
-        families=tuple(families),
-        kinds=tuple(_groups(families, {kind: _of_kinds(kind) for kind in KINDS})),
-        groups=tuple(_groups(families, _OVERALL)),
+    pairs = [pair for item in judged for pair in text_pairs(*item)]
+    accuracy = _mean_share(judged, lambda p: p.correct)
+    worth = _images_worth(judged)
+    return Figures(
+        images=len(everything),
+        accuracy=accuracy,
+        interval=scores.wilson_interval(min(1.0, accuracy) * worth, worth),
+        exact=_mean_share(judged, _matches(scores.exact_match)),
+        caseless=_mean_share(judged, _matches(scores.caseless_match)),
+        cer=scores.cer(pairs),
+        ned=scores.ned(pairs),
         ece=scores.ece(confidences, correct),
         auroc=scores.auroc(confidences, correct),
-        cer=scores.cer([pair for item in judged for pair in _pairs(*item)]),
+        confidence=fmean(confidences),
+        answered_at_99=answered_share(0.99, everything),
+        answered_at_95=answered_share(0.95, everything),
         median_latency_s=median(prediction.latency_s for prediction in everything),
-        errors=_error_counts(everything),
+        unanswered=sum(not prediction.answered for prediction in everything),
+        baseline=_mean_baseline([family for family, _ in judged]),
     )
 
 
-def score_family(family: Family, predictions: Sequence[Prediction]) -> FamilyScore:
-    """Return one family's figures."""
-    right = sum(prediction.correct for prediction in predictions)
-    pairs = _pairs(family, predictions)
+def _mean_share(judged: Judged, holds: Callable[[Prediction], bool]) -> float:
+    """Return the mean over families of the share of predictions for which something holds."""
+    return fmean(fmean(map(holds, predictions)) for _, predictions in judged)
+
+
+def _matches(match: Callable[[str, str], bool]) -> Callable[[Prediction], bool]:
+    return lambda p: p.answered and match(p.text, p.label)
+
+
+def _images_worth(judged: Judged) -> float:
+    """Return how many images of one family would tell as much as the mean over families does.
+
+    The mean of F shares of n_i images each has the variance p (1 - p) Σ 1/n_i / F².
+    """
+    return len(judged) ** 2 / sum(1 / len(predictions) for _, predictions in judged)
+
+
+def _mean_baseline(families: Sequence[Family]) -> float | None:
+    known = [family.baseline for family in families if family.baseline is not None]
+    return fmean(known) if len(known) == len(families) else None
+
+
+def _thresholds(judged: Judged) -> tuple[Point, ...]:
+    everything = all_predictions(judged)
+    return tuple(point_at(threshold, everything) for threshold in THRESHOLDS)
+
+
+def _family_score(family: Family, predictions: Sequence[Prediction]) -> FamilyScore:
+    alone = [(family, predictions)]
     return FamilyScore(
         name=family.name,
         kind=family.kind,
         case_sensitive=family.case_sensitive,
         tune=family.tune,
-        images=len(predictions),
-        accuracy=right / len(predictions),
-        interval=scores.wilson_interval(right, len(predictions)),
-        exact=_share(predictions, scores.exact_match),
-        caseless=_share(predictions, scores.caseless_match),
-        cer=scores.cer(pairs),
-        ned=scores.ned(pairs),
-        baseline=family.baseline,
-        confidence=fmean(prediction.confidence for prediction in predictions),
-        unanswered=sum(not prediction.answered for prediction in predictions),
+        figures=figures_of(alone),
+        thresholds=_thresholds(alone),
     )
 
 
-def _share(predictions: Sequence[Prediction], matches: Callable[[str, str], bool]) -> float:
-    return fmean(p.answered and matches(p.text, p.label) for p in predictions)
-
-
-def _pairs(family: Family, predictions: Iterable[Prediction]) -> list[tuple[str, str]]:
-    """Return (text, label) pairs, in one case where the family does not count it."""
-    if family.case_sensitive:
-        return [(p.text, p.label) for p in predictions]
-    return [(p.text.casefold(), p.label.casefold()) for p in predictions]
-
-
-def _of_kinds(*kinds: str) -> Callable[[FamilyScore], bool]:
+def _of_kinds(*kinds: str) -> Callable[[Family], bool]:
     return lambda family: family.kind in kinds
 
 
-_OVERALL: dict[str, Callable[[FamilyScore], bool]] = {
+ALL_FAMILIES = "all families"
+BY_KIND = {kind: _of_kinds(kind) for kind in KINDS}
+OVERALL: dict[str, Callable[[Family], bool]] = {
     "digits + Latin": _of_kinds("digits", "alnum"),
-    "all families": _of_kinds(*KINDS),
+    ALL_FAMILIES: _of_kinds(*KINDS),
     "tune half": lambda family: family.tune is True,
     "held-out half": lambda family: family.tune is False,
 }
 
 
-def _groups(
-    families: Sequence[FamilyScore], members: dict[str, Callable[[FamilyScore], bool]]
-) -> Iterable[GroupScore]:
-    """Yield the mean over each group that has members."""
+def _groups(judged: Judged, members: dict[str, Callable[[Family], bool]]) -> Iterable[GroupScore]:
+    """Yield the figures of each group that has members."""
     for name, belongs in members.items():
-        group = [family for family in families if belongs(family)]
+        group = [item for item in judged if belongs(item[0])]
         if group:
-            baselines = [family.baseline for family in group if family.baseline is not None]
-            yield GroupScore(
-                name=name,
-                families=len(group),
-                images=sum(family.images for family in group),
-                accuracy=fmean(family.accuracy for family in group),
-                baseline=fmean(baselines) if len(baselines) == len(group) else None,
-                confidence=fmean(family.confidence for family in group),
-                unanswered=sum(family.unanswered for family in group),
-            )
+            yield GroupScore(name, len(group), figures_of(group), _thresholds(group))
 
 
 def _error_counts(predictions: Iterable[Prediction]) -> dict[str, int]:

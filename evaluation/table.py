@@ -1,32 +1,38 @@
 """A summary as text: the table that a terminal shows and a README quotes.
 
-Responsible for: columns, rounding and rules. Leaves every figure to `summary.py`.
-Invariant: plain text in aligned columns, no control codes, no trailing spaces, the same on a
-terminal and in a file.
+Responsible for: columns, rounding and rules. Leaves every figure to `summary.py` and
+`comparison.py`. Invariant: plain text in aligned columns, no control codes, no trailing spaces, the
+same on a terminal and in a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.summary import FamilyScore, GroupScore, Summary
+from evaluation.comparison import Duel, Rival, duels_of_family, duels_of_group
+from evaluation.coverage import Point
+from evaluation.summary import FamilyScore, Figures, GroupScore, Summary
 
 ABSENT = "–"
 RULE = "─"
-COLUMNS = ("n", "exact", "95% interval", "ddddocr", "diff", "conf", "none")
+COLUMNS = ("n", "right", "95% interval", "exact", "caseless", "CER", "ECE", "AUROC", "ms", "none")
 CASE_MARK = " *"
 CASE_NOTE = "* case counts; elsewhere upper and lower case are one"
 
 
-def render(summary: Summary) -> str:
-    """Return the table: families by kind with each kind's mean, overall means, closing figures."""
-    rows: list[list[str] | None] = [["", *COLUMNS], None]
+def render(summary: Summary, rivals: Sequence[Rival] = ()) -> str:
+    """Return the table: families by kind, each kind's mean, overall means, confidence, notes."""
+    rows: list[list[str] | None] = [["", *COLUMNS, *_rival_header(summary, rivals)], None]
     for kind in summary.kinds:
-        families = [family for family in summary.families if family.kind == kind.name]
-        rows += [[kind.name]] + [_family_row(family) for family in families]
-        rows += [_group_row("  mean", kind), None]
-    rows += [_group_row(group.name, group) for group in summary.groups]
-    return "\n".join([*aligned(rows), "", *_closing_lines(summary)])
+        rows.append([kind.name])
+        rows += [
+            _row(_family_label(family), family.figures, duels_of_family(family.name, rivals))
+            for family in summary.families
+            if family.kind == kind.name
+        ]
+        rows += [_group_row("  mean", kind, rivals), None]
+    rows += [_group_row(group.name, group, rivals) for group in summary.groups]
+    return "\n".join([*aligned(rows), "", *_confidence_lines(summary), *_notes(summary)])
 
 
 def aligned(rows: Sequence[Sequence[str] | None]) -> list[str]:
@@ -50,30 +56,45 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells).rstrip()
 
 
-def _family_row(family: FamilyScore) -> list[str]:
-    low, high = family.interval
+def _family_label(family: FamilyScore) -> str:
+    return f"  {family.name}{CASE_MARK if family.case_sensitive else ''}"
+
+
+def _rival_header(summary: Summary, rivals: Sequence[Rival]) -> list[str]:
+    if rivals:
+        return [cell for rival in rivals for cell in (rival.name, "p")]
+    known = any(family.figures.baseline is not None for family in summary.families)
+    return ["ddddocr, known", "diff"] if known else []
+
+
+def _group_row(label: str, group: GroupScore, rivals: Sequence[Rival]) -> list[str]:
+    label = f"{label} ({group.families})"
+    return _row(label, group.figures, duels_of_group(group.name, rivals))
+
+
+def _row(label: str, figures: Figures, duels: Sequence[tuple[Figures, Duel]]) -> list[str]:
+    """Return one line's cells, a rival's own accuracy and the test against it at the end."""
+    cells = [label, *_figure_cells(figures)]
+    for theirs, duel in duels:
+        cells += [share(theirs.accuracy), p_value(duel)]
+    if not duels and figures.baseline is not None:
+        cells += [share(figures.baseline), f"{figures.accuracy - figures.baseline:+.3f}"]
+    return cells
+
+
+def _figure_cells(figures: Figures) -> list[str]:
+    low, high = figures.interval
     return [
-        f"  {family.name}{CASE_MARK if family.case_sensitive else ''}",
-        str(family.images),
-        share(family.accuracy),
+        str(figures.images),
+        share(figures.accuracy),
         f"{share(low)} – {share(high)}",
-        share(family.baseline),
-        _difference(family.accuracy, family.baseline),
-        share(family.confidence),
-        str(family.unanswered or ABSENT),
-    ]
-
-
-def _group_row(name: str, group: GroupScore) -> list[str]:
-    return [
-        f"{name} ({group.families})",
-        str(group.images),
-        share(group.accuracy),
-        "",
-        share(group.baseline),
-        _difference(group.accuracy, group.baseline),
-        share(group.confidence),
-        str(group.unanswered or ABSENT),
+        share(figures.exact),
+        share(figures.caseless),
+        share(figures.cer),
+        share(figures.ece),
+        share(figures.auroc),
+        milliseconds(figures.median_latency_s),
+        str(figures.unanswered or ABSENT),
     ]
 
 
@@ -82,15 +103,36 @@ def share(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.3f}"
 
 
-def _difference(accuracy: float, baseline: float | None) -> str:
-    return ABSENT if baseline is None else f"{accuracy - baseline:+.3f}"
+def milliseconds(seconds: float) -> str:
+    """Return a time in milliseconds with one decimal."""
+    return f"{seconds * 1000:.1f}"
 
 
-def _closing_lines(summary: Summary) -> list[str]:
-    lines = [
-        f"ECE {share(summary.ece)}   AUROC {share(summary.auroc)}   CER {share(summary.cer)}   "
-        f"median latency {summary.median_latency_s * 1000:.1f} ms"
+def p_value(duel: Duel) -> str:
+    """Return a p-value with three decimals, however small."""
+    return "<.001" if duel.p_value < 0.001 else f"{duel.p_value:.3f}"
+
+
+def _confidence_lines(summary: Summary) -> list[str]:
+    """Return the table of what confidences are worth, for all families together."""
+    figures = summary.overall.figures
+    rows: list[list[str] | None] = [["min_confidence", "answered", "right of them", "read"], None]
+    rows += [_threshold_row(point) for point in summary.overall.thresholds]
+    return [
+        *aligned(rows),
+        "",
+        f"answered at 99% accuracy {share(figures.answered_at_99)}, "
+        f"at 95% {share(figures.answered_at_95)}",
     ]
+
+
+def _threshold_row(point: Point) -> list[str]:
+    cells = [share(point.answered), share(point.accuracy), share(point.read)]
+    return [f"{point.threshold:.2f}", *cells]
+
+
+def _notes(summary: Summary) -> list[str]:
+    lines = []
     if summary.errors:
         counts = ", ".join(f"{count} {reason}" for reason, count in summary.errors.items())
         lines.append(f"no answer: {counts}")

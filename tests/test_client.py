@@ -12,6 +12,14 @@ from evaluation.client import Answer, ServiceClient, ServiceError, answer_of
 RIGHT = {"success": True, "text": "a3b9", "confidence": 0.97, "raw_response": "a3b9"}
 
 
+@pytest.mark.parametrize(
+    ("warnings", "kept"),
+    [(["one", "two"], ("one", "two")), ([], ()), (None, ()), ("no list", ())],
+)
+def test_warnings_of_a_reply(warnings: object, kept: tuple[str, ...]) -> None:
+    assert answer_of({**RIGHT, "warnings": warnings}).warnings == kept
+
+
 def test_an_image_is_the_raw_body_of_ocr() -> None:
     calls: list[Call] = []
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from stub_service import Call, stub_service
 
-from evaluation.client import Answer, Exchange
-from evaluation.evaluate import main, predict
-from evaluation.samples import Family, Sample
+from evaluation.client import Answer
+from evaluation.ddddocr_reader import DdddocrReader
+from evaluation.evaluate import main
+from evaluation.readers import Reply
 
 HEALTH = {"status": "ok", "model": "bundled", "model_status": "ready"}
 
@@ -55,62 +57,80 @@ def tree(tmp_path: Path) -> Path:
 def test_the_command_prints_a_table(
     tree: Path, url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tree), "--url", url]) == 0
+    assert main([str(tree), "--url", url, "--workers", "3"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"4 images of {tree}, read by bundled\n\n")
     rows = {" ".join(line.split()) for line in printed.out.splitlines()}
-    assert "letters 2 0.500 0.095 – 0.905 0.400 +0.100 0.750 –" in rows
-    assert "all families (2) 4 0.500 0.500 +0.000 0.562 1" in rows
-    assert "held-out half (1) 2 0.500 0.600 -0.100 0.375 1" in rows
+    (letters,) = [row for row in rows if row.startswith("letters ")]
+    assert letters.startswith("letters 2 0.500 0.095 – 0.905 0.000 0.500 ")
+    assert letters.endswith(" – 0.400 +0.100")
+    (held_out,) = [row for row in rows if row.startswith("held-out half (1) ")]
+    assert held_out.endswith(" 1 0.600 -0.100")
+    assert "0.50 0.750 0.667 0.500" in rows
     assert "no answer: 1 undecodable_image" in rows
     assert printed.err == ""
 
 
-def test_the_json_file_holds_every_prediction(tree: Path, url: str, tmp_path: Path) -> None:
-    target = tmp_path / "report.json"
-    assert main([str(tree), "--url", url, "--json", str(target)]) == 0
-    report = json.loads(target.read_text(encoding="utf-8"))
+def test_the_files_hold_every_prediction_and_a_page(tree: Path, url: str, tmp_path: Path) -> None:
+    data, page = tmp_path / "report.json", tmp_path / "report.html"
+    options = ["--option", "kind=text", "--option", "charset=a=b"]
+    assert main([str(tree), "--url", url, *options, "--json", str(data), "--html", str(page)]) == 0
+    report = json.loads(data.read_text(encoding="utf-8"))
     assert (report["folder"], report["url"], report["model"]) == (str(tree), url, "bundled")
-    assert [family["accuracy"] for family in report["families"]] == [0.5, 0.5]
+    assert report["options"] == {"kind": "text", "charset": "a=b"}
     assert report["errors"] == {"undecodable_image": 1}
     by_file = {(p["family"], p["file"]): p for p in report["predictions"]}
     assert len(by_file) == 4
-    first = by_file["letters", "1.png"]
-    assert first.pop("latency_s") > 0
-    assert first == {
-        "family": "letters",
-        "file": "1.png",
-        "label": "AB3",
-        "expression": None,
-        "text": "aB3",
-        "raw_response": " aB3",
-        "confidence": 0.75,
-        "answered": True,
-        "error_type": None,
-        "correct": True,
-    }
     assert by_file["sums", "1.gif"]["expression"] == "5+7=?"
     assert by_file["sums", "2.jpg"]["error_type"] == "undecodable_image"
+    html = page.read_text(encoding="utf-8").removeprefix("<!DOCTYPE html>")
+    shown = "".join(ElementTree.fromstring(html).itertext())
+    assert "letters/2.png" in shown
+    assert "sums/2.jpg" not in shown
 
 
-def test_each_image_goes_out_once_with_its_content_type(tmp_path: Path) -> None:
-    files = {"1.png": "image/png", "2.JPG": "image/jpeg", "3.gif": "image/gif", "4": "application/"}
-    for file in files:
-        (tmp_path / file).write_text(file)
-    family = Family("f", "alnum", tuple(Sample(tmp_path / file, "x") for file in files))
-    sent: list[tuple[bytes, str]] = []
-    steps: list[None] = []
+def test_a_model_is_run_in_this_process(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tree), "--model", "/nowhere/at/all"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "nowhere" in printed.err
+    assert printed.err.count("\n") == 1
 
-    def ocr(image: bytes, content_type: str) -> tuple[Answer, Exchange]:
-        sent.append((image, content_type))
-        return Answer("x", 1.0, True, "x", None), Exchange(200, {}, 0.5)
 
-    ((judged, predictions),) = predict([family], ocr, lambda: steps.append(None))
-    assert judged is family
-    assert [p.latency_s for p in predictions] == [0.5] * 4
-    assert [image.decode() for image, _ in sent] == list(files)
-    assert all(content_type.startswith(files[image.decode()]) for image, content_type in sent)
-    assert len(steps) == 4
+def test_ddddocr_reads_the_same_images(
+    tree: Path, url: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(reader: DdddocrReader, *, beta: bool) -> None:
+        reader.name = "other beta" if beta else "other"
+
+    def read(reader: DdddocrReader, image: bytes, content_type: str, kind: str) -> Reply:
+        return Reply(Answer("d4" if reader.name == "other" else "12", 0.5, True, None, None), 0.1)
+
+    monkeypatch.setattr(DdddocrReader, "__init__", build)
+    monkeypatch.setattr(DdddocrReader, "read", read)
+    assert main([str(tree), "--url", url, "--against", "ddddocr"]) == 0
+    rows = {" ".join(line.split()) for line in capsys.readouterr().out.splitlines()}
+    (letters,) = [row for row in rows if row.startswith("letters ")]
+    assert letters.endswith(" 0.500 1.000 0.000 1.000")
+    (sums,) = [row for row in rows if row.startswith("sums ")]
+    assert sums.endswith(" 0.000 1.000 0.500 1.000")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--option", "kind"], "kind is not NAME=VALUE"),
+        (["--workers", "0"], "0 is not a whole number from 1 to 256"),
+        (["--url", "http://127.0.0.1:1", "--model", "bundled"], "not allowed with"),
+        (["--against", "tesseract"], "invalid choice"),
+    ],
+)
+def test_misuse_of_the_command_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["folder", *arguments])
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,67 +1,83 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from readings import NOTHING_READ, answered, family_of, judged
 
 from evaluation.client import Answer
-from evaluation.samples import Family, Sample
-from evaluation.summary import judge, summarise
-from evaluation.table import aligned, render, share
+from evaluation.comparison import Duel, compare
+from evaluation.predictions import Judged
+from evaluation.summary import summarise
+from evaluation.table import aligned, p_value, render, share
+
+DIGITS = family_of("plain_digits", "digits", *["12"] * 4, baseline=0.5, tune=True)
+MINE = family_of("mine", "alnum", *["12"] * 16, case_sensitive=True)
 
 
-def judged_family(family: Family, right: int) -> object:
-    return family, [
-        judge(
-            family,
-            sample,
-            Answer(sample.label, 0.9, True, sample.label, None)
-            if index < right
-            else Answer("", 0.0, False, None, "no_answer"),
-            0.0314,
-        )
-        for index, sample in enumerate(family.samples)
+def readings(right_of_mine: int, answer: Answer) -> Judged:
+    return [
+        judged(DIGITS, *[answer] * 4, latency_s=0.0314),
+        judged(
+            MINE,
+            *[answer] * right_of_mine,
+            *[NOTHING_READ] * (16 - right_of_mine),
+            latency_s=0.0314,
+        ),
     ]
 
 
-def family_of(name: str, kind: str, images: int, **facts: object) -> Family:
-    return Family(name, kind, tuple(Sample(Path(f"{i}.png"), "12") for i in range(images)), **facts)
-
-
 def test_the_table_as_a_terminal_shows_it() -> None:
-    summary = summarise(
-        [
-            judged_family(family_of("plain_digits", "digits", 4, baseline=0.5, tune=True), 4),
-            judged_family(family_of("mine", "alnum", 16, case_sensitive=True), 4),
-        ]
-    )
-    assert render(summary) == (
+    assert render(summarise(readings(4, answered("12", 0.9)))) == (
         """\
-                     n  exact   95% interval  ddddocr    diff   conf  none
-──────────────────────────────────────────────────────────────────────────
+                     n  right   95% interval  exact  caseless    CER    ECE  AUROC    ms  none  ddddocr, known    diff
+──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 digits
-  plain_digits       4  1.000  0.510 – 1.000    0.500  +0.500  0.900     –
-  mean (1)           4  1.000                   0.500  +0.500  0.900     –
-──────────────────────────────────────────────────────────────────────────
+  plain_digits       4  1.000  0.510 – 1.000  1.000     1.000  0.000  0.100      –  31.4     –           0.500  +0.500
+  mean (1)           4  1.000  0.510 – 1.000  1.000     1.000  0.000  0.100      –  31.4     –           0.500  +0.500
+──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 alnum
-  mine *            16  0.250  0.102 – 0.495        –       –  0.225    12
-  mean (1)          16  0.250                       –       –  0.225    12
-──────────────────────────────────────────────────────────────────────────
-digits + Latin (2)  20  0.625                       –       –  0.562    12
-all families (2)    20  0.625                       –       –  0.562    12
-tune half (1)        4  1.000                   0.500  +0.500  0.900     –
+  mine *            16  0.250  0.102 – 0.495  0.250     0.250  0.750  0.025  1.000  31.4    12
+  mean (1)          16  0.250  0.102 – 0.495  0.250     0.250  0.750  0.025  1.000  31.4    12
+──────────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+digits + Latin (2)  20  0.625  0.362 – 0.831  0.625     0.625  0.600  0.040  1.000  31.4    12
+all families (2)    20  0.625  0.362 – 0.831  0.625     0.625  0.600  0.040  1.000  31.4    12
+tune half (1)        4  1.000  0.510 – 1.000  1.000     1.000  0.000  0.100      –  31.4     –           0.500  +0.500
 
-ECE 0.040   AUROC 1.000   CER 0.600   median latency 31.4 ms
+min_confidence  answered  right of them   read
+──────────────────────────────────────────────
+0.00               0.400          1.000  0.400
+0.50               0.400          1.000  0.400
+0.80               0.400          1.000  0.400
+0.90               0.400          1.000  0.400
+0.95               0.000              –  0.000
+0.99               0.000              –  0.000
+
+answered at 99% accuracy 0.400, at 95% 0.400
 no answer: 12 no_answer
-* case counts; elsewhere upper and lower case are one"""
+* case counts; elsewhere upper and lower case are one"""  # noqa: E501
     )
+
+
+def test_rivals_stand_beside_ours() -> None:
+    ours = readings(12, answered("12", 0.9))
+    theirs = readings(2, answered("12", 0.9))
+    rows = {
+        " ".join(line.split())
+        for line in render(summarise(ours), [compare("other 1.0", ours, theirs)]).splitlines()
+    }
+    (header,) = [row for row in rows if "CER" in row]
+    assert header.endswith("none other 1.0 p")
+    (mine,) = [row for row in rows if row.startswith("mine *")]
+    assert mine.endswith(" 0.125 0.002")
+    (digits,) = [row for row in rows if row.startswith("plain_digits")]
+    assert digits.endswith(" 1.000 1.000")
 
 
 def test_notes_appear_only_where_they_say_something() -> None:
-    text = render(summarise([judged_family(family_of("plain", "digits", 2), 2)]))
+    text = render(summarise([judged(DIGITS, *[answered("1", 0.4)] * 4)]))
     assert "no answer" not in text
     assert "case counts" not in text
-    assert "AUROC –" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("all families")]
+    assert " – " in line
 
 
 def test_lines_align_and_have_no_trailing_spaces() -> None:
@@ -74,3 +90,8 @@ def test_lines_align_and_have_no_trailing_spaces() -> None:
 )
 def test_share(value: float | None, text: str) -> None:
     assert share(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(1.0, "1.000"), (0.001, "0.001"), (1e-9, "<.001")])
+def test_p_value(value: float, text: str) -> None:
+    assert p_value(Duel("one", 0, 0, value)) == text
