@@ -13,24 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from evaluation.comparison import Rival, compare
 from evaluation.machine import commit_of
 from evaluation.predictions import Judged
-from evaluation.readers import Reader, ReaderError, read_all, service_reader
+from evaluation.reader_arguments import add_reader_arguments, open_reader, read_with_bar
+from evaluation.readers import Reader, ReaderError
 from evaluation.report import Report, Source, as_json, count_warnings
 from evaluation.samples import Family, SampleError, read_families
 from evaluation.service_process import PROJECT
 from evaluation.summary import summarise
 from evaluation.table import render
-
-DEFAULT_URL = "http://127.0.0.1:5000"
 
 
 def evaluate(arguments: argparse.Namespace) -> Report:
@@ -43,8 +39,8 @@ def evaluate(arguments: argparse.Namespace) -> Report:
     families = read_families(arguments.folder)
     options = dict(arguments.option)
     rival_readers = _rivals(arguments.against)
-    with _reader(arguments, options) as reader:
-        judged = _read(families, reader, arguments.workers)
+    with open_reader(arguments, options) as reader:
+        judged = read_with_bar(families, reader, arguments.workers)
     source = Source(
         folder=str(arguments.folder),
         model=reader.name,
@@ -58,17 +54,6 @@ def evaluate(arguments: argparse.Namespace) -> Report:
     return Report(source, judged, summarise(judged), count_warnings(judged), rivals)
 
 
-def _reader(
-    arguments: argparse.Namespace, options: Mapping[str, str]
-) -> AbstractContextManager[Reader]:
-    if arguments.model is None:
-        return service_reader(arguments.url, arguments.workers, options)
-    # Imported here: it needs the service's own packages, which a remote service's caller may lack.
-    from evaluation.model_reader import model_reader
-
-    return model_reader(arguments.model, options)
-
-
 def _rivals(name: str | None) -> list[Reader]:
     """Return the readers to compare with, before anything is read."""
     if name is None:
@@ -80,14 +65,7 @@ def _rivals(name: str | None) -> list[Reader]:
 
 def _rival(reader: Reader, families: Sequence[Family], ours: Judged) -> Rival:
     # One at a time: ddddocr's engine says nothing about threads.
-    return compare(reader.name, ours, _read(families, reader, workers=1))
-
-
-def _read(families: Sequence[Family], reader: Reader, workers: int) -> Judged:
-    images = sum(len(family.samples) for family in families)
-    # `disable=None`: no bar where the output is not a terminal.
-    with tqdm(total=images, unit="image", desc=reader.name, disable=None, leave=False) as bar:
-        return read_all(families, reader, workers, bar.update)
+    return compare(reader.name, ours, read_with_bar(families, reader, workers=1))
 
 
 def heading(report: Report) -> str:
@@ -104,10 +82,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m evaluation.evaluate",
         description="How often labelled captchas are read right, and what the confidence is worth.",
     )
-    command.add_argument("folder", type=Path, help="labelled captchas")
-    reader = command.add_mutually_exclusive_group()
-    reader.add_argument("--url", default=DEFAULT_URL, help="root of a running service")
-    reader.add_argument("--model", help="bundled, a folder or a hub name, run in this process")
+    add_reader_arguments(command)
     command.add_argument(
         "--option",
         type=_option,
@@ -116,7 +91,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="request option of every image, such as kind=digits; may be repeated",
     )
-    command.add_argument("--workers", type=_workers, default=1, help="images read at a time")
     command.add_argument("--against", choices=["ddddocr"], help="read with both its models, too")
     command.add_argument("--json", type=Path, metavar="FILE", help="write figures and predictions")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
@@ -133,12 +107,6 @@ def _option(text: str) -> tuple[str, str]:
     if not (name and equals):
         raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE")
     return name, value
-
-
-def _workers(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 256")
-    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

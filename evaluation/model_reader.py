@@ -16,7 +16,7 @@ from evaluation.client import Answer
 from evaluation.readers import ReaderError, Reply
 from qwen_captcha.app import checked_backend
 from qwen_captcha.backends.base import Backend, BackendLoadError
-from qwen_captcha.errors import InvalidOption
+from qwen_captcha.errors import CaptchaServiceError, InvalidOption
 from qwen_captcha.options import Options, parse_options
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
@@ -33,10 +33,17 @@ class ModelReader:
         self._options = options
 
     def read(self, image: bytes, content_type: str, kind: str) -> Reply:
-        """Read one image; threads that read at the same time share batches."""
+        """Read one image; threads that read at the same time share batches.
+
+        Raises:
+            ReaderError: The service takes no image with these options, or none now.
+        """
         start = time.perf_counter()
         deadline = self._service.monotonic() + PATIENCE_S
-        [found] = self._service.recognize_many([image], self._options, deadline)
+        try:
+            [found] = self._service.recognize_many([image], self._options, deadline)
+        except CaptchaServiceError as error:
+            raise ReaderError(error.message) from error
         latency_s = time.perf_counter() - start
         answer = Answer(
             text=found.text,

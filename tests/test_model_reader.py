@@ -38,6 +38,17 @@ def test_a_broken_image_is_no_answer(backend: FakeBackend, settings: Settings) -
     assert (answer.success, answer.error_type) == (False, "unsupported_image_type")
 
 
+def test_options_that_leave_nothing_to_read_end_the_run(
+    backend: FakeBackend, settings: Settings
+) -> None:
+    options = parse_options({"kind": "digits", "charset": "ab"})
+    with (
+        loaded_reader(backend, settings, options) as reader,
+        pytest.raises(ReaderError, match="charset"),
+    ):
+        reader.read(image_bytes(77), "image/png", "digits")
+
+
 def test_a_model_that_cannot_be_loaded_is_one_line(settings: Settings) -> None:
     torn = FakeBackend(load_error=BackendLoadError("the weights are torn"))
     with (
