@@ -8,6 +8,7 @@ with `png_fix` and with sums computed from what it transcribes.
 from __future__ import annotations
 
 import time
+import warnings
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any
@@ -50,7 +51,7 @@ class DdddocrReader:
         """Read one image; the time is that of the text alone, without its list of probabilities."""
         start = time.perf_counter()
         try:
-            raw_text = str(self._engine.classification(image, png_fix=True))
+            raw_text = str(self._classify(image))
             latency_s = time.perf_counter() - start
             confidence = self._confidence(image)
         except self._input_errors:
@@ -62,9 +63,14 @@ class DdddocrReader:
         return Reply(Answer(text, confidence, True, raw_text, None), latency_s)
 
     def _confidence(self, image: bytes) -> float:
-        found = self._engine.classification(image, png_fix=True, probability=True)
+        found = self._classify(image, probability=True)
         # A mean of numbers rounded to float32 may exceed 1.
         return min(1.0, float(found["confidence"]))
+
+    def _classify(self, image: bytes, *, probability: bool = False) -> Any:
+        # Pillow warns of what ddddocr does to palettes; its caller cannot help it.
+        with warnings.catch_warnings(action="ignore"):
+            return self._engine.classification(image, png_fix=True, probability=probability)
 
 
 def computed(text: str) -> str:

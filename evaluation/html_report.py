@@ -23,7 +23,7 @@ from evaluation.readers import CONTENT_TYPES
 from evaluation.report import Report
 from evaluation.samples import Family
 from evaluation.summary import figures_of
-from evaluation.table import milliseconds, p_value, share
+from evaluation.table import has_baseline, milliseconds, p_value, share
 
 TEMPLATE = "report_template.html"
 # A page that a browser opens at once; captchas have 2 to 10 kB each.
@@ -97,6 +97,7 @@ def render_page(report: Report, mistakes_of: str | None = None) -> str:
         mistakes=[_mistake(*wrong) for wrong in mistakes[:MAX_MISTAKES]],
         all_mistakes=len(mistakes),
         scope=scope,
+        known=has_baseline(report.summary),
     )
 
 

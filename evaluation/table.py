@@ -63,8 +63,12 @@ def _family_label(family: FamilyScore) -> str:
 def _rival_header(summary: Summary, rivals: Sequence[Rival]) -> list[str]:
     if rivals:
         return [cell for rival in rivals for cell in (rival.name, "p")]
-    known = any(family.figures.baseline is not None for family in summary.families)
-    return ["ddddocr, known", "diff"] if known else []
+    return ["ddddocr, known", "diff"] if has_baseline(summary) else []
+
+
+def has_baseline(summary: Summary) -> bool:
+    """Tell whether ddddocr's accuracy is known beforehand for any family."""
+    return any(family.figures.baseline is not None for family in summary.families)
 
 
 def _group_row(label: str, group: GroupScore, rivals: Sequence[Rival]) -> list[str]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
         def classification(self, img: bytes, png_fix: bool, probability: bool = False) -> Any:
             assert png_fix
+            warnings.warn("palette", stacklevel=1)
             if img == b"broken":
                 raise InputError
             text = img.decode()

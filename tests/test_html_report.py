@@ -151,6 +151,15 @@ def test_rivals_stand_beside_ours(readings: Judged) -> None:
     assert [row[0].text for row in table.iter("tr")] == ["all families", "bundled", "other 1.0"]
 
 
+@pytest.mark.parametrize("baseline", [None, 0.5])
+def test_what_is_known_of_ddddocr_has_a_column_only_where_it_is_known(
+    baseline: float | None,
+) -> None:
+    family = family_of("one", "digits", "1", baseline=baseline)
+    text = texts(page_of(report_of(judged(family, answered("1")))))
+    assert ("ddddocr, known" in text) is (baseline is not None)
+
+
 def test_the_confusion_table_counts_what_is_taken_for_what() -> None:
     family = family_of("one", "alnum", "O0", "OO", "lO")
     table = confusion_table(
