@@ -10,7 +10,7 @@ from stub_service import Call, stub_service
 
 from evaluation.client import Answer
 from evaluation.ddddocr_reader import DdddocrReader
-from evaluation.evaluate import main
+from evaluation.evaluate import main, parser
 from evaluation.readers import Reply
 
 HEALTH = {"status": "ok", "model": "bundled", "model_status": "ready"}
@@ -89,7 +89,9 @@ def test_the_files_hold_every_prediction_and_a_page(tree: Path, url: str, tmp_pa
     assert "sums/2.jpg" not in shown
 
 
-def test_a_model_is_run_in_this_process(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_that_is_not_there_is_one_line(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(tree), "--model", "/nowhere/at/all"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -169,3 +171,11 @@ def test_the_table_is_printed_even_where_the_file_cannot_be_written(
     printed = capsys.readouterr()
     assert "all families" in printed.out
     assert "No such file or directory" in printed.err
+
+
+def test_each_argument_is_documented() -> None:
+    page = Path(__file__).parent.parent / "docs" / "evaluation.md"
+    rows = [row for row in page.read_text(encoding="utf-8").splitlines() if row.startswith("| `-")]
+    documented = {row.split("`")[1].split()[0] for row in rows}
+    offered = {name for action in parser()._actions for name in action.option_strings}
+    assert documented == offered - {"-h", "--help"}
