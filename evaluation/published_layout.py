@@ -217,7 +217,7 @@ def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     _write_json(folder / "vocab.json", vocabulary.ids)
     merges = "".join(f"{left} {right}\n" for left, right in vocabulary.merges)
     (folder / "merges.txt").write_text("#version: 0.2\n" + merges, encoding="utf-8")
-    _fast_tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
+    fast_tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
     special = {
         str(number): {
             "content": token,
@@ -250,7 +250,7 @@ def _write_tokenizer(folder: Path, vocabulary: Vocabulary) -> None:
     )
 
 
-def _fast_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+def fast_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
     """Return the tokenizer of `tokenizer.json`."""
     tokenizer = Tokenizer(models.BPE(vocabulary.ids, vocabulary.merges))
     tokenizer.normalizer = normalizers.NFC()

@@ -91,6 +91,7 @@ def constraints_for(options: Options, *, follows_prompts: bool) -> DecodingConst
         max_length=longest,
         case=options.case,
         kind=options.kind,
+        alternatives=MAX_ALTERNATIVES if options.details else 0,
     )
 
 

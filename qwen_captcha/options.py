@@ -9,13 +9,14 @@ equal requests give equal values, so it can be part of a cache key.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from qwen_captcha.charsets import CHARSET_RANGES, Charset
 from qwen_captcha.errors import InvalidOption
+from qwen_captcha.setting_values import boolean, decimal_number
 
 MAX_PROMPT_CHARACTERS = 2000
 # Chinese charsets are long: ddddocr's own has 8,210 characters.
@@ -30,6 +31,9 @@ _LENGTH = re.compile("([0-9]{1,2})(?: *- *([0-9]{1,2}))?")
 
 # The fields of a request, the strongest source first.
 Sources = tuple[Mapping[str, object], ...]
+_share = decimal_number(0.0, 1.0)
+
+Parsed = TypeVar("Parsed")
 Choice = TypeVar("Choice", bound=StrEnum)
 
 
@@ -62,6 +66,8 @@ class Options:
         case: What happens to the case of letters.
         charset: The allowed characters; None allows all.
         length: Fewest and most characters of the text that is read; None allows any number.
+        details: Also tell each character's confidence and other readings.
+        min_confidence: Answers with less are marked.
     """
 
     prompt: str | None = None
@@ -69,6 +75,8 @@ class Options:
     case: Case = Case.KEEP
     charset: Charset | None = None
     length: tuple[int, int] | None = None
+    details: bool = False
+    min_confidence: float = 0.0
 
 
 def parse_options(*sources: Mapping[str, object]) -> Options:
@@ -91,6 +99,8 @@ def parse_options(*sources: Mapping[str, object]) -> Options:
         case=_choice(sources, "case", Case.KEEP),
         charset=_charset(sources),
         length=_length(sources),
+        details=_parsed(sources, "details", False, boolean, "true or false"),
+        min_confidence=_parsed(sources, "min_confidence", 0.0, _share, "a number from 0 to 1"),
     )
 
 
@@ -168,6 +178,19 @@ def _length(sources: Sources) -> tuple[int, int] | None:
             return shortest, longest
     allowed = f"a number of characters from 1 to {MAX_LENGTH} or a range such as 4-6"
     raise _refusal("length", value, allowed)
+
+
+def _parsed(
+    sources: Sources, name: str, default: Parsed, parse: Callable[[str], Parsed], allowed: str
+) -> Parsed:
+    """Return an option whose value is spelled as a setting's would be, or a JSON scalar."""
+    value = _given(sources, name)
+    if value is None:
+        return default
+    try:
+        return parse(str(value) if isinstance(value, (str, int, float)) else "")
+    except ValueError as error:
+        raise _refusal(name, value, allowed) from error
 
 
 def _refusal(name: str, value: object, allowed: str) -> InvalidOption:

@@ -1,20 +1,22 @@
 """Answer: what the service says about one image, made from what the model said.
 
-Responsible for: success, confidence and warnings of an answer. Leaves finding the text in the
-model's words to `answers.py`, and the JSON shape to `routes.py`. Invariant: a caller who takes
-`text` on success alone never gets a refusal, chatter or an error message, and an option that
-had no effect is always named in `warnings`.
+Responsible for: success and warnings of an answer, and putting it together. Leaves finding the
+text in the model's words to `candidates.py`, probabilities to `confidence.py`, and the JSON shape
+to `routes.py`. Invariant: a caller who takes `text` on success alone never gets a refusal, chatter
+or an error message, and an option that had no effect is always named in `warnings`.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from qwen_captcha.answers import ExtractedAnswer, extract_answer
+from qwen_captcha.answers import ExtractedAnswer
 from qwen_captcha.backends.base import Capabilities, Reading
+from qwen_captcha.candidates import find_candidates
+from qwen_captcha.confidence import confidence_of
 from qwen_captcha.decoding import constraints_for
+from qwen_captcha.details import Details, details_of
 from qwen_captcha.errors import CaptchaServiceError
 from qwen_captcha.options import Kind, Options
 
@@ -45,6 +47,8 @@ class Answer:
         error_type: Slug of what went wrong, None with success.
         error: One sentence about what went wrong, None with success.
         warnings: Sentences about what the caller asked for and did not get.
+        low_confidence: `confidence` is below what the caller asked for.
+        details: What the caller asked to know besides, None where nothing.
         cache: Whether the answer was kept from an identical request or shared with one.
     """
 
@@ -55,6 +59,8 @@ class Answer:
     error_type: str | None = None
     error: str | None = None
     warnings: tuple[str, ...] = ()
+    low_confidence: bool = False
+    details: Details | None = None
     cache: CacheUse = CacheUse.OFF
 
 
@@ -63,15 +69,17 @@ def obeyed_options(options: Options, capabilities: Capabilities) -> Options:
     return options if capabilities.follows_prompts else replace(options, prompt=None)
 
 
-def answer_from_reading(reading: Reading, options: Options, capabilities: Capabilities) -> Answer:
-    """Return the answer to a request from what the model said about its image."""
-    extracted = extract_answer(
-        reading.raw_response,
-        obeyed_options(options, capabilities),
-        answers_questions=capabilities.answers_questions,
-    )
-    warnings = _warnings(reading, extracted, options, capabilities)
-    if extracted is None:
+def answer_from_reading(reading: Reading, asked: Options, capabilities: Capabilities) -> Answer:
+    """Return the answer to a request from what the model said about its image.
+
+    Args:
+        reading: What it said.
+        asked: What the caller asked for.
+        capabilities: What the model can do.
+    """
+    options = obeyed_options(asked, capabilities)
+    candidates = find_candidates(reading, options, capabilities)
+    if not candidates:
         return Answer(
             text="",
             confidence=0.0,
@@ -79,14 +87,18 @@ def answer_from_reading(reading: Reading, options: Options, capabilities: Capabi
             raw_response=reading.raw_response,
             error_type="no_answer",
             error="The model gave no usable answer.",
-            warnings=warnings,
+            warnings=_warnings(reading, None, asked, capabilities),
         )
+    best = candidates[0]
+    confidence = confidence_of(best, capabilities.calibration)
     return Answer(
-        text=extracted.text,
-        confidence=confidence_of(reading.log_probability),
+        text=best.extracted.text,
+        confidence=confidence,
         success=True,
-        raw_response=reading.raw_response,
-        warnings=warnings,
+        raw_response=best.reading.raw_response,
+        warnings=_warnings(best.reading, best.extracted, asked, capabilities),
+        low_confidence=confidence < options.min_confidence,
+        details=details_of(candidates, confidence) if options.details else None,
     )
 
 
@@ -100,13 +112,6 @@ def failed_answer(error: CaptchaServiceError) -> Answer:
         error_type=error.error_type,
         error=error.message,
     )
-
-
-def confidence_of(log_probability: float | None) -> float:
-    """Return the probability of a reading, from 0 to 1; 0 where it is unknown."""
-    if log_probability is None or math.isnan(log_probability):
-        return 0.0
-    return round(math.exp(min(0.0, log_probability)), 6)
 
 
 def _warnings(

@@ -68,6 +68,10 @@ def answer_body(answer: Answer) -> dict[str, object]:
     }
     if answer.error_type is not None:
         body |= {"error": answer.error, "error_type": answer.error_type}
+    if answer.low_confidence:
+        body["low_confidence"] = True
+    if answer.details is not None:
+        body["details"] = answer.details
     if answer.warnings:
         body["warnings"] = list(answer.warnings)
     return body
@@ -118,6 +122,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
             "device": backend.device,
             "model_status": service.model_state,
             "gpu_available": backend.gpu_available,
+            "calibrated": backend.capabilities.calibration is not None,
         }
         if service.model_error is not None:
             body["error"] = service.model_error

@@ -22,10 +22,12 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.base import ReadingTask
-from qwen_captcha.backends.greedy import Decoded, NonFiniteLogitsError, decode_greedily
+from qwen_captcha.backends.continuation import NonFiniteLogitsError, Prompts
+from qwen_captcha.backends.greedy import Decoded, decode_greedily
 from qwen_captcha.backends.preprocessing import Preprocessor
 from qwen_captcha.backends.text_decoder import TextDecoder
 from qwen_captcha.backends.vision_encoder import VisionEncoder
+from qwen_captcha.backends.vocabulary import Vocabulary
 
 LONGEST = 12
 PROMPT = "what is it?"
@@ -69,14 +71,11 @@ def decode(
     embeddings = decoder.embed(batch.input_ids)
     seen = VisionEncoder(model.model.visual).encode(batch.pixel_values, batch.grids)
     embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
-    return decode_greedily(
-        decoder,
-        embeddings,
-        batch.attention_mask,
-        batch.position_ids,
-        end_ids=END_SET,
-        max_new_tokens=limits,
+    prompts = Prompts.read(
+        decoder, embeddings, batch.attention_mask, batch.position_ids, max(limits)
     )
+    vocabulary = Vocabulary(processor.tokenizer, len(IDS), END_SET, decoder.device)
+    return decode_greedily(prompts.go_on(), vocabulary, limits)
 
 
 def generate(

@@ -24,7 +24,10 @@ from evaluation.published_vocabulary import Vocabulary
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import BackendLoadError, Capabilities, ReadingTask
 from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
+from qwen_captcha.charsets import CHARSET_RANGES, DIGITS, Charset
+from qwen_captcha.decoding import DecodingConstraints
 from qwen_captcha.model_files import is_complete_in_cache
+from qwen_captcha.options import Case
 
 REPO_ID = "Qwen/Qwen2-VL-2B-Instruct"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -149,6 +152,33 @@ def test_the_hub_name_is_loaded_and_answers_as_greedy_generate(snapshot: Path) -
         expected.append(processor.decode(answer, skip_special_tokens=True))
     assert [reading.raw_response for reading in readings] == expected
     assert len(set(expected)) == len(images)
+
+
+CONSTRAINTS = {
+    "digits": DecodingConstraints(DIGITS, 1),
+    "rare Chinese of several tokens": DecodingConstraints(Charset.of("龥鑫"), 2, 3),
+    "letters and digits": DecodingConstraints(CHARSET_RANGES[6], 4, 6),
+    "either case": DecodingConstraints(CHARSET_RANGES[4].in_either_case(), 1, 8, Case.LOWER),
+}
+
+
+@pytest.mark.usefixtures("_offline")
+def test_constraints_hold_for_tokens_of_several_characters_and_of_parts() -> None:
+    backend = new_backend()
+    backend.load()
+    tasks = [
+        ReadingTask(image, PROMPT, 12, constraints)
+        for image, constraints in zip(
+            noise_images([(160, 60), (100, 30), (90, 140), (160, 60)]),
+            CONSTRAINTS.values(),
+            strict=True,
+        )
+    ]
+    for task, reading in zip(tasks, backend.read(tasks), strict=True):
+        assert task.constraints.allows(reading.raw_response) or not reading.complete
+        [alone] = backend.read([task])
+        assert alone.raw_response == reading.raw_response
+        assert alone.log_probability == pytest.approx(reading.log_probability, abs=1e-3)
 
 
 @pytest.mark.usefixtures("_offline")

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from checkpoints import CHARACTERS, END_IDS, IDS, Shape, noise_images, small_model, small_processor
@@ -7,6 +10,9 @@ from checkpoints import CHARACTERS, END_IDS, IDS, Shape, noise_images, small_mod
 from qwen_captcha.backends import reader as reader_module
 from qwen_captcha.backends.base import ReadingTask
 from qwen_captcha.backends.reader import CaptchaReader, end_token_ids
+from qwen_captcha.charsets import Charset
+from qwen_captcha.decoding import DecodingConstraints
+from qwen_captcha.options import Case, Kind
 
 PROMPT = "what is it?"
 
@@ -61,6 +67,47 @@ def test_a_response_that_is_cut_is_not_complete(reader: CaptchaReader) -> None:
     assert not all(reading.complete for reading in cut)
     for reading, shorter in zip(whole, cut, strict=True):
         assert reading.raw_response.startswith(shorter.raw_response)
+
+
+MIXED = {
+    "free": DecodingConstraints(),
+    "digits": DecodingConstraints(Charset.of("0123456789"), 1),
+    "letters, exactly four": DecodingConstraints(Charset.of("xyzh"), 4, 4),
+    "details": DecodingConstraints(alternatives=5),
+    "either case": DecodingConstraints(case=Case.LOWER),
+    "arithmetic": DecodingConstraints(Charset.of("0123456789?"), 1, kind=Kind.MATH),
+}
+
+
+def constrained_tasks() -> list[ReadingTask]:
+    sizes = [(160, 60), (60, 160), (100, 30), (160, 60), (3, 3), (100, 30)]
+    return [
+        replace(task, constraints=constraints)
+        for task, constraints in zip(tasks(sizes), MIXED.values(), strict=True)
+    ]
+
+
+def test_each_task_of_a_batch_obeys_its_own_constraints(reader: CaptchaReader) -> None:
+    for task, reading in zip(constrained_tasks(), reader.read(constrained_tasks()), strict=True):
+        for one in (reading, *reading.alternatives):
+            assert task.constraints.allows(one.raw_response) or not one.complete
+            assert one.raw_response == "".join(token.text for token in one.tokens)
+
+
+def test_constrained_tasks_read_alike_alone_and_among_neighbours(reader: CaptchaReader) -> None:
+    for task, reading in zip(constrained_tasks(), reader.read(constrained_tasks()), strict=True):
+        [alone] = reader.read([task])
+        assert reading.raw_response == alone.raw_response
+        assert reading.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
+        assert [other.raw_response for other in reading.alternatives] == [
+            other.raw_response for other in alone.alternatives
+        ]
+
+
+def test_a_reading_that_nothing_can_spell_is_empty(reader: CaptchaReader) -> None:
+    [task] = tasks([(160, 60)])
+    [reading] = reader.read([replace(task, constraints=DecodingConstraints(Charset.of("天"), 1))])
+    assert (reading.raw_response, reading.log_probability) == ("", -math.inf)
 
 
 def test_everything_that_may_end_an_answer_ends_it() -> None:

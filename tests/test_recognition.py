@@ -16,7 +16,6 @@ from qwen_captcha.recognition import (
     RESPONSE_CUT,
     Answer,
     answer_from_reading,
-    confidence_of,
     failed_answer,
     obeyed_options,
 )
@@ -25,24 +24,6 @@ OBEDIENT = Capabilities()
 BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
 CERTAIN = Reading("a3b9", 0.0, complete=True)
 SUM = Reading("3+5=?", 0.0, complete=True)
-
-
-@pytest.mark.parametrize(
-    ("log_probability", "confidence"),
-    [
-        (0.0, 1.0),
-        (math.log(0.5), 0.5),
-        (-0.030459, 0.97),
-        (-1000.0, 0.0),
-        (-math.inf, 0.0),
-        (0.001, 1.0),
-        (None, 0.0),
-        (math.nan, 0.0),
-    ],
-)
-def test_confidence_is_a_probability(log_probability: float | None, confidence: float) -> None:
-    assert confidence_of(log_probability) == pytest.approx(confidence, abs=1e-5)
-    assert 0.0 <= confidence_of(log_probability) <= 1.0
 
 
 def test_an_answer_has_the_text_and_keeps_what_the_model_said() -> None:

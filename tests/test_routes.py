@@ -79,6 +79,35 @@ def test_warnings_are_a_list(client: FlaskClient) -> None:
     ]
 
 
+@pytest.mark.parametrize(("least", "marked"), [("0.7", False), ("0.9", True)])
+def test_an_answer_below_the_confidence_asked_for_is_marked(
+    client: FlaskClient, least: str, marked: bool
+) -> None:
+    url = f"/ocr?min_confidence={least}"
+    body = body_of(client.post(url, data=IMAGE, content_type="image/png"))
+    assert body["success"] is True
+    assert body["text"]
+    assert body["confidence"] == pytest.approx(0.778801)
+    assert body.get("low_confidence", False) is marked
+
+
+def test_details_are_there_where_they_were_asked_for(client: FlaskClient) -> None:
+    plain = body_of(client.post("/ocr", data=IMAGE, content_type="image/png"))
+    assert "details" not in plain
+    asked = client.post("/ocr?details=true", data=IMAGE, content_type="image/png")
+    assert body_of(asked) == {**plain, "details": {"characters": [], "alternatives": []}}
+
+
+def test_options_that_exclude_each_other_are_refused_before_reading(
+    client: FlaskClient, backend: FakeBackend
+) -> None:
+    url = "/ocr?kind=digits&charset=abc"
+    response = client.post(url, data=IMAGE, content_type="image/png")
+    assert response.status_code == 400
+    assert body_of(response)["error_type"] == "invalid_option"
+    assert backend.batches == []
+
+
 def test_a_reply_says_whether_it_was_kept(client: FlaskClient) -> None:
     uses = [
         client.post("/ocr", data=IMAGE, content_type="image/png").headers["X-Cache"]
@@ -152,6 +181,7 @@ def test_health_has_the_documented_fields(client: FlaskClient) -> None:
         "device": "cpu",
         "model_status": "ready",
         "gpu_available": False,
+        "calibrated": False,
     }
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from qwen_captcha.calibration import Calibration
 from qwen_captcha.decoding import UNRESTRICTED, DecodingConstraints
 
 
@@ -28,11 +29,13 @@ class Capabilities:
         follows_prompts: It obeys a free instruction; otherwise prompts have no effect.
         answers_questions: It can answer what a captcha asks instead of transcribing it.
         token_probabilities: It reports the probabilities of its tokens.
+        calibration: Turns these into the probability of being right; None where there is none.
     """
 
     follows_prompts: bool = True
     answers_questions: bool = True
     token_probabilities: bool = True
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, slots=True)

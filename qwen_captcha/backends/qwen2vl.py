@@ -19,6 +19,7 @@ from qwen_captcha import model_files
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import BackendLoadError, Capabilities, Reading, ReadingTask
 from qwen_captcha.backends.load_plan import GIB, Gpu, LoadPlan, plan_for_cpu, plan_for_gpus
+from qwen_captcha.calibration import Calibration, CalibrationError, read_calibration
 from qwen_captcha.model_files import CheckpointFiles
 from qwen_captcha.weight_files import Weights
 
@@ -115,6 +116,7 @@ class Qwen2VLBackend:
         self._capabilities = Capabilities(
             follows_prompts=files.facts.follows_prompts,
             answers_questions=files.facts.answers_questions,
+            calibration=_read_calibration(files),
         )
         try:
             self._reader = self._load_reader(files)
@@ -211,6 +213,13 @@ class Qwen2VLBackend:
         task = ReadingTask(image, WARM_UP_PROMPT, WARM_UP_TOKENS)
         for size in WARM_UP_BATCH_SIZES:
             self.read([task] * size)
+
+
+def _read_calibration(files: CheckpointFiles) -> Calibration | None:
+    try:
+        return read_calibration(files.folder)
+    except CalibrationError as error:
+        raise BackendLoadError(str(error)) from error
 
 
 def _gib(size: int | None) -> str:

@@ -7,17 +7,23 @@ the tasks; running out of memory is a MemoryError, whatever the device calls it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.base import Reading, ReadingTask
+from qwen_captcha.backends.beam_search import search
+from qwen_captcha.backends.continuation import Prompts
 from qwen_captcha.backends.greedy import Decoded, decode_greedily
 from qwen_captcha.backends.preprocessing import Batch, Preprocessor
+from qwen_captcha.backends.search_plan import SearchPlan, plan_searches
 from qwen_captcha.backends.text_decoder import TextDecoder
 from qwen_captcha.backends.vision_encoder import VisionEncoder
+from qwen_captcha.backends.vocabulary import Vocabulary
 
 # What torch's CPU allocator says, as a plain RuntimeError.
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
@@ -34,7 +40,12 @@ class CaptchaReader:
         self._preprocessor = Preprocessor(processor, model.model)
         self._vision = VisionEncoder(model.model.visual)
         self._decoder = TextDecoder(model)
-        self._end_ids = end_token_ids(model, processor)
+        self._vocabulary = Vocabulary(
+            processor.tokenizer,
+            model.lm_head.out_features,
+            end_token_ids(model, processor),
+            self._decoder.device,
+        )
 
     @torch.inference_mode()
     def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
@@ -49,21 +60,41 @@ class CaptchaReader:
             range(len(tasks)), key=lambda index: self._preprocessor.size_shown(tasks[index].image)
         )
         with _memory_errors():
-            decoded = self._decode([tasks[index] for index in order])
-        by_index = dict(zip(order, decoded, strict=True))
-        return [self._reading(by_index[index]) for index in range(len(tasks))]
+            readings = self._read_in_order([tasks[index] for index in order])
+        by_index = dict(zip(order, readings, strict=True))
+        return [by_index[index] for index in range(len(tasks))]
 
-    def _decode(self, tasks: Sequence[ReadingTask]) -> list[Decoded]:
+    def _read_in_order(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
+        limits = [task.max_new_tokens for task in tasks]
         batch = self._preprocessor.prepare(tasks)
         device = self._decoder.device
-        return decode_greedily(
+        prompts = Prompts.read(
             self._decoder,
             self._embed(batch),
             batch.attention_mask.to(device),
             batch.position_ids.to(device),
-            end_ids=self._end_ids,
-            max_new_tokens=[task.max_new_tokens for task in tasks],
+            max(limits),
         )
+        greedy = decode_greedily(prompts.go_on(), self._vocabulary, limits)
+        found = [[self._reading(decoded)] for decoded in greedy]
+        plans = [
+            plan
+            for row, (task, [reading]) in enumerate(zip(tasks, found, strict=True))
+            for plan in _plan_searches(row, task, reading)
+        ]
+        return self._searched(prompts, plans, found)
+
+    def _searched(
+        self, prompts: Prompts, plans: Sequence[SearchPlan], found: list[list[Reading]]
+    ) -> list[Reading]:
+        """Return what searches found for their rows, and for the others what is known."""
+        for row in {plan.row for plan in plans}:
+            found[row] = []
+        if plans:
+            results = search(prompts, self._vocabulary, plans)
+            for plan, result in zip(plans, results, strict=True):
+                found[plan.row] += map(self._reading, result)
+        return [_most_probable_first(readings) for readings in found]
 
     def _embed(self, batch: Batch) -> torch.Tensor:
         """Return the embeddings (B, T, width) of the prompts with the image tokens in place."""
@@ -77,7 +108,28 @@ class CaptchaReader:
         text = self._tokenizer.decode(
             decoded.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return Reading(text, decoded.log_probability, decoded.complete)
+        tokens = self._vocabulary.read_tokens(decoded.token_ids, decoded.scores)
+        return Reading(text, decoded.log_probability, decoded.complete, tuple(tokens))
+
+
+def _plan_searches(row: int, task: ReadingTask, greedy: Reading) -> list[SearchPlan]:
+    certainty = greedy.log_probability if greedy.complete else None
+    return plan_searches(
+        row,
+        task.max_new_tokens,
+        task.constraints,
+        greedy.raw_response,
+        -math.inf if certainty is None else certainty,
+    )
+
+
+def _most_probable_first(readings: list[Reading]) -> Reading:
+    """Return the most probable reading with the others as its alternatives."""
+    if not readings:
+        # Nothing that the model can say is allowed.
+        return Reading("", -math.inf, complete=True)
+    first, *others = sorted(readings, key=lambda reading: -(reading.log_probability or 0.0))
+    return replace(first, alternatives=tuple(others))
 
 
 def end_token_ids(

@@ -51,6 +51,11 @@ class Rotation:
         """Return the positions from `start` to before `end`, along the second last dim."""
         return Rotation(self.cos[..., start:end, :], self.signed_sin[..., start:end, :])
 
+    def rows(self, places: torch.Tensor) -> Rotation:
+        """Return the rotations at some places of the first dim."""
+        places = places.to(self.cos.device)
+        return Rotation(self.cos[places], self.signed_sin[places])
+
     def last_position(self) -> Rotation:
         """Return the last position alone, along the second last dim."""
         return self.between(-1, None)

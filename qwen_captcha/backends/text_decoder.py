@@ -1,7 +1,7 @@
 """Qwen2-VL's text model, run step by step over a cache of known size.
 
 Responsible for: the forward pass from embeddings to the logits of the last position, with the
-checkpoint's own layers. Leaves choosing tokens to `greedy.py`. Invariant: the logits equal those
+checkpoint's own layers. Leaves the steps to `continuation.py`. Invariant: the logits equal those
 of the model's own forward pass, whose bookkeeping costs more than the arithmetic of a small model.
 
 Dims: B batch, T tokens of this pass, K tokens so far, C width, H heads, G key-value heads,
@@ -39,6 +39,23 @@ class KeyValueCache:
         for kept, new in zip(store, (keys, values), strict=True):
             kept[:, :, self.length : end] = new
         return store[0][:, :, :end], store[1][:, :, :end]
+
+    def shared(self, tokens: int) -> KeyValueCache:
+        """Return a cache of the first tokens that goes on in the same memory."""
+        cache = KeyValueCache(len(self._stores), self._capacity)
+        cache.length, cache._stores = tokens, list(self._stores)
+        return cache
+
+    def selected(self, rows: torch.Tensor, tokens: int) -> KeyValueCache:
+        """Return a copy of the first tokens of the rows at some places."""
+        cache = KeyValueCache(len(self._stores), self._capacity)
+        for layer, store in enumerate(self._stores):
+            if store is not None:
+                places = rows.to(store[0].device)
+                keys, values = (kept[places, :, :tokens] for kept in store)
+                cache.append(layer, keys, values)
+        cache.advance(tokens)
+        return cache
 
     def advance(self, tokens: int) -> None:
         """Count the tokens of a pass, after its last layer."""

@@ -1,0 +1,160 @@
+"""Prompts that a text model has read, and the rows of tokens that go on from them.
+
+Responsible for: masks, positions and the cache over the steps; rows that branch off, change
+places or end. Leaves the forward passes to `text_decoder.py`, and choosing tokens to `greedy.py`
+and `beam_search.py`. Invariants: a row does not depend on its neighbours, and prompts that were
+read once can be gone on from any number of times.
+
+Dims: B rows, T tokens of the prompts, R rows chosen among B, V vocabulary, S size of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from qwen_captcha.backends.rotation import Rotation
+from qwen_captcha.backends.text_decoder import KeyValueCache, TextDecoder
+
+
+class NonFiniteLogitsError(ArithmeticError):
+    """The model computed infinities or NaN, as Qwen2-VL does in float16."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A batch of prompts after their prefill; `read` makes them.
+
+    Attributes:
+        decoder: Runs the text model.
+        cache: Holds the prompts.
+        logits: (B, V) of the first token behind each.
+        attention_mask: (B, T) bool, False where a row is padded on its left.
+        rotation: (B, 1, steps, S) of the tokens to come.
+        steps: Most tokens to come, the end token included.
+    """
+
+    decoder: TextDecoder
+    cache: KeyValueCache
+    logits: torch.Tensor
+    attention_mask: torch.Tensor
+    rotation: Rotation
+    steps: int
+
+    @classmethod
+    def read(
+        cls,
+        decoder: TextDecoder,
+        embeddings: torch.Tensor,
+        attention_mask: torch.Tensor,
+        position_ids: torch.Tensor,
+        steps: int,
+    ) -> Prompts:
+        """Run the prefill.
+
+        Args:
+            decoder: Runs the text model.
+            embeddings: (B, T, width) of the prompts, image tokens in place.
+            attention_mask: (B, T) bool, False where a row is padded on its left.
+            position_ids: (3, B, T) M-RoPE positions.
+            steps: Most tokens to come, the end token included.
+        """
+        cache = decoder.new_cache(embeddings.shape[1] + steps - 1)
+        mask, rotation = _prompt_mask(attention_mask), decoder.rotation(position_ids)
+        logits = decoder.forward(embeddings, rotation, mask, cache)
+        later = _later_rotation(decoder, position_ids, steps)
+        return cls(decoder, cache, logits, attention_mask, later, steps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where places of rows are."""
+        return self.attention_mask.device
+
+    def go_on(self, rows: torch.Tensor | None = None) -> Continuation:
+        """Return what goes on from the prompts at some places (R,), or from all of them.
+
+        Without places there is no copy: it ends what was gone on with before in that way.
+        """
+        tokens = self.attention_mask.shape[1]
+        if rows is None:
+            cache = self.cache.shared(tokens)
+            return Continuation(self, cache, self.logits, self.attention_mask, self.rotation)
+        return Continuation(
+            self,
+            self.cache.selected(rows, tokens),
+            self.logits[rows.to(self.logits.device)],
+            self.attention_mask[rows],
+            self.rotation.rows(rows),
+        )
+
+
+class Continuation:
+    """Rows of equally many tokens behind their prompts."""
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        cache: KeyValueCache,
+        logits: torch.Tensor,
+        attention_mask: torch.Tensor,
+        rotation: Rotation,
+    ) -> None:
+        self._decoder = prompts.decoder
+        self._prompt_tokens = prompts.attention_mask.shape[1]
+        self._chosen = 0
+        self._cache = cache
+        self._logits = logits
+        self._rotation = rotation
+        self._padded = not bool(attention_mask.all())
+        # (B, T + steps - 1): chosen tokens are never padding.
+        self._visible = torch.nn.functional.pad(attention_mask, (0, prompts.steps - 1), value=True)
+
+    @property
+    def device(self) -> torch.device:
+        """Where places of rows are."""
+        return self._visible.device
+
+    def log_probabilities(self) -> torch.Tensor:
+        """Return the log-probabilities (B, V) of the next token.
+
+        Not finite ones are left to the caller, who fetches results from the device anyhow.
+        """
+        return self._logits.float().log_softmax(dim=-1)
+
+    def choose(self, tokens: torch.Tensor) -> None:
+        """Put one more token behind each row, (B,)."""
+        length = self._prompt_tokens + self._chosen + 1
+        self._logits = self._decoder.forward(
+            self._decoder.embed(tokens.unsqueeze(1).to(self._decoder.device)),
+            self._rotation.between(self._chosen, self._chosen + 1),
+            self._visible[:, None, None, :length] if self._padded else None,
+            self._cache,
+        )
+        self._chosen += 1
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep the rows at some places (R,), in that order, each as often as it is there."""
+        self._cache = self._cache.selected(rows, self._prompt_tokens + self._chosen)
+        self._logits = self._logits[rows.to(self._logits.device)]
+        self._visible = self._visible[rows]
+        self._rotation = self._rotation.rows(rows)
+
+
+def _prompt_mask(attention_mask: torch.Tensor) -> torch.Tensor | None:
+    """Return which tokens of padded prompts see which, (B, 1, T, T); None without padding."""
+    if bool(attention_mask.all()):
+        return None
+    tokens = attention_mask.shape[1]
+    square = torch.ones(tokens, tokens, dtype=torch.bool, device=attention_mask.device)
+    visible = attention_mask[:, None] & square.tril()  # (B, T, T)
+    # Padding sees itself: a row of attention that sees nothing would be NaN.
+    return (visible | square.diag().diag()).unsqueeze(1)
+
+
+def _later_rotation(decoder: TextDecoder, position_ids: torch.Tensor, steps: int) -> Rotation:
+    """Return the rotary embedding of the tokens to come, (B, 1, steps - 1, S)."""
+    # Text goes on after the largest position, which an image's width may have set.
+    first = position_ids.amax(dim=(0, 2)) + 1  # (B,)
+    positions = first.unsqueeze(1) + torch.arange(steps - 1, device=first.device)  # (B, steps - 1)
+    return decoder.rotation(positions.expand(3, -1, -1))

@@ -1,0 +1,93 @@
+"""Whether a reading has to be searched for, and how.
+
+Responsible for: when the greedy reading is as good as what a search would find, and what to
+search for where it is not. Leaves the search to `beam_search.py`. Invariant: importable without
+torch; without constraints only arithmetic of which the model is not sure is searched for, so that
+ordinary requests cost what greedy decoding costs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from qwen_captcha.arithmetic import looks_like_arithmetic
+from qwen_captcha.charsets import Charset
+from qwen_captcha.decoding import DecodingConstraints
+from qwen_captcha.options import Case, Kind
+
+EVERYTHING = ~Charset(())
+# Of two readings with this much for one, the other can be neither more probable nor matter.
+CERTAIN = math.log(0.9)
+# Live hypotheses; more found hardly ever a better reading.
+BEAM_WIDTH = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SearchPlan:
+    """What one search looks for.
+
+    Attributes:
+        row: The place of its prompt.
+        max_new_tokens: Most tokens of a reading, the end token included; at least 1.
+        width: Most live hypotheses.
+        wanted: Readings after which it ends, unless a better one may come.
+        charset: The allowed characters.
+        min_length: Fewest characters.
+        max_length: Most characters, None for any number.
+        merge_cases: Letters count as one in either case.
+    """
+
+    row: int
+    max_new_tokens: int
+    width: int
+    wanted: int
+    charset: Charset = EVERYTHING
+    min_length: int = 0
+    max_length: int | None = None
+    merge_cases: bool = False
+
+
+def plan_searches(
+    row: int, max_new_tokens: int, constraints: DecodingConstraints, text: str, certainty: float
+) -> list[SearchPlan]:
+    """Return the searches that one image needs after greedy decoding, often none.
+
+    Args:
+        row: The place of its prompt.
+        max_new_tokens: Most tokens of a reading.
+        constraints: What the reading may look like.
+        text: The greedy reading, which knows no constraints.
+        certainty: Log-probability of that reading; -inf where it was cut.
+    """
+    certain = certainty >= CERTAIN and constraints.alternatives == 0
+    if certain and constraints.allows(text):
+        return []
+    wanted = 1 + constraints.alternatives
+    free_to_compute = constraints.kind is Kind.AUTO and looks_like_arithmetic(text)
+    if free_to_compute or constraints.kind is Kind.MATH:
+        # Expressions of the same value add up.
+        wanted = max(wanted, BEAM_WIDTH)
+    width = max(wanted, BEAM_WIDTH)
+    plans = []
+    # Which captchas are arithmetic is only seen by reading: both are read, the likelier counts.
+    if free_to_compute:
+        plans.append(SearchPlan(row, max_new_tokens, width, wanted))
+    if constraints.restricts or ((_merges(constraints) or constraints.alternatives) and not plans):
+        plans.append(
+            SearchPlan(
+                row,
+                max_new_tokens,
+                width,
+                wanted,
+                constraints.charset or EVERYTHING,
+                constraints.min_length,
+                constraints.max_length,
+                _merges(constraints),
+            )
+        )
+    return plans
+
+
+def _merges(constraints: DecodingConstraints) -> bool:
+    return constraints.case is not Case.KEEP
