@@ -175,7 +175,15 @@ pytest.register_assert_rewrite("tests.contract")
 from tests.contract import (  # noqa: E402
     TestBundledCheckpoint,
     TestFakeBackend,
+    TestRecordedVllm,
     TestScript,
+    TestTransformersServe,
 )
 
-__all__ = ["TestBundledCheckpoint", "TestFakeBackend", "TestScript"]
+__all__ = [
+    "TestBundledCheckpoint",
+    "TestFakeBackend",
+    "TestRecordedVllm",
+    "TestScript",
+    "TestTransformersServe",
+]

@@ -116,6 +116,11 @@ class Gate:
         with self.changed:
             return self.changed.wait_for(lambda: self.admitted == 0, timeout_s)
 
+    def wait_until_closed(self, timeout_s: float) -> bool:
+        """Return whether nothing is let through any more within `timeout_s`."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.draining, timeout_s)
+
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
         with self.changed:

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from flask import Flask
 
@@ -71,6 +72,8 @@ def checked_backend(settings: Settings) -> Backend:
         BackendLoadError: There is no such checkpoint, or it cannot be used here.
         SettingsError: Several workers would share a GPU.
     """
+    if settings.qwen_backend == "openai":
+        return remote_backend(settings)
     from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
 
     if settings.workers > 1 and settings.use_gpu and count_gpus() > 0:
@@ -89,6 +92,28 @@ def checked_backend(settings: Settings) -> Backend:
     )
     backend.check()
     return backend
+
+
+def remote_backend(settings: Settings) -> Backend:
+    """Return the backend that asks the server of the settings.
+
+    A checkpoint that also lies here, where such a server got its path from, says itself what it
+    can do and which range of pixels it wants.
+    """
+    from qwen_captcha.backends.openai_compat import OpenAIBackend
+    from qwen_captcha.model_files import CaptchaFacts, read_facts
+
+    model = resolve_model(settings.qwen_model) if settings.qwen_model else None
+    facts = read_facts(Path(model.checkpoint), model.model_name) if model else CaptchaFacts()
+    return OpenAIBackend(
+        settings.openai_base_url,
+        api_key=settings.openai_api_key,
+        server=settings.openai_server,
+        model=model,
+        facts=facts,
+        pixel_range=facts.pixel_range or (settings.min_pixels, settings.max_pixels),
+        concurrency=settings.openai_concurrency,
+    )
 
 
 def end_process(error: Exception) -> None:

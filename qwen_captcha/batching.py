@@ -1,9 +1,11 @@
 """MicroBatcher: many request threads, one thread that owns the model.
 
+An engine that forms batches itself has several threads, which each hand it one item at a time.
+
 Responsible for: the queue, reading what arrives together in one call of the model, dropping what
 nobody waits for any more, failing one item alone, noticing that the model broke or recovered.
 Leaves who gets in to `admission.py`, and what a task and a result are to its user. Invariant: only
-the thread that loaded the model calls it, and every admitted item gets a result or an error,
+the batcher's own threads call the model, and every admitted item gets a result or an error,
 whatever the model does.
 
 The queue is first in, first out. The clock of a batch starts when its first item arrives, and it
@@ -20,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from qwen_captcha.admission import DEFAULT_RETRY_S, Admission, Gate, ModelState
-from qwen_captcha.errors import CaptchaServiceError, InternalError, OutOfMemory
+from qwen_captcha.errors import CaptchaServiceError, EngineFailed, InternalError, OutOfMemory
 from qwen_captcha.tickets import Ticket
 
 # Items that fail one after the other, each alone, before the model counts as broken.
@@ -51,13 +53,14 @@ def seconds_to_wait(
 
 
 class MicroBatcher(Generic[Task, Result]):
-    """Runs tasks in batches on a thread of its own.
+    """Runs tasks in batches on threads of its own.
 
     Args:
-        read: Reads a batch, one result a task, in order. Called by the batcher's thread alone.
+        read: Reads a batch, one result a task, in order. Called by the batcher's threads alone.
         max_batch_size: Most tasks in one call of `read`.
         max_queue_delay_s: Longest wait of a task for others to share a call with, in seconds.
         max_queue_size: Most admitted items: on their way, queued or being read.
+        threads: Threads that call `read`; the first of them loads the model.
         monotonic: The clock of all deadlines, in seconds.
     """
 
@@ -68,16 +71,17 @@ class MicroBatcher(Generic[Task, Result]):
         max_batch_size: int,
         max_queue_delay_s: float,
         max_queue_size: int,
+        threads: int = 1,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gate = Gate(max_queue_size, monotonic)
         self._read = read
         self._max_batch_size = max_batch_size
         self._max_queue_delay_s = max_queue_delay_s
+        self._threads = threads
         self._monotonic = monotonic
-        # Guarded by `gate.changed`.
+        # Both guarded by `gate.changed`.
         self._queue: deque[Ticket[Task, Result]] = deque()
-        # The batcher's thread alone uses this one.
         self._failures_in_a_row = 0
 
     def start(
@@ -110,15 +114,21 @@ class MicroBatcher(Generic[Task, Result]):
     def _serve(
         self, initialise: Callable[[], float], on_failure: Callable[[Exception], None]
     ) -> None:
-        """Load the model, then read batches for ever; the batcher's thread."""
+        """Load the model, then read; the batcher's first thread."""
         seconds_per_item = self._attempt(initialise)
         if isinstance(seconds_per_item, Exception):
             self.gate.enter(ModelState.FAILED, "The model could not be loaded.")
             on_failure(seconds_per_item)
             return
-        self.gate.learn(seconds_per_item)
+        self.gate.learn(seconds_per_item / self._threads)
         self.gate.enter(ModelState.READY)
         log.info("Ready: reading one captcha takes about %.2f s.", seconds_per_item)
+        for number in range(1, self._threads):
+            threading.Thread(target=self._read_batches, name=f"model-{number}", daemon=True).start()
+        self._read_batches()
+
+    def _read_batches(self) -> None:
+        """Read batches until the service has drained; each of the batcher's threads."""
         while tickets := self._next_batch():
             self._run(tickets)
             # Images are large, and the next batch may be long in coming.
@@ -127,14 +137,15 @@ class MicroBatcher(Generic[Task, Result]):
     def _next_batch(self) -> list[Ticket[Task, Result]]:
         """Wait for a batch and take it from the queue; empty once the service has drained."""
         with self.gate.changed:
-            self.gate.changed.wait_for(lambda: self._queue or self.gate.drained)
-            while self._queue and (wait_s := self._collection_wait_s()) > 0:
+            while not self.gate.drained and (wait_s := self._wait_s()) != 0:
                 self.gate.changed.wait(wait_s)
             size = min(len(self._queue), self._max_batch_size)
             return [self._queue.popleft() for _ in range(size)]
 
-    def _collection_wait_s(self) -> float:
-        """Return for how long the batch at the head of the queue still waits for more."""
+    def _wait_s(self) -> float | None:
+        """Return for how long the head of the queue waits for more, None where there is none."""
+        if not self._queue:
+            return None
         return seconds_to_wait(
             len(self._queue),
             self.gate.on_their_way,
@@ -151,7 +162,7 @@ class MicroBatcher(Generic[Task, Result]):
         start = self._monotonic()
         results = self._attempt(lambda: self._read_checked([ticket.task for ticket in tickets]))
         if not isinstance(results, Exception):
-            self.gate.learn((self._monotonic() - start) / len(tickets))
+            self.gate.learn((self._monotonic() - start) / len(tickets) / self._threads)
             self._succeed(tickets, results)
         elif len(tickets) == 1:
             self._fail(tickets[0], results)
@@ -178,25 +189,34 @@ class MicroBatcher(Generic[Task, Result]):
 
     def _succeed(self, tickets: list[Ticket[Task, Result]], results: list[Result]) -> None:
         """Hand out the results of a batch."""
-        self._failures_in_a_row = 0
-        if self.gate.state is ModelState.FAILED:
-            log.warning("The model works again.")
-            self.gate.enter(ModelState.READY)
+        with self.gate.changed:
+            self._failures_in_a_row = 0
+            if self.gate.state is ModelState.FAILED:
+                log.warning("The model works again.")
+                self.gate.enter(ModelState.READY)
         for ticket, result in zip(tickets, results, strict=True):
             ticket.succeed(result)
         self.gate.release(len(tickets))
 
     def _fail(self, ticket: Ticket[Task, Result], error: Exception) -> None:
         """Hand out the failure of an item that was read alone."""
-        # An error with a status of its own is the image's fault.
-        if not isinstance(error, CaptchaServiceError):
-            self._failures_in_a_row += 1
-        if self._failures_in_a_row == FAILURES_UNTIL_BROKEN:
-            message = f"The last {FAILURES_UNTIL_BROKEN} images failed inside the model."
-            log.error(message)
-            self.gate.enter(ModelState.FAILED, message)
+        # Any other error with a status of its own is the image's fault.
+        if isinstance(error, EngineFailed) or not isinstance(error, CaptchaServiceError):
+            self._count_failure()
         ticket.fail(_as_service_error(error))
         self.gate.release(1)
+
+    def _count_failure(self) -> None:
+        """Take one failure into account; after several in a row the model counts as broken."""
+        with self.gate.changed:
+            self._failures_in_a_row += 1
+            if (
+                self._failures_in_a_row >= FAILURES_UNTIL_BROKEN
+                and self.gate.state is ModelState.READY
+            ):
+                message = f"The last {self._failures_in_a_row} images failed inside the model."
+                log.error(message)
+                self.gate.enter(ModelState.FAILED, message)
 
     def _attempt(self, call: Callable[[], Outcome]) -> Outcome | Exception:
         """Call the model: whatever it raises fails its tasks, never the thread that owns it."""

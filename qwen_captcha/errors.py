@@ -187,6 +187,30 @@ class OutOfMemory(ServiceUnavailable):
     error_type = "out_of_memory"
 
 
+class EngineFailed(ServiceUnavailable):
+    """The engine behind the service broke, or its reply cannot be used."""
+
+    error_type = "engine_failed"
+
+
+class EngineUnreachable(EngineFailed):
+    """No connection to the engine behind the service."""
+
+    error_type = "engine_unreachable"
+
+
+class EngineBusy(ServiceUnavailable):
+    """The engine behind the service takes no more work at this moment."""
+
+    error_type = "engine_busy"
+
+
+class EngineRefused(CaptchaServiceError):
+    """The engine behind the service refuses what it is sent; waiting does not help."""
+
+    error_type = "engine_refused"
+
+
 class DeadlineExceeded(CaptchaServiceError):
     """The answer was not ready before the request's deadline."""
 

@@ -149,7 +149,7 @@ def inspect_checkpoint(folder: Path, name: str) -> CheckpointFiles:
         weights = measure_weights([folder / shard for shard in _weight_files(folder, name)])
     except DamagedWeightsError as error:
         raise _half_downloaded(name, str(error)) from error
-    return CheckpointFiles(folder, weights, _read_facts(folder, name))
+    return CheckpointFiles(folder, weights, read_facts(folder, name))
 
 
 def check_architecture(folder: Path, name: str) -> None:
@@ -198,7 +198,7 @@ def _half_downloaded(name: str, what: str) -> HalfDownloadedError:
     )
 
 
-def _read_facts(folder: Path, name: str) -> CaptchaFacts:
+def read_facts(folder: Path, name: str) -> CaptchaFacts:
     """Return what `captcha.json` says, a general model's facts where there is none."""
     if not (folder / FACTS).is_file():
         return CaptchaFacts()

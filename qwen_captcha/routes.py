@@ -124,6 +124,8 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
             "gpu_available": backend.gpu_available,
             "calibrated": backend.capabilities.calibration is not None,
         }
+        if backend.remote is not None:
+            body["engine"] = backend.remote.describe()
         if service.model_error is not None:
             body["error"] = service.model_error
         return with_readiness(service, body)

@@ -18,6 +18,7 @@ from qwen_captcha.backends.base import Backend, Reading, ReadingTask
 from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
 from qwen_captcha.decoding import DecodingConstraints, constraints_for
+from qwen_captcha.engine_watch import EngineWatch
 from qwen_captcha.errors import CaptchaServiceError
 from qwen_captcha.images import ImageLimits, decode_image
 from qwen_captcha.options import Options
@@ -79,9 +80,11 @@ class CaptchaService:
             settings.cache_size, settings.cache_ttl_s, monotonic
         )
         self._in_flight: InFlight[Key, Ticket[ReadingTask, Reading]] = InFlight()
+        remote = backend.remote
         self._batcher: MicroBatcher[ReadingTask, Reading] = MicroBatcher(
             backend.read,
-            max_batch_size=settings.max_batch_size,
+            max_batch_size=1 if remote else settings.max_batch_size,
+            threads=remote.concurrency if remote else 1,
             max_queue_delay_s=settings.max_queue_delay_ms / 1000,
             max_queue_size=settings.max_queue_size,
             monotonic=monotonic,
@@ -105,6 +108,8 @@ class CaptchaService:
     def start(self, on_failure: Callable[[Exception], None]) -> None:
         """Load the model in the background; `on_failure` is called where that fails."""
         self._batcher.start(self._load, on_failure)
+        if self.backend.remote is not None:
+            EngineWatch(self._batcher.gate, self.backend.remote.probe).start()
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
@@ -189,14 +194,18 @@ class CaptchaService:
             admission.skip()
             return error
         if not self._caching:
-            return _Work(admission.submit(self._task(image, options)), (), CacheUse.OFF)
+            return _Work(
+                admission.submit(self._task(image, options, admission.deadline)), (), CacheUse.OFF
+            )
         file_key, pixel_key = (digest_of_bytes(data), options), (digest_of_pixels(image), options)
         if kept := self._kept(pixel_key):
             admission.skip()
             self._cache.put(file_key, kept)
             return kept
         ticket, joined = self._in_flight.join_or_start(
-            pixel_key, admission.join, lambda: admission.submit(self._task(image, options))
+            pixel_key,
+            admission.join,
+            lambda: admission.submit(self._task(image, options, admission.deadline)),
         )
         cache = CacheUse.HIT if joined else CacheUse.MISS
         return _Work(ticket, (file_key, pixel_key), cache)
@@ -219,10 +228,11 @@ class CaptchaService:
         answer = self._cache.get(key)
         return None if answer is None else replace(answer, cache=CacheUse.HIT)
 
-    def _task(self, image: Image.Image, options: Options) -> ReadingTask:
+    def _task(self, image: Image.Image, options: Options, deadline: float) -> ReadingTask:
         """Return what the backend is asked."""
         prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
-        return ReadingTask(image, prompt, self._max_new_tokens, self._constraints(options))
+        constraints = self._constraints(options)
+        return ReadingTask(image, prompt, self._max_new_tokens, constraints, deadline)
 
     def _constraints(self, options: Options) -> DecodingConstraints:
         """Return what the answer may look like."""

@@ -9,9 +9,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A text that no log and no error message shows."""
+
+    value: str = field(default="", repr=False)
+
+
+def secret(text: str) -> Secret:
+    """Return a text that can be sent in an HTTP header, hidden."""
+    if not all("!" <= character <= "~" for character in text):
+        raise ValueError
+    return Secret(text)
+
+
+def web_address(text: str) -> str:
+    """Return an http or https address without a slash at its end; empty for none."""
+    parts = urlsplit(text)
+    # A password in the address would be shown wherever the address is.
+    if text and (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username is not None
+        or parts.query
+        or parts.fragment
+        or parts.port == 0
+    ):
+        raise ValueError(text)
+    return text.rstrip("/")
 
 
 def boolean(text: str) -> bool:

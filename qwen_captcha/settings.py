@@ -15,12 +15,18 @@ from dataclasses import dataclass
 from qwen_captcha.setting_values import (
     FALSE_WORDS,
     TRUE_WORDS,
+    Secret,
     boolean,
     decimal_number,
     one_of,
+    secret,
+    web_address,
     whole_number,
 )
 
+BACKENDS = ("local", "openai")
+# `auto` asks the server; `openai` is any that does what OpenAI documents and no more.
+ENGINE_SERVERS = ("auto", "vllm", "sglang", "lmdeploy", "llama", "transformers", "openai")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Longest part of a refused value that the error line repeats.
 MAX_QUOTED_CHARACTERS = 60
@@ -37,6 +43,11 @@ class Settings:
     """The validated settings; `VARIABLES` says what each of them means."""
 
     qwen_model: str
+    qwen_backend: str
+    openai_base_url: str
+    openai_api_key: Secret
+    openai_server: str
+    openai_concurrency: int
     use_gpu: bool
     min_pixels: int
     max_pixels: int
@@ -72,6 +83,7 @@ class Variable:
         parse: Turns the text into the value; raises ValueError where it cannot.
         allowed: What is allowed, completing the sentence "it must be …".
         help: What the setting does, one sentence.
+        hidden: Its value is never shown.
     """
 
     field: str
@@ -80,6 +92,7 @@ class Variable:
     parse: Callable[[str], object]
     allowed: str
     help: str
+    hidden: bool = False
 
 
 def _whole_number(
@@ -107,6 +120,21 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("qwen_model", ("QWEN_MODEL",), "", str, "a hub name, a folder or `bundled`",
         "Model to serve; empty: Qwen/Qwen2-VL-2B-Instruct if it is complete in the local cache, "
         "else the bundled checkpoint."),
+    Variable("qwen_backend", ("QWEN_BACKEND",), "local", one_of(BACKENDS),
+        f"one of {', '.join(BACKENDS)}",
+        "What reads: the model in this process, or a server that speaks OpenAI's protocol."),
+    Variable("openai_base_url", ("OPENAI_BASE_URL",), "", web_address,
+        "an http or https address without user name and query",
+        "Address of that server, with the path before /chat/completions: http://host:8000/v1."),
+    Variable("openai_api_key", ("OPENAI_API_KEY",), "", secret,
+        "a text of visible ASCII characters",
+        "Key that is sent to that server; never logged.", hidden=True),
+    Variable("openai_server", ("OPENAI_SERVER",), "auto", one_of(ENGINE_SERVERS),
+        f"one of {', '.join(ENGINE_SERVERS)}",
+        "Which server it is, because they differ in what they take beyond OpenAI's protocol; "
+        "auto asks it."),
+    _whole_number("openai_concurrency", "OPENAI_CONCURRENCY", 16, 1, 1024,
+        "Most images that are with that server at once."),
     Variable("use_gpu", ("USE_GPU",), "true", boolean,
         f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",
         "Use CUDA when there is one; false forces the CPU."),
@@ -209,6 +237,8 @@ def _parsed(variable: Variable, name: str, text: str) -> object:
         return variable.parse(text)
     except ValueError:
         quoted = text if text.isprintable() else repr(text)
+        if variable.hidden:
+            quoted = "…"
         if len(quoted) > MAX_QUOTED_CHARACTERS:
             quoted = quoted[:MAX_QUOTED_CHARACTERS] + "…"
         raise SettingsError(
@@ -225,6 +255,11 @@ def _check_relations(settings: Settings) -> None:
     ):
         if getattr(settings, low) > getattr(settings, high):
             raise SettingsError(_relation(settings, low, f"at most {_shown(settings, high)}", why))
+    if settings.qwen_backend == "openai" and not settings.openai_base_url:
+        raise SettingsError(
+            "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
+            "of the server, such as http://127.0.0.1:8000/v1."
+        )
     if settings.http_threads <= settings.max_queue_size:
         raise SettingsError(
             _relation(

@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from flask import Flask
 from PIL import Image, ImageDraw, ImageFont
 
-from qwen_captcha.app import create_app
+from qwen_captcha.app import checked_backend, create_app
+from qwen_captcha.backends.base import ReadingTask
 from qwen_captcha.checkpoints import BUNDLED_CHECKPOINT
+from qwen_captcha.recognition import CONFIDENCE_UNKNOWN, NOT_RESTRICTED, PROMPT_IGNORED
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
+from tests.engine_servers import recorded_vllm, transformers_serve
 from tests.fake_backend import FakeBackend
 from tests.live_server import (
     ENTRY_SCRIPT,
@@ -233,7 +237,7 @@ class HttpContract:
         reply = call("POST", *sent)
         assert reply.status == 200
         assert_answer(reply.json)
-        assert ("warnings" in reply.json) is not follows_prompts
+        assert (PROMPT_IGNORED in reply.json.get("warnings", [])) is not follows_prompts
 
     def test_options_are_the_same_in_query_form_and_json(self, call: Call) -> None:
         text = base64_of(CAPTCHA)
@@ -310,6 +314,17 @@ class HttpContract:
         assert "POST" in call("GET", "/ocr").headers["allow"]
 
 
+def client_call(app: Flask) -> Call:
+    """Return what sends a request through Flask's client."""
+
+    def send(method: str, path: str, body: bytes = b"", content_type: str | None = None) -> Reply:
+        response = app.test_client().open(path, method=method, data=body, content_type=content_type)
+        headers = {name.lower(): value for name, value in response.headers}
+        return Reply(response.status_code, headers, response.data)
+
+    return send
+
+
 class TestFakeBackend(HttpContract):
     """The contract through Flask's client."""
 
@@ -324,17 +339,7 @@ class TestFakeBackend(HttpContract):
         app = create_app(load_settings({}), FakeBackend())
         service: CaptchaService = app.extensions["captcha_service"]
         assert service.wait_until_loaded(PATIENCE_S)
-
-        def send(
-            method: str, path: str, body: bytes = b"", content_type: str | None = None
-        ) -> Reply:
-            response = app.test_client().open(
-                path, method=method, data=body, content_type=content_type
-            )
-            headers = {name.lower(): value for name, value in response.headers}
-            return Reply(response.status_code, headers, response.data)
-
-        yield send
+        yield client_call(app)
         service.begin_drain()
 
 
@@ -388,6 +393,81 @@ class TestBundledCheckpoint(HttpContract):
             for text in ("4711", "0815", "W8mZ", "iIl1")
         }
         assert len(confidences) > 1
+
+
+class OverAnEngine(HttpContract):
+    """The contract through Flask's client, with an engine behind OpenAI's protocol.
+
+    A subclass brings the fixture `engine`: the settings that lead to one.
+    """
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def app(cls, engine: dict[str, str]) -> Iterator[Flask]:
+        settings = load_settings({"QWEN_BACKEND": "openai", "OCR_TIMEOUT_S": "60", **engine})
+        app = create_app(settings, on_load_failure=pytest.fail)
+        service: CaptchaService = app.extensions["captcha_service"]
+        assert service.wait_until_loaded(PATIENCE_S)
+        yield app
+        service.drain(PATIENCE_S)
+        service.backend.close()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def call(cls, app: Flask) -> Call:
+        return client_call(app)
+
+
+class TestRecordedVllm(OverAnEngine):
+    """The contract, with replies shaped as vLLM's."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[dict[str, str]]:
+        with recorded_vllm() as (_, url):
+            yield {"OPENAI_BASE_URL": url}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def follows_prompts(cls) -> bool:
+        return True
+
+
+@pytest.mark.skipif(not BUNDLED_CHECKPOINT.is_dir(), reason="there is no bundled checkpoint yet")
+class TestTransformersServe(OverAnEngine):
+    """The contract, with `transformers serve` on the model that the project ships."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def engine(cls) -> Iterator[dict[str, str]]:
+        with transformers_serve(BUNDLED_CHECKPOINT) as url:
+            yield {
+                "QWEN_MODEL": "bundled",
+                "OPENAI_BASE_URL": url,
+                "OPENAI_SERVER": "transformers",
+            }
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def follows_prompts(cls) -> bool:
+        return False
+
+    def test_the_texts_are_those_of_the_model_in_this_process(self, app: Flask) -> None:
+        settings = load_settings({"QWEN_MODEL": "bundled", "USE_GPU": "false"})
+        local = checked_backend(settings)
+        local.load()
+        remote = app.extensions["captcha_service"].backend
+        images = [draw(text) for text in ("4711", "0815", "W8mZ", "iIl1", "3+4=?", "验证")]
+        images += [image.resize((100, 30)) for image in images]
+        tasks = [ReadingTask(image, "Read it.", 32) for image in images]
+        texts = [reading.raw_response for reading in remote.read(tasks)]
+        assert texts == [reading.raw_response for reading in local.read(tasks)]
+
+    def test_what_it_lacks_is_said(self, call: Call) -> None:
+        reply = call("POST", "/ocr?charset=%E2%91%A0", CAPTCHA, PNG).json
+        assert reply["confidence"] == 0.0
+        assert CONFIDENCE_UNKNOWN in reply["warnings"]
+        assert NOT_RESTRICTED in reply["warnings"]
 
 
 class TestScript:

@@ -11,7 +11,13 @@ from flask import Flask
 from PIL import Image
 
 from qwen_captcha.app import create_app
-from qwen_captcha.backends.base import BackendLoadError, Capabilities, Reading, ReadingTask
+from qwen_captcha.backends.base import (
+    BackendLoadError,
+    Capabilities,
+    Reading,
+    ReadingTask,
+    RemoteEngine,
+)
 from qwen_captcha.service import TRIAL_SIZE
 
 # Longest wait of a test for another thread, in seconds; only a failing test waits so long.
@@ -37,6 +43,7 @@ class FakeBackend:
     model_name = "fake-model"
     device = "cpu"
     gpu_available = False
+    remote: RemoteEngine | None = None
 
     def __init__(
         self,

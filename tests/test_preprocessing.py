@@ -15,7 +15,6 @@ from checkpoints import (
 from PIL import Image
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
-from qwen_captcha.backends import preprocessing
 from qwen_captcha.backends.base import ReadingTask
 from qwen_captcha.backends.preprocessing import Preprocessor
 
@@ -108,18 +107,6 @@ def test_the_longest_image_is_shown_within_any_range(
     batch = preprocessor.prepare([task(Image.new("RGB", (40_000, 200)))])
     # 4 image tokens are the least, and 16384 the most, that qwen_vl_utils makes.
     assert batch.grids[0].rows * batch.grids[0].columns // 4 <= max(100, pixels // 784)
-
-
-def test_a_long_strip_keeps_its_proportions(preprocessor: Preprocessor) -> None:
-    strip = Image.new("RGB", (200, 1), "red")
-    shown = preprocessing._with_borders(strip)
-    assert shown.size == (200, 2)
-    assert shown.getcolors() == [(400, (255, 0, 0))]
-
-
-def test_an_image_of_ordinary_shape_gets_no_borders() -> None:
-    image = noise_image(160, 60)
-    assert preprocessing._with_borders(image) is image
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 60), (100, 30), (90, 140), (300, 100)])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_captcha.setting_values import Secret
 from qwen_captcha.settings import (
     PASSED_THROUGH,
     VARIABLES,
@@ -21,6 +22,11 @@ def test_defaults_are_the_documented_ones() -> None:
     settings = load_settings({})
     assert settings == Settings(
         qwen_model="",
+        qwen_backend="local",
+        openai_base_url="",
+        openai_api_key=Secret(),
+        openai_server="auto",
+        openai_concurrency=16,
         use_gpu=True,
         min_pixels=64_000,
         max_pixels=360_000,
@@ -66,6 +72,8 @@ def test_a_row_explains_itself(variable: object) -> None:
     [
         ({"QWEN_MODEL": "Qwen/Qwen2-VL-7B-Instruct"}, "qwen_model", "Qwen/Qwen2-VL-7B-Instruct"),
         ({"QWEN_MODEL": ""}, "qwen_model", ""),
+        ({"OPENAI_BASE_URL": "http://[::1]:80/v1/"}, "openai_base_url", "http://[::1]:80/v1"),
+        ({"OPENAI_API_KEY": " sk-1 "}, "openai_api_key", Secret("sk-1")),
         ({"USE_GPU": "false"}, "use_gpu", False),
         ({"USE_GPU": "0"}, "use_gpu", False),
         ({"USE_GPU": "No"}, "use_gpu", False),
@@ -133,6 +141,15 @@ def test_a_value_is_parsed(environ: dict[str, str], field: str, value: object) -
             "FLASK_RUN_PORT=http cannot be used: it must be a whole number from 0 to 65535.",
         ),
         (
+            {"OPENAI_API_KEY": "se\ncret"},
+            "OPENAI_API_KEY=… cannot be used: it must be a text of visible ASCII characters.",
+        ),
+        (
+            {"QWEN_BACKEND": "openai"},
+            "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
+            "of the server, such as http://127.0.0.1:8000/v1.",
+        ),
+        (
             {"PORT": "1\n2"},
             "PORT='1\\n2' cannot be used: it must be a whole number from 0 to 65535.",
         ),
@@ -150,6 +167,12 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("OPENAI_BASE_URL", "127.0.0.1:8000"),
+        ("OPENAI_BASE_URL", "ftp://host/v1"),
+        ("OPENAI_BASE_URL", "http://me:key@host/v1"),
+        ("OPENAI_BASE_URL", "http://host/v1?key=1"),
+        ("OPENAI_BASE_URL", "http://host:99999/v1"),
+        ("OPENAI_BASE_URL", "http:///v1"),
         ("PORT", "65536"),
         ("PORT", "-1"),
         ("PORT", "5e3"),
@@ -169,6 +192,10 @@ def test_nonsense_is_refused_in_a_short_line(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name}=") as refusal:
         load_settings({name: text})
     assert len(str(refusal.value)) < 200
+
+
+def test_a_secret_is_not_shown() -> None:
+    assert "sk-1" not in repr(load_settings({"OPENAI_API_KEY": "sk-1"}))
 
 
 def test_the_process_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ without torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,12 +48,14 @@ class ReadingTask:
         prompt: The whole instruction for the model.
         max_new_tokens: Upper bound of generated tokens, the end token included.
         constraints: What the response may look like.
+        deadline: Time of the monotonic clock at which the request that asked gives up.
     """
 
     image: Image.Image
     prompt: str
     max_new_tokens: int
     constraints: DecodingConstraints = UNRESTRICTED
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +94,27 @@ class Reading:
     alternatives: tuple[Reading, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RemoteEngine:
+    """How an engine in another process is used.
+
+    Attributes:
+        concurrency: How many threads may call `read` at once, with one task each: such an engine
+            forms batches itself.
+        probe: Finds out whether the engine still works; raises CaptchaServiceError where not.
+        describe: Returns what `/health` says about the engine.
+    """
+
+    concurrency: int
+    probe: Callable[[], None]
+    describe: Callable[[], dict[str, object]]
+
+
 class Backend(Protocol):
-    """An engine. One thread calls `load`, then the same thread alone calls `read`."""
+    """An engine. One thread calls `load`, then the same thread alone calls `read`.
+
+    Only where `remote` says so, other threads call `read` too.
+    """
 
     @property
     def model_name(self) -> str:
@@ -109,6 +131,10 @@ class Backend(Protocol):
     @property
     def capabilities(self) -> Capabilities:
         """What the model can do. Valid after `load`."""
+
+    @property
+    def remote(self) -> RemoteEngine | None:
+        """How the engine is used if it is another process, None for a model in this one."""
 
     def load(self) -> None:
         """Load and warm up the model.

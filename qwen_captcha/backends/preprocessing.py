@@ -20,13 +20,10 @@ import torch
 from PIL import Image
 from qwen_vl_utils import fetch_image
 from transformers import Qwen2VLModel, Qwen2VLProcessor
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from qwen_captcha.backends.base import ReadingTask
+from qwen_captcha.backends.shown_image import size_shown, with_borders
 
-# `smart_resize` refuses a size beyond 200:1, and rounding a height of almost two rows of cells
-# down to one doubles a ratio. An image beyond this one gets borders.
-MAX_SHOWN_RATIO = 100
 # Rows of the same prompt and image size are alike: captchas of one site always are.
 CACHED_ROWS = 256
 
@@ -90,16 +87,13 @@ class Preprocessor:
 
     def size_shown(self, image: Image.Image) -> tuple[int, int]:
         """Return the width and height at which the model sees an image, in pixels."""
-        width, height = _bordered_size(image.size)
         limits = self._processor.image_processor.size
-        shown_height, shown_width = smart_resize(
-            height,
-            width,
-            factor=self._cell_side,
+        return size_shown(
+            image.size,
+            cell_side=self._cell_side,
             min_pixels=limits["shortest_edge"],
             max_pixels=limits["longest_edge"],
         )
-        return shown_width, shown_height
 
     def prepare(self, tasks: Sequence[ReadingTask]) -> Batch:
         """Return the batch of at least one task, a row each, in order."""
@@ -116,7 +110,7 @@ class Preprocessor:
     def _fetch(self, image: Image.Image) -> Image.Image:
         width, height = self.size_shown(image)
         shown = {
-            "image": _with_borders(image),
+            "image": with_borders(image),
             "resized_width": width,
             "resized_height": height,
         }
@@ -161,19 +155,3 @@ class Preprocessor:
             attention_mask[index, start:] = True
             position_ids[:, index, start:] = row.position_ids
         return Batch(input_ids, attention_mask, position_ids, pixel_values, grids)
-
-
-def _bordered_size(size: tuple[int, int]) -> tuple[int, int]:
-    """Return an image's size, its shorter side raised so that the ratio can be shown."""
-    least = -(-max(size) // MAX_SHOWN_RATIO)
-    return max(size[0], least), max(size[1], least)
-
-
-def _with_borders(image: Image.Image) -> Image.Image:
-    """Return the image with borders of its corner's colour where it is too long and narrow."""
-    width, height = _bordered_size(image.size)
-    if (width, height) == image.size:
-        return image
-    canvas = Image.new(image.mode, (width, height), image.getpixel((0, 0)))
-    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-    return canvas

@@ -17,7 +17,13 @@ from PIL import Image, ImageDraw
 
 from qwen_captcha import model_files
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.base import BackendLoadError, Capabilities, Reading, ReadingTask
+from qwen_captcha.backends.base import (
+    BackendLoadError,
+    Capabilities,
+    Reading,
+    ReadingTask,
+    RemoteEngine,
+)
 from qwen_captcha.backends.load_plan import GIB, Gpu, LoadPlan, plan_for_cpu, plan_for_gpus
 from qwen_captcha.calibration import Calibration, CalibrationError, read_calibration
 from qwen_captcha.model_files import CheckpointFiles
@@ -85,6 +91,11 @@ class Qwen2VLBackend:
     def capabilities(self) -> Capabilities:
         """What the checkpoint can do."""
         return self._capabilities
+
+    @property
+    def remote(self) -> RemoteEngine | None:
+        """None: the model is in this process."""
+        return None
 
     def check(self) -> None:
         """Find out within seconds whether the checkpoint can be loaded.

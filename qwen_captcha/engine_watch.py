@@ -1,0 +1,58 @@
+"""EngineWatch: keeps the gate's state true for an engine that lives in another process.
+
+Responsible for: asking the engine every few seconds, so that `/health` knows of its end and of its
+return also while nobody sends images. Leaves how one asks to the backend, and counting failed
+images to `batching.py`. Invariant: a model that is being loaded stays so until it is loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from qwen_captcha.admission import Gate, ModelState
+from qwen_captcha.errors import CaptchaServiceError, EngineBusy
+
+INTERVAL_S = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class EngineWatch:
+    """Probes an engine from a thread of its own until the service shuts down.
+
+    Args:
+        gate: Where the state is kept.
+        probe: Raises CaptchaServiceError where the engine does not work.
+    """
+
+    def __init__(self, gate: Gate, probe: Callable[[], None]) -> None:
+        self._gate = gate
+        self._probe = probe
+
+    def start(self, interval_s: float = INTERVAL_S) -> None:
+        """Begin to watch, with a look every `interval_s`."""
+
+        def watch() -> None:
+            while not self._gate.wait_until_closed(interval_s):
+                self.look()
+
+        threading.Thread(target=watch, name="engine-watch", daemon=True).start()
+
+    def look(self) -> None:
+        """Probe the engine once and enter the state that it is in."""
+        if self._gate.state is ModelState.LOADING:
+            return
+        try:
+            self._probe()
+        except EngineBusy:
+            return
+        except CaptchaServiceError as error:
+            if self._gate.state is ModelState.READY:
+                log.error("The engine does not work: %s", error.message)
+                self._gate.enter(ModelState.FAILED, error.message)
+        else:
+            if self._gate.state is ModelState.FAILED:
+                log.warning("The engine works again.")
+                self._gate.enter(ModelState.READY)
