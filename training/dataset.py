@@ -63,7 +63,7 @@ def draw_batch(level: Level, index: int, fonts: FontLibrary, seed: int, batch_si
     for _ in range(batch_size):
         kind = level.choose_kind(rng)
         text = sample_text(rng, kind, level.longest)
-        style = sample_style(rng, level.difficulty * rng.uniform(0.6, 1.0))
+        style = sample_style(rng, level.difficulty * rng.uniform(0.4, 1.0))
         aspect = columns / rows * rng.uniform(0.87, 1.18)
         drawn = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
         resized = Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC)
