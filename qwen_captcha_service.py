@@ -26,7 +26,7 @@ def create_app() -> Flask:
     """Return the application; where it cannot be made, end the process with one line."""
     try:
         settings = settings_from_environment()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.log_format)
         return app.create_app(settings)
     except (SettingsError, BackendLoadError) as error:
         print(error, file=sys.stderr, flush=True)

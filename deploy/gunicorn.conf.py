@@ -11,7 +11,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ try:
 except SettingsError as error:
     print(error, file=sys.stderr)
     raise SystemExit(2) from None
-configure_logging(settings.log_level)
+configure_logging(settings.log_level, settings.log_format)
 
 wsgi_app = "qwen_captcha_service:create_app()"
 pythonpath = str(PROJECT)
@@ -53,6 +55,9 @@ worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # What gunicorn says while it starts and stops well, the service says itself.
 loglevel = "warning"
 logger_class = "qwen_captcha.gunicorn_worker.ServiceLogger"
+# Where the workers share what they count; prometheus_client reads the variable when it is imported.
+metrics_folder = tempfile.mkdtemp(prefix="qwen-captcha-metrics-", dir=worker_tmp_dir)
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
 
 
 def when_ready(server: Any) -> None:
@@ -60,3 +65,15 @@ def when_ready(server: Any) -> None:
     for listener in server.LISTENERS:
         host, port = listener.getsockname()[:2]
         logging.getLogger("qwen_captcha").info("Listening on http://%s:%d", host, port)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that ended; its counts stay."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(worker.pid, metrics_folder)
+
+
+def on_exit(server: Any) -> None:
+    """Remove what the workers shared."""
+    shutil.rmtree(metrics_folder, ignore_errors=True)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flask import Flask
 
+from qwen_captcha.access import observe_requests
 from qwen_captcha.backends.base import Backend, BackendLoadError
 from qwen_captcha.backends.hardware import count_gpus
 from qwen_captcha.checkpoints import resolve_model
@@ -58,7 +59,8 @@ def create_app(
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes
     app.register_blueprint(create_blueprint(service, settings))
     app.register_blueprint(create_dialect_blueprint(service, settings))
-    register_error_handlers(app, settings)
+    register_error_handlers(app, service.metrics, settings)
+    observe_requests(app, service.metrics, settings)
     bounded = bound_bodies(app.wsgi_app, settings.max_body_bytes)
     app.wsgi_app = single_slashes(bounded)  # type: ignore[assignment, method-assign]
     service.start(on_load_failure or end_process)

@@ -23,6 +23,7 @@ from typing import Generic, TypeVar
 
 from qwen_captcha.admission import DEFAULT_RETRY_S, Admission, Gate, ModelState
 from qwen_captcha.errors import CaptchaServiceError, EngineFailed, InternalError, OutOfMemory
+from qwen_captcha.metrics import Metrics
 from qwen_captcha.tickets import Ticket
 
 # Items that fail one after the other, each alone, before the model counts as broken.
@@ -62,6 +63,7 @@ class MicroBatcher(Generic[Task, Result]):
         max_queue_size: Most admitted items: on their way, queued or being read.
         threads: Threads that call `read`; the first of them loads the model.
         monotonic: The clock of all deadlines, in seconds.
+        metrics: What is measured; None measures for nobody.
     """
 
     def __init__(
@@ -73,7 +75,9 @@ class MicroBatcher(Generic[Task, Result]):
         max_queue_size: int,
         threads: int = 1,
         monotonic: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
+        self._metrics = metrics or Metrics()
         self.gate = Gate(max_queue_size, monotonic)
         self._read = read
         self._max_batch_size = max_batch_size
@@ -108,6 +112,7 @@ class MicroBatcher(Generic[Task, Result]):
         ticket: Ticket[Task, Result] = Ticket(task, deadline, self._monotonic)
         with self.gate.changed:
             self._queue.append(ticket)
+            self._metrics.queue_depth.set(len(self._queue))
             self.gate.arrive(1)
         return ticket
 
@@ -140,7 +145,9 @@ class MicroBatcher(Generic[Task, Result]):
             while not self.gate.drained and (wait_s := self._wait_s()) != 0:
                 self.gate.changed.wait(wait_s)
             size = min(len(self._queue), self._max_batch_size)
-            return [self._queue.popleft() for _ in range(size)]
+            batch = [self._queue.popleft() for _ in range(size)]
+            self._metrics.queue_depth.set(len(self._queue))
+            return batch
 
     def _wait_s(self) -> float | None:
         """Return for how long the head of the queue waits for more, None where there is none."""
@@ -161,8 +168,11 @@ class MicroBatcher(Generic[Task, Result]):
             return
         start = self._monotonic()
         results = self._attempt(lambda: self._read_checked([ticket.task for ticket in tickets]))
+        seconds = self._monotonic() - start
+        self._metrics.batch_size.observe(len(tickets))
+        self._metrics.inference_seconds.observe(seconds)
         if not isinstance(results, Exception):
-            self.gate.learn((self._monotonic() - start) / len(tickets) / self._threads)
+            self.gate.learn(seconds / len(tickets) / self._threads)
             self._succeed(tickets, results)
         elif len(tickets) == 1:
             self._fail(tickets[0], results)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, g, request
 
+from qwen_captcha.access import CACHE_HEADER, note_answers
 from qwen_captcha.dialects import DDDDOCR_API, Dialect, OcrApiServer
 from qwen_captcha.errors import Gone, NotFound
 from qwen_captcha.payload import Body, PayloadLimits, read_body
@@ -82,6 +83,7 @@ def read_in_dialect(
     limits = PayloadLimits(settings.max_image_bytes, settings.max_batch_images)
     question = dialect.parse(body, limits)
     answer = service.recognize(question.data, question.options, start + settings.ocr_timeout_s)
+    note_answers([answer])
     response = dialect.answer(question, answer, service.monotonic() - start)
-    response.headers["X-Cache"] = answer.cache
+    response.headers[CACHE_HEADER] = answer.cache
     return response

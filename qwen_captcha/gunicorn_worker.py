@@ -25,7 +25,6 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from qwen_captcha.errors import BadRequest, InternalError, TooLarge
-from qwen_captcha.logs import LINE_FORMAT
 from qwen_captcha.routes import error_body
 
 # A client on a local network sends the rest of a refused upload well within these.
@@ -121,10 +120,13 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
 
 
 class ServiceLogger(Logger):  # type: ignore[misc]
-    """gunicorn's log in the format of the service."""
+    """gunicorn's log as a part of the service's."""
 
-    error_fmt = LINE_FORMAT
-    datefmt = None
+    def setup(self, cfg: Any) -> None:
+        """Take gunicorn's level, and leave where lines go and how they look to `logs.py`."""
+        super().setup(cfg)
+        self.error_log.handlers = []
+        self.error_log.propagate = True
 
     def error(self, msg: str, *args: object, **kwargs: Any) -> None:
         """Log an error, but for the three about a worker that could not start.

@@ -8,7 +8,7 @@ or an error message, and an option that had no effect is always named in `warnin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from qwen_captcha.answers import ExtractedAnswer
@@ -50,6 +50,8 @@ class Answer:
         low_confidence: `confidence` is below what the caller asked for.
         details: What the caller asked to know besides, None where nothing.
         cache: Whether the answer was kept from an identical request or shared with one.
+        queue_s: Seconds that the image waited for the model; 0 where the answer was kept.
+        inference_s: Seconds that the model took; 0 where the answer was kept.
     """
 
     text: str
@@ -62,6 +64,8 @@ class Answer:
     low_confidence: bool = False
     details: Details | None = None
     cache: CacheUse = CacheUse.OFF
+    queue_s: float = field(default=0.0, compare=False)
+    inference_s: float = field(default=0.0, compare=False)
 
 
 def obeyed_options(options: Options, capabilities: Capabilities) -> Options:

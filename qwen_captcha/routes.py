@@ -15,9 +15,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from werkzeug.exceptions import HTTPException
 
 from qwen_captcha import __version__
+from qwen_captcha.access import CACHE_HEADER, note_answers, note_error
 from qwen_captcha.admission import DEFAULT_RETRY_S, ModelState
 from qwen_captcha.dialect_routes import read_in_dialect
 from qwen_captcha.dialects import Dialect, dialect_of
@@ -29,6 +31,7 @@ from qwen_captcha.errors import (
     MethodNotAllowed,
     NotFound,
 )
+from qwen_captcha.metrics import Metrics
 from qwen_captcha.payload import PayloadLimits, parse_batch, parse_single, read_body
 from qwen_captcha.recognition import Answer, CacheUse
 from qwen_captcha.service import CaptchaService
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 SERVICE_NAME = "qwen2-vl-captcha"
-CACHE_HEADER = "X-Cache"
 # How `deploy/nginx.conf` says that it has other instances, and what it is answered: the place in
 # it that asks them. Never what the request says, which may come from anybody.
 ELSEWHERE_HEADER = "X-Captcha-Elsewhere"
@@ -92,6 +94,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
             return read_in_dialect(dialect, body, service, settings)
         data, options = parse_single(body, limits)
         answer = service.recognize(data, options, deadline)
+        note_answers([answer])
         response = jsonify(answer_body(answer))
         response.headers[CACHE_HEADER] = answer.cache
         return response
@@ -102,6 +105,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         deadline = service.monotonic() + settings.batch_ocr_timeout_s
         uploads, options = parse_batch(request, limits)
         answers = service.recognize_many([upload.data for upload in uploads], options, deadline)
+        note_answers(answers)
         results = [
             {"filename": upload.filename, **answer_body(answer)}
             for upload, answer in zip(uploads, answers, strict=True)
@@ -129,6 +133,11 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         if service.model_error is not None:
             body["error"] = service.model_error
         return with_readiness(service, body)
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        """Say what was counted and measured, to Prometheus."""
+        return Response(service.metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @routes.get("/livez")
     def livez() -> Response:
@@ -181,18 +190,18 @@ def single_slashes(application: WSGIApplication) -> WSGIApplication:
     return merged
 
 
-def register_error_handlers(app: Flask, settings: Settings) -> None:
+def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) -> None:
     """Make every error of an application the one JSON object."""
 
     @app.errorhandler(CaptchaServiceError)
     def service_error(error: CaptchaServiceError) -> Response:
         """Answer what the service refuses or fails at."""
-        return error_response(error)
+        return error_response(error, metrics)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
         """Answer what Flask refuses, with the headers that belong to it."""
-        response = error_response(as_service_error(error, settings.max_body_bytes))
+        response = error_response(as_service_error(error, settings.max_body_bytes), metrics)
         if "dialect" not in g:
             response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
         for name, value in error.get_headers(request.environ):
@@ -204,11 +213,12 @@ def register_error_handlers(app: Flask, settings: Settings) -> None:
     def bug(error: Exception) -> Response:
         """Answer what nobody foresaw."""
         log.error("A request failed.", exc_info=error)
-        return error_response(InternalError("The service failed on this request."))
+        return error_response(InternalError("The service failed on this request."), metrics)
 
 
-def error_response(error: CaptchaServiceError) -> Response:
+def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
     """Return the reply for an error, in the dialect of the request where that is known."""
+    note_error(error, metrics)
     dialect: Dialect | None = g.get("dialect")
     if dialect is not None:
         response = dialect.error(error)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
+from qwen_captcha import __version__
 from qwen_captcha.admission import Admission, ModelState
 from qwen_captcha.backends.base import Backend, Reading, ReadingTask
 from qwen_captcha.batching import MicroBatcher
@@ -21,6 +22,7 @@ from qwen_captcha.decoding import DecodingConstraints, constraints_for
 from qwen_captcha.engine_watch import EngineWatch
 from qwen_captcha.errors import CaptchaServiceError
 from qwen_captcha.images import ImageLimits, decode_image
+from qwen_captcha.metrics import Metrics
 from qwen_captcha.options import Options
 from qwen_captcha.prompts import prompt_for
 from qwen_captcha.recognition import (
@@ -73,6 +75,7 @@ class CaptchaService:
     ) -> None:
         self.backend = backend
         self.monotonic = monotonic
+        self.metrics = Metrics()
         self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
         self._max_new_tokens = settings.max_new_tokens
         self._caching = settings.cache_size > 0
@@ -88,6 +91,7 @@ class CaptchaService:
             max_queue_delay_s=settings.max_queue_delay_ms / 1000,
             max_queue_size=settings.max_queue_size,
             monotonic=monotonic,
+            metrics=self.metrics,
         )
 
     @property
@@ -138,6 +142,7 @@ class CaptchaService:
         [outcome] = self._outcomes([data], options, deadline)
         if isinstance(outcome, CaptchaServiceError):
             raise outcome
+        self._measure(outcome, options)
         return outcome
 
     def recognize_many(
@@ -153,10 +158,25 @@ class CaptchaService:
         Raises:
             CaptchaServiceError: The whole batch cannot be taken now.
         """
-        return [
-            failed_answer(outcome) if isinstance(outcome, CaptchaServiceError) else outcome
-            for outcome in self._outcomes(images, options, deadline)
-        ]
+        answers = []
+        for outcome in self._outcomes(images, options, deadline):
+            if isinstance(outcome, CaptchaServiceError):
+                self.metrics.refusals.labels(outcome.error_type).inc()
+                answers.append(failed_answer(outcome))
+            else:
+                self._measure(outcome, options)
+                answers.append(outcome)
+        return answers
+
+    def _measure(self, answer: Answer, options: Options) -> None:
+        """Count one answer."""
+        outcome = "answered" if answer.success else "no_answer"
+        self.metrics.answers.labels(options.kind, outcome).inc()
+        self.metrics.cache.labels(answer.cache).inc()
+        if answer.success:
+            self.metrics.confidence.observe(answer.confidence)
+        if answer.cache is not CacheUse.HIT:
+            self.metrics.queue_seconds.observe(answer.queue_s)
 
     def _outcomes(
         self, images: Sequence[bytes | CaptchaServiceError], options: Options, deadline: float
@@ -221,7 +241,12 @@ class CaptchaService:
         answer = answer_from_reading(reading, options, self.backend.capabilities)
         for key in work.keys:
             self._cache.put(key, answer)
-        return replace(answer, cache=work.cache)
+        return replace(
+            answer,
+            cache=work.cache,
+            queue_s=work.ticket.started - work.ticket.arrival,
+            inference_s=work.ticket.settled - work.ticket.started,
+        )
 
     def _kept(self, key: Key) -> Answer | None:
         """Return the answer to an earlier identical request."""
@@ -242,6 +267,9 @@ class CaptchaService:
     def _load(self) -> float:
         """Load the model and try it once; returns the seconds that reading one image took."""
         self.backend.load()
+        self.metrics.model_info.labels(
+            self.backend.model_name, self.backend.device, __version__
+        ).set(1)
         start = self.monotonic()
         trial = Image.new("RGB", TRIAL_SIZE, "white")
         self.backend.read([ReadingTask(trial, prompt_for(Options()), TRIAL_NEW_TOKENS)])

@@ -27,6 +27,7 @@ from qwen_captcha.setting_values import (
 BACKENDS = ("local", "openai")
 # `auto` asks the server; `openai` is any that does what OpenAI documents and no more.
 ENGINE_SERVERS = ("auto", "vllm", "sglang", "lmdeploy", "llama", "transformers", "openai")
+LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Longest part of a refused value that the error line repeats.
 MAX_QUOTED_CHARACTERS = 60
@@ -70,6 +71,8 @@ class Settings:
     cache_size: int
     cache_ttl_s: float
     log_level: str
+    log_format: str
+    log_answers: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +189,12 @@ VARIABLES: tuple[Variable, ...] = (
         "Seconds after which a kept answer expires."),
     Variable("log_level", ("LOG_LEVEL",), "info", one_of(LOG_LEVELS),
         f"one of {', '.join(LOG_LEVELS)}", "Least severe messages that are logged."),
+    Variable("log_format", ("LOG_FORMAT",), "auto", one_of(LOG_FORMATS),
+        f"one of {', '.join(LOG_FORMATS)}",
+        "Look of the log's lines; auto is text in a terminal, else one JSON object a line."),
+    Variable("log_answers", ("LOG_ANSWERS",), "false", boolean,
+        f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",
+        "Log what each captcha was read as; images are never logged."),
 )
 # fmt: on
 

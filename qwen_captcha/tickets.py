@@ -29,6 +29,8 @@ class Ticket(Generic[Task, Result]):
     def __init__(self, task: Task, deadline: float, monotonic: Callable[[], float]) -> None:
         self.task = task
         self.arrival = monotonic()
+        # When the model began with it, and when the outcome was there.
+        self.started = self.settled = self.arrival
         self._monotonic = monotonic
         self._done = threading.Event()
         self._lock = threading.Lock()
@@ -56,6 +58,9 @@ class Ticket(Generic[Task, Result]):
         """Return whether somebody still waits, in time; settles the ticket where nobody does."""
         with self._lock:
             if self._waiters > 0 and self._monotonic() < self._deadline:
+                # A batch that failed is tried again in halves: the first time counts.
+                if self.started == self.arrival:
+                    self.started = self._monotonic()
                 return True
             self._error = late()
             self._done.set()
@@ -65,6 +70,7 @@ class Ticket(Generic[Task, Result]):
         """Give the waiting requests the result."""
         with self._lock:
             self._result = result
+            self.settled = self._monotonic()
             self._done.set()
 
     def fail(self, error: CaptchaServiceError) -> None:

@@ -33,10 +33,16 @@ class Server:
 
     def __init__(self, command: tuple[str, ...], variables: dict[str, str]) -> None:
         tests = str(PROJECT / "tests")
-        environment = {"HOST": "127.0.0.1", "PORT": "0", "PYTHONPATH": tests, **variables}
+        environment = {"HOST": "127.0.0.1", "PORT": "0", "PYTHONPATH": tests}
         self.process = subprocess.Popen(
             command,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "LOG_FORMAT": "text",
+                **environment,
+                **variables,
+            },
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

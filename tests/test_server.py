@@ -25,7 +25,7 @@ THREADED = (
     "from qwen_captcha.server import serve_threaded\n"
     "from qwen_captcha.settings import settings_from_environment\n"
     "settings = settings_from_environment()\n"
-    "configure_logging(settings.log_level)\n"
+    "configure_logging(settings.log_level, settings.log_format)\n"
     "serve_threaded(create_quick_app(), settings)\n",
 )
 IMAGE = image_bytes(120)
@@ -95,7 +95,7 @@ def test_a_worker_whose_model_is_refused_ends_so_that_gunicorn_stops(
         raise BackendLoadError("no such checkpoint")
 
     monkeypatch.setattr(app_module, "checked_backend", refuse)
-    monkeypatch.setattr(qwen_captcha_service, "configure_logging", lambda level: None)
+    monkeypatch.setattr(qwen_captcha_service, "configure_logging", lambda level, log_format: None)
     with pytest.raises(SystemExit) as end:
         qwen_captcha_service.create_app()
     assert end.value.code == 3

@@ -49,6 +49,8 @@ def test_defaults_are_the_documented_ones() -> None:
         cache_size=4096,
         cache_ttl_s=3600.0,
         log_level="info",
+        log_format="auto",
+        log_answers=False,
     )
 
 
