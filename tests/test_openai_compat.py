@@ -450,14 +450,13 @@ def test_the_bundled_checkpoint_says_itself_what_it_can() -> None:
 
 SCRIPT = """
 import sys, time
-start = time.monotonic()
 from qwen_captcha.app import create_app
 app = create_app()
 service = app.extensions["captcha_service"]
 assert service.wait_until_loaded(30)
 reply = app.test_client().post("/ocr", data=sys.stdin.buffer.read(), content_type="image/png")
 assert reply.status_code == 200, reply.json
-print(sorted({"torch", "transformers"} & set(sys.modules)), time.monotonic() - start)
+print(sorted({"torch", "transformers"} & set(sys.modules)), time.process_time())
 service.drain(5)
 """
 
@@ -476,5 +475,5 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
     assert result.returncode == 0, result.stderr
     imported, _, seconds = result.stdout.decode().strip().rpartition(" ")
     assert imported == "[]"
-    # About one second on an idle machine; importing torch alone takes several.
-    assert float(seconds) < 10
+    # CPU time, which other work on the machine does not lengthen much; torch alone takes several.
+    assert float(seconds) < 4
