@@ -13,19 +13,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from evaluation.bench_report import BenchReport, Plan, render_report
 from evaluation.client import ServiceClient, ServiceError
 from evaluation.drawings import draw_captchas
 from evaluation.load import cached_latencies, client_crowd, read_in_batches
 from evaluation.machine import commit_of, describe_machine, peak_resident_bytes
-from evaluation.service_process import PROJECT, ServiceStartError, running_service
+from evaluation.service_process import (
+    PROJECT,
+    ServiceStartError,
+    leave_on_sigterm,
+    running_service,
+)
 from evaluation.speed import Way, agreement, measure_rounds
 from qwen_captcha.backends.base import BackendLoadError
 from qwen_captcha.backends.hardware import usable_cores
@@ -168,15 +172,10 @@ def _threads(text: str) -> int:
     return number
 
 
-def _leave(*_: object) -> NoReturn:
-    """End by an exception, so that the service is stopped on the way out."""
-    raise SystemExit(128 + signal.SIGTERM)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     plan, json_file = plan_of(argv)
-    signal.signal(signal.SIGTERM, _leave)
+    leave_on_sigterm()
     try:
         report = measure(plan)
         print(render_report(report))

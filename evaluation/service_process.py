@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from evaluation.client import ServiceClient, ServiceError
 
@@ -42,12 +43,21 @@ class RunningService:
         pid: Process number of the process that was started.
         start_to_ready_s: Seconds from the start of the process to the first 200 of `/health`.
         health: The reply of that `/health`.
+        port: Where it listens on loopback.
+        log: Descriptor of the file that its log goes to.
     """
 
     url: str
     pid: int
     start_to_ready_s: float
     health: Mapping[str, object]
+    port: int
+    log: int
+
+    @property
+    def log_text(self) -> str:
+        """What it has logged so far."""
+        return _log_text(self.log)
 
 
 @contextmanager
@@ -57,19 +67,21 @@ def running_service(
     command: tuple[str, ...] = SERVICE_COMMAND,
     ready_timeout_s: float = READY_TIMEOUT_S,
     stop_timeout_s: float = STOP_TIMEOUT_S,
+    port: int | None = None,
 ) -> Iterator[RunningService]:
-    """Run the service on a free loopback port.
+    """Run the service on a loopback port.
 
     Args:
         environment: Added to this process's environment; the port is added to it.
         command: What to start.
         ready_timeout_s: Seconds that it may take until it is ready.
         stop_timeout_s: Seconds from SIGTERM until it is killed.
+        port: Where it listens; None takes a free port.
 
     Raises:
         ServiceStartError: It ended or was not ready in time.
     """
-    port = free_port()
+    port = free_port() if port is None else port
     with tempfile.TemporaryFile() as log:
         start = time.monotonic()
         process = subprocess.Popen(
@@ -88,9 +100,18 @@ def running_service(
             ready = time.monotonic()
             if health is None:
                 raise ServiceStartError(f"{_reason(process)}\n{_last_lines(log.fileno())}")
-            yield RunningService(url, process.pid, ready - start, health)
+            yield RunningService(url, process.pid, ready - start, health, port, log.fileno())
         finally:
             _stop(process, stop_timeout_s)
+
+
+def leave_on_sigterm() -> None:
+    """End this process at SIGTERM by an exception, so that services are stopped on the way out."""
+
+    def leave(*_: object) -> NoReturn:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, leave)
 
 
 def free_port() -> int:
@@ -121,10 +142,14 @@ def _reason(process: subprocess.Popen[bytes]) -> str:
 
 
 def _last_lines(log: int) -> str:
-    """Return the end of a log by absolute position: the service shares the file's offset."""
+    """Return the end of a log."""
+    return "\n".join(_log_text(log).splitlines()[-LOG_LINES:])
+
+
+def _log_text(log: int) -> str:
+    """Return a log by absolute position: the service shares the file's offset."""
     size = os.fstat(log).st_size
-    text = os.pread(log, size, 0).decode(errors="replace")
-    return "\n".join(text.splitlines()[-LOG_LINES:])
+    return os.pread(log, size, 0).decode(errors="replace")
 
 
 def _stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:

@@ -1,0 +1,137 @@
+"""Throughput of one worker, of two, and of one under a CPU quota of one core.
+
+Responsible for: the services, the quota's control group, the table. Leaves rounds to `speed.py`
+and the load to `load.py`. Invariant: all are measured in turns on the same images; the control
+group is gone afterwards.
+
+Run: `python -m evaluation.scaling [--rounds 3]`; the quota needs root and cgroups (1 or 2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from evaluation.client import ServiceError
+from evaluation.drawings import draw_captchas
+from evaluation.failover import ENVIRONMENT
+from evaluation.load import client_crowd
+from evaluation.machine import commit_of, cpu_model
+from evaluation.service_process import (
+    PROJECT,
+    SERVICE_COMMAND,
+    RunningService,
+    ServiceStartError,
+    leave_on_sigterm,
+    running_service,
+)
+from evaluation.speed import measure_rounds, render_ways
+from qwen_captcha.backends.hardware import CGROUPS, usable_cores
+
+CLIENTS = 16
+IMAGES = 64
+PERIOD_US = 100_000
+QUOTA = "1 worker, quota of one core"
+
+
+@contextmanager
+def one_core_group(cgroups: Path = CGROUPS) -> Iterator[Path]:
+    """Make a control group with a quota of one core; yield its folder.
+
+    Raises:
+        OSError: This process may not make one.
+    """
+    first = (cgroups / "cpu" / "cpu.cfs_quota_us").exists()
+    group = cgroups / ("cpu" if first else "") / f"captcha-scaling-{os.getpid()}"
+    group.mkdir()
+    try:
+        if first:
+            (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (group / "cpu.cfs_quota_us").write_text(str(PERIOD_US))
+        else:
+            (group / "cpu.max").write_text(f"{PERIOD_US} {PERIOD_US}")
+        yield group
+    finally:
+        group.rmdir()
+
+
+def inside(group: Path, command: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a command that runs another one in a control group."""
+    script = 'echo $$ > "$0/cgroup.procs" && exec "$@"'
+    return ("sh", "-c", script, str(group), *command)
+
+
+def threads_of(service: RunningService) -> list[int]:
+    """Return how many CPU threads the model of each worker has, by its log."""
+    return [int(number) for number in re.findall(r"(\d+) CPU threads", service.log_text)]
+
+
+def wait_for_workers(service: RunningService, workers: int) -> None:
+    """Wait until all workers are ready, of which `/health` asks only one."""
+    while service.log_text.count("Ready: reading") < workers:
+        time.sleep(0.1)
+
+
+def start_all(stack: ExitStack) -> Mapping[str, RunningService]:
+    """Start every kind of service that can be measured here."""
+    environment = {key: value for key, value in ENVIRONMENT.items() if key != "OMP_NUM_THREADS"}
+    # More threads than cores, so that a log shows what the service makes of it.
+    environment["OMP_NUM_THREADS"] = str(2 * usable_cores())
+    services = {
+        f"{workers} worker{'s' * (workers > 1)}": stack.enter_context(
+            running_service({**environment, "WORKERS": str(workers)})
+        )
+        for workers in (1, 2)
+    }
+    wait_for_workers(services["2 workers"], 2)
+    try:
+        group = stack.enter_context(one_core_group())
+    except OSError as error:
+        print(f"No quota is measured: {error}", file=sys.stderr)
+        return services
+    command = inside(group, SERVICE_COMMAND)
+    services[QUOTA] = stack.enter_context(running_service(environment, command=command))
+    return services
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation.scaling", description="Throughput by workers and CPU quota."
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args(argv)
+    leave_on_sigterm()
+    images = [image for image, _ in draw_captchas(IMAGES)]
+    try:
+        with ExitStack() as stack:
+            services = start_all(stack)
+            crowds = {
+                name: stack.enter_context(client_crowd(service.url, CLIENTS))
+                for name, service in services.items()
+            }
+            for crowd in crowds.values():
+                crowd.read(images)
+            ways = measure_rounds(
+                {name: lambda crowd=crowd: crowd.read(images) for name, crowd in crowds.items()},  # type: ignore[misc]
+                IMAGES,
+                chosen.rounds,
+            )
+            threads = {name: threads_of(service) for name, service in services.items()}
+    except (ServiceStartError, ServiceError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{cpu_model()}, {usable_cores()} usable cores, commit {commit_of(PROJECT)}")
+    print(render_ways(ways))
+    print(f"threads of each worker's model: {threads}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
