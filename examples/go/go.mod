@@ -1,0 +1,3 @@
+module captcha
+
+go 1.19
