@@ -6,7 +6,9 @@ import re
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -244,6 +246,7 @@ class Instances:
     def __init__(self, stack: ExitStack) -> None:
         self.replies: list[tuple[int, bytes, dict[str, str]]] = [(200, READ, {})] * 2
         self.asked: list[list[Call]] = [[], []]
+        self.delays_s = [0.0, 0.0]
         urls = [stack.enter_context(stub_service(self._script(number))) for number in range(2)]
         ports = [int(url.rsplit(":", 1)[1]) for url in urls]
         self.port = stack.enter_context(running_nginx(ports))
@@ -251,6 +254,7 @@ class Instances:
     def _script(self, number: int):  # type: ignore[no-untyped-def]
         def answer(call: Call) -> tuple[int, bytes, dict[str, str]]:
             self.asked[number].append(call)
+            time.sleep(self.delays_s[number])
             status, body, headers = self.replies[number]
             sends_away = "X-Accel-Redirect" in headers and "X-Captcha-Elsewhere" in call.headers
             kept = headers if sends_away else {}
@@ -290,6 +294,20 @@ def test_what_a_loading_instance_sends_away_another_one_takes(
     assert {(call.method, call.path) for calls in instances.asked for call in calls} == {
         ("POST", path.decode())
     }
+
+
+def test_a_loading_instance_may_be_slow_to_say_so(instances: Instances) -> None:
+    instances.replies[0] = (503, LOADING, SENT_AWAY)
+    # Longer than the retries of others may wait.
+    instances.delays_s[0] = 1.7
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(instances.send, times=1)
+        while not instances.asked[0]:
+            time.sleep(0.01)
+        # The other one's turn is taken, so that the slow one is asked twice.
+        instances.send(times=1)
+        [reply] = first.result(PATIENCE_S)
+    assert (reply.status, len(instances.asked[0])) == (200, 2)
 
 
 def test_where_all_are_loading_the_caller_reads_their_own_words(instances: Instances) -> None:
