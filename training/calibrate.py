@@ -37,12 +37,9 @@ from qwen_captcha.confidence import evidence_of, kind_of_answer
 from qwen_captcha.options import Options
 from qwen_captcha.prompts import prompt_for
 from qwen_captcha.settings import load_settings
-from training.build import CELL
 from training.curriculum import LEVELS
+from training.dataset import draw_captcha
 from training.fonts import FontLibrary
-from training.render import render
-from training.styles import sample_style
-from training.texts import sample_text
 
 SEED = 40_000_000
 # Below these a kind's own curve is more noise than knowledge.
@@ -76,11 +73,7 @@ def draw(count: int, seed: int) -> Iterator[Captcha]:
     fonts, level = FontLibrary.open(held_out=True), LEVELS[-1]
     for index in range(count):
         rng = random.Random(f"{seed}/{index}")
-        text = sample_text(rng, level.choose_kind(rng), level.longest)
-        rows, columns = level.choose_grid(rng)
-        aspect = columns * CELL / (rows * CELL) * rng.uniform(0.87, 1.18)
-        style = sample_style(rng, level.difficulty)
-        drawn = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
+        drawn, text, _ = draw_captcha(level, level.choose_grid(rng), fonts, rng, easiest=1.0)
         yield Image.fromarray(drawn.image), text.replace(" ", "")
 
 

@@ -19,9 +19,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.build import CELL
-from training.curriculum import Level
+from training.curriculum import Grid, Level
 from training.fonts import FontLibrary
-from training.render import render
+from training.render import Drawing, render
 from training.styles import sample_style
 from training.texts import sample_text
 
@@ -37,6 +37,27 @@ class Batch:
     labels: list[str]  # what is drawn, without spaces
     kinds: list[str]
     level: int = 0
+
+
+def draw_captcha(
+    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random, *, easiest: float = 0.4
+) -> tuple[Drawing, str, str]:
+    """Draw one captcha of a level; return it with its text as drawn and its kind.
+
+    Args:
+        level: What to draw.
+        grid: Rows and columns of cells that the image will be resized to; the canvas has about
+            their aspect, as the image processor would choose them.
+        fonts: Where faces come from.
+        rng: Source of randomness.
+        easiest: Least difficulty, as a share of the level's.
+    """
+    kind = level.choose_kind(rng)
+    text = sample_text(rng, kind, level.longest)
+    style = sample_style(rng, level.difficulty * rng.uniform(easiest, 1.0))
+    aspect = grid[1] / grid[0] * rng.uniform(0.87, 1.18)
+    drawing = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
+    return drawing, text, kind
 
 
 def _padded(boxes: list[NDArray[np.float32]]) -> torch.Tensor:
@@ -57,15 +78,11 @@ def draw_batch(level: Level, index: int, fonts: FontLibrary, seed: int, batch_si
         batch_size: Number of images.
     """
     rng = random.Random(f"{seed}/{index}")
-    rows, columns = level.choose_grid(rng)
-    size = (columns * CELL, rows * CELL)
+    grid = level.choose_grid(rng)
+    size = (grid[1] * CELL, grid[0] * CELL)
     images, boxes, labels, kinds = [], [], [], []
     for _ in range(batch_size):
-        kind = level.choose_kind(rng)
-        text = sample_text(rng, kind, level.longest)
-        style = sample_style(rng, level.difficulty * rng.uniform(0.4, 1.0))
-        aspect = columns / rows * rng.uniform(0.87, 1.18)
-        drawn = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
+        drawn, text, kind = draw_captcha(level, grid, fonts, rng)
         resized = Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC)
         images.append(np.asarray(resized))
         boxes.append(drawn.boxes)
