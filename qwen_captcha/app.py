@@ -21,6 +21,7 @@ from qwen_captcha.backends.base import Backend, BackendLoadError
 from qwen_captcha.backends.hardware import count_gpus
 from qwen_captcha.checkpoints import resolve_model
 from qwen_captcha.dialect_routes import create_dialect_blueprint
+from qwen_captcha.pages import create_pages
 from qwen_captcha.routes import create_blueprint, register_error_handlers, single_slashes
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
@@ -59,6 +60,7 @@ def create_app(
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes
     app.register_blueprint(create_blueprint(service, settings))
     app.register_blueprint(create_dialect_blueprint(service, settings))
+    app.register_blueprint(create_pages(settings))
     register_error_handlers(app, service.metrics, settings)
     observe_requests(app, service.metrics, settings)
     bounded = bound_bodies(app.wsgi_app, settings.max_body_bytes)
