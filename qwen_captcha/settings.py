@@ -214,6 +214,11 @@ def settings_from_environment() -> Settings:
     return load_settings(os.environ)
 
 
+def set_variables(variables: Mapping[str, str]) -> None:
+    """Set variables of this process, and of those that it starts or becomes."""
+    os.environ.update(variables)
+
+
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Parse and validate the settings.
 

@@ -19,6 +19,7 @@ class FakeHub(ThreadingHTTPServer):
 
     Attributes:
         served: Names of the files whose content was sent.
+        withheld: Names of files that are listed and cannot be got.
     """
 
     daemon_threads = True
@@ -28,6 +29,7 @@ class FakeHub(ThreadingHTTPServer):
         self.repo_id = repo_id
         self.folder = folder
         self.served: list[str] = []
+        self.withheld: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -58,8 +60,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(self._json({"id": hub.repo_id, "sha": REVISION, "siblings": siblings}))
         elif path == f"/api/models/{hub.repo_id}/tree/{REVISION}":
             self._reply(self._json([self._entry(name) for name in hub.names()]))
+        elif (name := path.rpartition("/")[2]) in hub.withheld:
+            self._reply(b"{}", status=404, error="EntryNotFound")
         elif path.startswith(f"/{hub.repo_id}/resolve/{REVISION}/"):
-            name = path.rpartition("/")[2]
             content = (hub.folder / name).read_bytes()
             if with_body:
                 hub.served.append(name)

@@ -1,0 +1,200 @@
+"""The command `python -m qwen_captcha`: serve, read, doctor, download.
+
+Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or
+a setting that cannot be used). Leaves serving to the entry script, reading to `service.py`, checks
+to `doctor.py`, files of models to `model_files.py`. Invariant: an argument that is a setting is set
+as that variable, so that there is one way to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import unicodedata
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.errors import CaptchaServiceError, InvalidOption
+from qwen_captcha.logs import configure_logging
+from qwen_captcha.options import Case, Kind, Options, parse_options
+from qwen_captcha.recognition import Answer, failed_answer
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import SettingsError, set_variables, settings_from_environment
+
+EXAMPLES = """\
+examples:
+  python -m qwen_captcha serve --port 8000
+  python -m qwen_captcha read captcha.png other.png --charset-range 6
+  curl -s https://example.org/captcha | python -m qwen_captcha read - --json
+  python -m qwen_captcha doctor
+  python -m qwen_captcha download Qwen/Qwen2-VL-2B-Instruct --mirror https://hf-mirror.com
+
+All settings of the service are environment variables; README.md lists them.
+"""
+STDIN = "-"
+EXIT_NOT_ALL = 1
+EXIT_WRONG_USE = 2
+# A model on a slow CPU takes seconds for an image, and nobody else waits.
+READ_TIMEOUT_S = 3600.0
+READ_OPTIONS = ("prompt", "kind", "case", "charset", "charset_range", "length")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    variables = {"QWEN_MODEL": "model", "HOST": "host", "PORT": "port"}
+    set_variables(
+        {
+            name: str(value)
+            for name, option in variables.items()
+            if (value := getattr(options, option, None)) is not None
+        }
+    )
+    try:
+        status: int = options.run(options)
+    except (SettingsError, InvalidOption) as error:
+        print(error, file=sys.stderr)
+        return EXIT_WRONG_USE
+    except BackendLoadError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_ALL
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qwen_captcha",
+        description="Read text captchas with Qwen2-VL.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", help="hub name, folder or `bundled` (default: QWEN_MODEL)")
+
+    serve = commands.add_parser("serve", parents=[model], help="start the HTTP service")
+    serve.add_argument("--host", help="address to listen on (default: HOST, else 0.0.0.0)")
+    serve.add_argument("--port", help="port to listen on (default: PORT, else 5000)")
+    serve.set_defaults(run=run_serve)
+
+    read = commands.add_parser("read", parents=[model], help="read images in this process")
+    read.add_argument("images", nargs="+", metavar="IMAGE", help="image file, - for stdin")
+    read.add_argument("--json", action="store_true", help="one JSON object a line, no table")
+    read.add_argument("--prompt", help="instruction, for models that follow one")
+    read.add_argument("--kind", help=f"what the captchas show: {', '.join(Kind)}")
+    read.add_argument("--case", help=f"case of letters: {', '.join(Case)}")
+    read.add_argument("--charset", help="the allowed characters")
+    read.add_argument("--charset-range", help="the same by ddddocr's numbers 0 to 7")
+    read.add_argument("--length", help="how many characters there are, such as 4 or 4-6")
+    read.set_defaults(run=run_read)
+
+    doctor = commands.add_parser("doctor", parents=[model], help="say what is wrong here")
+    doctor.add_argument("--host", help="address that the service will listen on")
+    doctor.add_argument("--port", help="port that the service will listen on")
+    doctor.set_defaults(run=run_doctor)
+
+    download = commands.add_parser("download", help="get a model, or the rest of it")
+    download.add_argument("name", metavar="MODEL", help="such as Qwen/Qwen2-VL-2B-Instruct")
+    download.add_argument("--mirror", metavar="URL", help="such as https://hf-mirror.com")
+    download.set_defaults(run=run_download)
+    return parser
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Become the service."""
+    import qwen_captcha_service
+
+    qwen_captcha_service.main()
+    return 0
+
+
+def run_read(options: argparse.Namespace) -> int:
+    """Read images and print what they say; 1 where one has no answer."""
+    asked = parse_options({name: getattr(options, name) for name in READ_OPTIONS})
+    settings = settings_from_environment()
+    configure_logging("warning", settings.log_format)
+    from qwen_captcha.local import start_local_service
+
+    service = start_local_service(settings)
+    answers = []
+    for name, data in _images(options.images):
+        answer = _answer(data, asked, service)
+        print(json_line(name, answer) if options.json else table_row(name, answer), flush=True)
+        answers.append(answer)
+    return 0 if all(answer.success for answer in answers) else EXIT_NOT_ALL
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Print what is well and what is not; 1 where the service cannot run."""
+    from qwen_captcha.doctor import State, examine
+
+    worst = 0
+    for finding in examine():
+        print(f"{finding.state:<5} {finding.subject:<12} {finding.words}", flush=True)
+        if finding.mend:
+            print(f"      {'':<12} → {finding.mend}", flush=True)
+        worst = max(worst, EXIT_NOT_ALL if finding.state is State.WRONG else 0)
+    return worst
+
+
+def run_download(options: argparse.Namespace) -> int:
+    """Download a model with progress bars; what is here already is kept."""
+    if options.mirror:
+        # Read by huggingface_hub when it is imported; a mirror has no Xet storage.
+        set_variables({"HF_ENDPOINT": options.mirror, "HF_HUB_DISABLE_XET": "1"})
+    from qwen_captcha.model_files import download_checkpoint
+
+    try:
+        files = download_checkpoint(options.name)
+    except BackendLoadError as error:
+        print(error, file=sys.stderr)
+        print("The same command goes on where this one stopped.", file=sys.stderr)
+        return EXIT_NOT_ALL
+    print(f"{options.name} is complete: {files.folder}")
+    print(f"QWEN_MODEL={options.name} serves it.")
+    return 0
+
+
+def _images(names: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:
+    """Yield each image's name and its bytes, or why it has none."""
+    for name in names:
+        try:
+            yield name, sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
+        except OSError as error:
+            yield name, error
+
+
+def _answer(data: bytes | OSError, options: Options, service: CaptchaService) -> Answer:
+    """Return what the model says about an image, or an answer that says what is wrong."""
+    if isinstance(data, OSError):
+        return failed_answer(CaptchaServiceError(f"{data.strerror}."))
+    try:
+        return service.recognize(data, options, service.monotonic() + READ_TIMEOUT_S)
+    except CaptchaServiceError as error:
+        return failed_answer(error)
+
+
+def json_line(name: str, answer: Answer) -> str:
+    """Return an answer as one JSON object."""
+    fields = {
+        "image": name,
+        "success": answer.success,
+        "text": answer.text,
+        "confidence": answer.confidence,
+        "raw_response": answer.raw_response,
+        "error": answer.error,
+        "warnings": list(answer.warnings),
+    }
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def table_row(name: str, answer: Answer, width: int = 12) -> str:
+    """Return confidence, text and name in columns; instead of a text what is wrong."""
+    # Chinese characters are two columns wide in a terminal.
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in answer.text)
+    text = answer.text.ljust(width - wide)
+    remarks = [answer.error] if answer.error else list(answer.warnings)
+    return "  ".join([f"{answer.confidence:.3f}", text, name, *remarks])
