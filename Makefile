@@ -19,8 +19,8 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(VENV)/dev.stamp  ## speed against one image at a time through plain generate
-	$(BIN)/python -m evaluation.bench
+bench: $(VENV)/dev.stamp  ## speed against one image at a time through plain generate (AGAINST=ddddocr: and against it)
+	$(BIN)/python -m evaluation.bench $(if $(AGAINST),--against $(AGAINST))
 
 evaluate: $(VENV)/dev.stamp  ## accuracy on FOLDER of MODEL or a running URL: make evaluate FOLDER=... HTML=page.html
 	$(BIN)/python -m evaluation.evaluate $(FOLDER) $(if $(MODEL),--model $(MODEL),--url $(or $(URL),http://127.0.0.1:5000)) $(if $(HTML),--html $(HTML))

@@ -5,8 +5,8 @@ line. Leaves loads to `load.py`, rounds to `speed.py`, the old way to `plain_gen
 text to `bench_report.py`. Invariant: both sides read the same images with the same checkpoint on
 the same machine with the same number of threads, in turns; no service outlives the run.
 
-Run: `python -m evaluation.bench [--model FOLDER] [--json FILE]`; a quick look is
-`python -m evaluation.bench --rounds 1 --images 32`.
+Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr] [--json FILE]`; a quick look
+is `python -m evaluation.bench --rounds 1 --images 32`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.bench_report import BenchReport, Plan, render_report
+from evaluation.bench_report import BenchReport, Plan, Rivalry, render_report
 from evaluation.client import ServiceClient, ServiceError
+from evaluation.ddddocr_reader import DdddocrReader
 from evaluation.drawings import draw_captchas
-from evaluation.load import cached_latencies, client_crowd, read_in_batches
+from evaluation.load import (
+    cached_latencies,
+    client_crowd,
+    read_in_batches,
+    single_latencies,
+)
 from evaluation.machine import commit_of, describe_machine, peak_resident_bytes
+from evaluation.readers import ReaderError
 from evaluation.service_process import (
     PROJECT,
     ServiceStartError,
@@ -45,6 +52,24 @@ CACHED_REPEATS = 200
 PLAIN = "plain generate, one by one"
 BATCH = f"/batch-ocr of {BATCH_IMAGES} images"
 CROWD = f"/ocr from {CLIENTS} clients"
+
+
+_FAILURES = (
+    ServiceStartError,
+    ServiceError,
+    BackendLoadError,
+    SettingsError,
+    ReaderError,
+    OSError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another reader of captchas: its name, and what it makes of one image."""
+
+    name: str
+    read: Callable[[bytes], str]
 
 
 def service_environment(plan: Plan) -> dict[str, str]:
@@ -76,7 +101,9 @@ def measure(plan: Plan) -> BenchReport:
         device = str(service.health.get("device"))
         plain = load_plain(plan, device)
         _say(f"Measuring {plan.images} images in three ways, {plan.rounds} times …")
-        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read)
+        rival = load_rival() if plan.against_ddddocr else None
+        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read, rival)
+        rivalry = None if rival is None else measure_rivalry(service.url, images, rival)
         peak = peak_resident_bytes(service.pid)
     _say("Starting the service, cache on …")
     with (
@@ -91,6 +118,7 @@ def measure(plan: Plan) -> BenchReport:
         device=device,
         precision=plain.settings.precision,
         ways=ways,
+        rivalry=rivalry,
         agreement=agreed,
         start_to_ready_s=(service.start_to_ready_s, caching_service.start_to_ready_s),
         peak_resident_bytes=peak,
@@ -113,8 +141,28 @@ def load_plain(plan: Plan, device: str) -> PlainGenerate:
     return PlainGenerate(plain_settings(settings, device, plan.threads))
 
 
+def load_rival() -> Rival:
+    """Load ddddocr's larger model into this process; it takes the threads that it chooses.
+
+    Raises:
+        ReaderError: ddddocr is not installed.
+    """
+    reader = DdddocrReader(beta=True)
+    return Rival(reader.name, reader.transcribe)
+
+
+def measure_rivalry(url: str, images: Sequence[bytes], rival: Rival) -> Rivalry:
+    """Read the images one at a time, here and there in turns."""
+    with ServiceClient(url) as client:
+        return Rivalry(rival.name, *single_latencies(client, rival.read, images))
+
+
 def measure_ways(
-    url: str, images: Sequence[bytes], rounds: int, plain_read: Callable[[bytes], str]
+    url: str,
+    images: Sequence[bytes],
+    rounds: int,
+    plain_read: Callable[[bytes], str],
+    rival: Rival | None = None,
 ) -> tuple[list[Way], dict[str, float]]:
     """Read the images in every way, once to warm up and compare, then once a round.
 
@@ -123,16 +171,19 @@ def measure_ways(
         images: Distinct images, a multiple of `BATCH_IMAGES`.
         rounds: How often each way is measured.
         plain_read: The old way of reading one image.
+        rival: Another reader in this process, measured with the rest.
 
     Returns:
         The ways, the old one first, and each of the others' share of images that it reads alike.
     """
     with ServiceClient(url) as client, client_crowd(url, CLIENTS) as crowd:
-        ways: Mapping[str, Callable[[], list[str | None]]] = {
+        ways: dict[str, Callable[[], list[str | None]]] = {
             PLAIN: lambda: [plain_read(image) for image in images],
             BATCH: lambda: [a.raw_response for a in read_in_batches(client, images, BATCH_IMAGES)],
             CROWD: lambda: [a.raw_response for a in crowd.read(images)],
         }
+        if rival is not None:
+            ways[rival.name] = lambda: [rival.read(image) for image in images]
         texts = {name: read() for name, read in ways.items()}
         measured = measure_rounds(ways, len(images), rounds)
     return measured, {name: agreement(texts[name], texts[PLAIN]) for name in (BATCH, CROWD)}
@@ -147,9 +198,13 @@ def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:
     parser.add_argument("--images", type=_images, default=64, help="images each way and round")
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--threads", type=_threads, default=usable_cores())
+    parser.add_argument(
+        "--against", choices=["ddddocr"], help="its larger model reads the same images, too"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
     chosen = parser.parse_args(argv)
-    return Plan(chosen.model, chosen.images, chosen.rounds, chosen.threads), chosen.json
+    against = chosen.against is not None
+    return Plan(chosen.model, chosen.images, chosen.rounds, chosen.threads, against), chosen.json
 
 
 def _positive(text: str) -> int:
@@ -182,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if json_file is not None:
             content = json.dumps(asdict(report), ensure_ascii=False, indent=1) + "\n"
             json_file.write_text(content, encoding="utf-8")
-    except (ServiceStartError, ServiceError, BackendLoadError, SettingsError, OSError) as error:
+    except _FAILURES as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -26,12 +26,29 @@ class Plan:
         images: Images that each way reads in a round.
         rounds: How often each way is measured.
         threads: Threads that each model may use.
+        against_ddddocr: Whether ddddocr's larger model reads the same images in this process.
     """
 
     model: str
     images: int
     rounds: int
     threads: int
+    against_ddddocr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rivalry:
+    """One captcha at a time, ours over HTTP, the rival's in process, read in turns.
+
+    Attributes:
+        rival: Its name, also that of its way.
+        ours_s: Median seconds of one `/ocr`.
+        rivals_s: Median seconds of one call.
+    """
+
+    rival: str
+    ours_s: float
+    rivals_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +62,7 @@ class BenchReport:
         device: `cpu` or `cuda`, on both sides.
         precision: Number type of the weights, on both sides.
         ways: The yardstick, then the service's ways.
+        rivalry: One captcha against a rival, or None where none was asked for.
         agreement: Way -> share of images that it reads exactly as the yardstick does.
         start_to_ready_s: Seconds from process start to the first 200 of `/health`, each start.
         peak_resident_bytes: Peak memory of the service's processes, or None where unknown.
@@ -58,6 +76,7 @@ class BenchReport:
     device: str
     precision: str
     ways: Sequence[Way]
+    rivalry: Rivalry | None
     agreement: Mapping[str, float]
     start_to_ready_s: Sequence[float]
     peak_resident_bytes: int | None
@@ -76,7 +95,9 @@ def render_report(report: BenchReport) -> str:
             f"{report.plan.images} a round, {_count(report.plan.rounds, 'round')}, cache off",
         ],
     ]
+    rival = report.rivalry
     after = [
+        *([["one captcha", _rival_line(rival)]] if rival is not None else []),
         ["same text", _agreement_line(report.agreement)],
         ["start to ready", f"{median(report.start_to_ready_s):.1f} s"],
         ["peak memory", _memory(report.peak_resident_bytes)],
@@ -105,6 +126,13 @@ def _count(number: int, noun: str) -> str:
 
 def _agreement_line(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{share:.1%} {way}" for way, share in shares.items())
+
+
+def _rival_line(rivalry: Rivalry) -> str:
+    return (
+        f"{rivalry.ours_s * 1000:.1f} ms through /ocr, {rivalry.rivals_s * 1000:.1f} ms "
+        f"{rivalry.rival}: {rivalry.ours_s / rivalry.rivals_s:.2f} of its time"
+    )
 
 
 def _memory(peak_bytes: int | None) -> str:

@@ -8,7 +8,8 @@ cache as the load asks for; a refused request ends the measurement, because refu
 from __future__ import annotations
 
 import queue
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from statistics import median
@@ -72,6 +73,21 @@ def cached_latencies(client: ServiceClient, image: bytes, repeats: int) -> tuple
         _check([answer], exchange, from_cache=True)
         cached.append(exchange.latency_s)
     return median(cached), median(health)
+
+
+def single_latencies(
+    client: ServiceClient, rival_read: Callable[[bytes], object], images: Sequence[bytes]
+) -> tuple[float, float]:
+    """Return the median seconds of one captcha through `/ocr` and by a rival, read in turns."""
+    ours_s, rivals_s = [], []
+    for image in images:
+        answer, exchange = client.ocr(image)
+        _check([answer], exchange, from_cache=False)
+        ours_s.append(exchange.latency_s)
+        start = time.perf_counter()
+        rival_read(image)
+        rivals_s.append(time.perf_counter() - start)
+    return median(ours_s), median(rivals_s)
 
 
 def _check(answers: Sequence[Answer], exchange: Exchange, *, from_cache: bool) -> None:

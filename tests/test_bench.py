@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from stub_service import Call, stub_service
 
-from evaluation.bench import BATCH, CROWD, PLAIN, measure_ways, plan_of, service_environment
+from evaluation.bench import (
+    BATCH,
+    CROWD,
+    PLAIN,
+    Rival,
+    measure_rivalry,
+    measure_ways,
+    plan_of,
+    service_environment,
+)
 from evaluation.bench_report import Plan
 from evaluation.client import ServiceError
 from qwen_captcha.backends.hardware import usable_cores
@@ -65,6 +74,19 @@ def test_every_way_reads_every_image_once_to_warm_up_and_once_a_round(
     assert agreed == {BATCH: 1.0, CROWD: 1.0}
 
 
+def test_a_rival_is_a_way_of_its_own_and_read_in_turns(reader: StubReader, url: str) -> None:
+    read: list[bytes] = []
+    rival = Rival("rival", lambda image: read.append(image) or "")
+    ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, rival)
+    assert [way.name for way in ways] == [PLAIN, BATCH, CROWD, "rival"]
+    assert read == IMAGES * 3
+    assert set(agreed) == {BATCH, CROWD}
+    reader.paths.clear()
+    rivalry = measure_rivalry(url, IMAGES, rival)
+    assert (rivalry.rival, len(reader.paths), len(read)) == ("rival", 32, 4 * 32)
+    assert min(rivalry.ours_s, rivalry.rivals_s) > 0
+
+
 def test_differing_texts_are_reported(url: str) -> None:
     _, agreed = measure_ways(
         url, IMAGES, 1, lambda image: "" if image in IMAGES[:8] else image.decode()
@@ -83,8 +105,11 @@ def test_a_cache_that_answers_ends_the_measurement(reader: StubReader, url: str)
     [
         pytest.param([], Plan("bundled", 64, 5, usable_cores()), None, id="defaults"),
         pytest.param(
-            ["--model=m", "--images=96", "--rounds=1", "--threads=1", "--json=f.json"],
-            Plan("m", 96, 1, 1),
+            [
+                *("--model=m", "--images=96", "--rounds=1", "--threads=1", "--json=f.json"),
+                *("--against", "ddddocr"),
+            ],
+            Plan("m", 96, 1, 1, against_ddddocr=True),
             Path("f.json"),
             id="all",
         ),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from evaluation.bench_report import BenchReport, Plan, render_report
+from evaluation.bench_report import BenchReport, Plan, Rivalry, render_report
 from evaluation.machine import Machine
 from evaluation.speed import Spread, Way
 
@@ -18,6 +18,7 @@ REPORT = BenchReport(
         Way("plain generate", (10.0, 12.0), Spread(11.0, 10.0, 12.0), ONE),
         Way("/ocr from 16 clients", (40.0, 36.0), Spread(38.0, 36.0, 40.0), Spread(3.5, 3.0, 4.0)),
     ),
+    rivalry=None,
     agreement={"/ocr from 16 clients": 0.984375},
     start_to_ready_s=(7.24, 6.9),
     peak_resident_bytes=912_345_678,
@@ -43,6 +44,14 @@ same text       98.4% /ocr from 16 clients
 start to ready  7.1 s
 peak memory     912 MB
 cached reply    2.10 ms, +0.70 ms to /health (1.40 ms)"""
+    )
+
+
+def test_a_rival_has_a_line() -> None:
+    text = render_report(replace(REPORT, rivalry=Rivalry("ddddocr 1.6.1 beta", 0.021, 0.028)))
+    assert (
+        "one captcha     21.0 ms through /ocr, 28.0 ms ddddocr 1.6.1 beta: 0.75 of its time"
+        in text.splitlines()
     )
 
 
