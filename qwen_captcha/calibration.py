@@ -4,9 +4,9 @@ Responsible for: its values and its file. Leaves fitting it to `training/calibra
 evidence to `confidence.py`. Invariant: a confidence is a number from 0 to 1 that never falls
 where the model is more sure.
 
-A model is too sure of what is unlike its training, and surest where it skips or invents a
-character. Log-odds of the whole and of the weakest token, and how many there are, keep their
-meaning better than the bare product.
+The form was chosen by fitting on rendered captchas and testing on harder ones and on those of real
+generators: log-odds of the whole and of the weakest token kept their meaning; the number of
+characters did not.
 """
 
 from __future__ import annotations
@@ -33,22 +33,19 @@ class Evidence:
     Attributes:
         whole: Natural log of the probability of all readings that make the answer.
         weakest: Natural log of the least probability of a token; the whole where that is more.
-        characters: Number of characters that were read.
     """
 
     whole: float
     weakest: float
-    characters: int
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Log-odds of being right, linear in the evidence; the slopes of log-odds are not negative."""
+    """Log-odds of being right, linear in those of the evidence; slopes are not negative."""
 
     bias: float
     whole: float
     weakest: float
-    characters: float
 
     def probability(self, evidence: Evidence) -> float:
         """Return the probability of being right."""
@@ -56,7 +53,6 @@ class Curve:
             self.bias
             + self.whole * log_odds_of(evidence.whole)
             + self.weakest * log_odds_of(evidence.weakest)
-            + self.characters * evidence.characters
         )
         # tanh does not overflow, whatever a curve says.
         return 0.5 + 0.5 * math.tanh(log_odds / 2)

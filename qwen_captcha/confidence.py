@@ -23,7 +23,7 @@ def evidence_of(candidate: Candidate) -> Evidence | None:
     # Among what was allowed, and in either case, a reading is more probable than among all.
     whole = min(0.0, max([candidate.log_mass, sum(scores)] if scores else [candidate.log_mass]))
     weakest = min(0.0, max(whole, min(scores, default=whole)))
-    return Evidence(whole, weakest, len("".join(candidate.reading.raw_response.split())))
+    return Evidence(whole, weakest)
 
 
 def kind_of_answer(candidate: Candidate) -> str:

@@ -13,7 +13,7 @@ from qwen_captcha.backends.base import Capabilities, Reading, ReadingTask
 from qwen_captcha.calibration import Curve, Evidence
 from training.calibrate import Outcome, collect, figures_of, fit, fit_curve
 
-TRUE_CURVE = Curve(bias=-1.0, whole=0.4, weakest=0.3, characters=-0.1)
+TRUE_CURVE = Curve(bias=-2.0, whole=0.4, weakest=0.3)
 
 
 def outcomes(count: int, kind: str, curve: Curve, seed: int = 1) -> list[Outcome]:
@@ -22,7 +22,7 @@ def outcomes(count: int, kind: str, curve: Curve, seed: int = 1) -> list[Outcome
     made = []
     for _ in range(count):
         weakest = -rng.expovariate(0.7)
-        evidence = Evidence(weakest * rng.uniform(1, 3), weakest, rng.randint(1, 8))
+        evidence = Evidence(weakest * rng.uniform(1, 3), weakest)
         made.append(Outcome(kind, evidence, rng.random() < curve.probability(evidence)))
     return made
 
@@ -42,11 +42,11 @@ def test_fitting_repairs_a_model_that_is_too_sure() -> None:
 
 
 def test_a_kind_has_a_curve_of_its_own_where_there_is_enough_of_it() -> None:
-    easy = Curve(bias=1.0, whole=0.5, weakest=0.5, characters=0.0)
+    easy = Curve(bias=1.0, whole=0.5, weakest=0.5)
     many, few = outcomes(600, "digits", easy), outcomes(60, "math", easy)
     fitted = fit([*outcomes(600, "text", TRUE_CURVE), *many, *few])
     assert set(fitted.kinds) == {"digits", "text"}
-    evidence = Evidence(-0.7, -0.7, 4)
+    evidence = Evidence(-0.7, -0.7)
     assert fitted.confidence("digits", evidence) > fitted.confidence("text", evidence) + 0.2
     assert fitted.confidence("math", evidence) == fitted.default.probability(evidence)
 
@@ -56,7 +56,7 @@ def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: 
     same = [Outcome(o.kind, o.evidence, right) for o in outcomes(200, "text", TRUE_CURVE)]
     curve = fit_curve(same)
     assert min(curve.whole, curve.weakest) >= 0
-    assert (curve.probability(Evidence(-0.5, -0.5, 4)) > 0.5) is right
+    assert (curve.probability(Evidence(-0.5, -0.5)) > 0.5) is right
 
 
 def test_what_was_read_is_judged_as_the_service_answers() -> None:

@@ -26,7 +26,7 @@ from qwen_captcha.details import details_of
 from qwen_captcha.options import Case, Kind, Options
 
 BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
-IDENTITY = Curve(bias=0.0, whole=1.0, weakest=0.0, characters=0.0)
+IDENTITY = Curve(bias=0.0, whole=1.0, weakest=0.0)
 
 
 def reading(shares: dict[str, float]) -> Reading:
@@ -101,10 +101,10 @@ def test_uncalibrated_confidence_is_the_model_s_probability(
 
 def test_evidence_is_the_whole_and_the_weakest_token() -> None:
     [candidate] = candidates(spelled("a3", [-0.1, -0.4, -0.05]))
-    assert evidence_of(candidate) == Evidence(pytest.approx(-0.55), -0.4, 2)
+    assert evidence_of(candidate) == Evidence(pytest.approx(-0.55), -0.4)
     [summed] = candidates(reading({"3+5=?": 0.5, "3+5=": 0.4}))
     evidence = evidence_of(summed)
-    assert evidence == Evidence(pytest.approx(math.log(0.9)), pytest.approx(math.log(0.9)), 5)
+    assert evidence == Evidence(pytest.approx(math.log(0.9)), pytest.approx(math.log(0.9)))
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_evidence_is_the_whole_and_the_weakest_token() -> None:
 def test_each_kind_of_answer_has_its_curve(raw_response: str, kind: str) -> None:
     [candidate] = candidates(reading({raw_response: 0.5}))
     assert kind_of_answer(candidate) == kind
-    sure = Curve(bias=math.log(4), whole=0.0, weakest=0.0, characters=0.0)
+    sure = Curve(bias=math.log(4), whole=0.0, weakest=0.0)
     assert confidence_of(candidate, Calibration(IDENTITY, {kind: sure})) == pytest.approx(0.8)
     assert confidence_of(candidate, Calibration(IDENTITY, {})) == pytest.approx(0.5)
 
@@ -123,20 +123,19 @@ slopes = st.floats(0, 5)
 
 
 @given(
-    st.builds(Curve, st.floats(-9, 9), slopes, slopes, st.floats(-3, 3)),
+    st.builds(Curve, st.floats(-9, 9), slopes, slopes),
     st.lists(st.floats(-60, 0), min_size=2, max_size=5),
-    st.integers(0, 64),
 )
 def test_confidence_is_a_probability_that_rises_with_the_model_s(
-    curve: Curve, log_probabilities: list[float], characters: int
+    curve: Curve, log_probabilities: list[float]
 ) -> None:
-    values = [curve.probability(Evidence(p, p, characters)) for p in sorted(log_probabilities)]
+    values = [curve.probability(Evidence(p, p)) for p in sorted(log_probabilities)]
     assert all(0 <= value <= 1 for value in values)
     assert all(low <= high + 1e-12 for low, high in pairwise(values))
 
 
 def test_a_calibration_is_read_as_it_was_written(tmp_path) -> None:
-    calibration = Calibration(IDENTITY, {"math": Curve(-0.5, 0.25, 0.75, -0.1)})
+    calibration = Calibration(IDENTITY, {"math": Curve(-0.5, 0.25, 0.75)})
     assert read_calibration(tmp_path) is None
     calibration.write(tmp_path, {"images": 3})
     assert read_calibration(tmp_path) == calibration
@@ -149,8 +148,8 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path) -> None:
         "no JSON",
         "[]",
         '{"default": {"bias": 0}, "kinds": {}}',
-        '{"default": {"bias": 0, "whole": -1, "weakest": 0, "characters": 0}, "kinds": {}}',
-        '{"default": {"bias": NaN, "whole": 1, "weakest": 0, "characters": 0}, "kinds": {}}',
+        '{"default": {"bias": 0, "whole": -1, "weakest": 0}, "kinds": {}}',
+        '{"default": {"bias": NaN, "whole": 1, "weakest": 0}, "kinds": {}}',
     ],
     ids=["no JSON", "no object", "a number missing", "falling", "not finite"],
 )

@@ -47,7 +47,7 @@ LEAST_OF_A_KIND = 300
 LEAST_OF_EACH_OUTCOME = 30
 _BATCH_SIZE = 16
 # Towards half of each log-odds, which is the bare probability where one token alone is unsure.
-_PRIOR = torch.tensor([0.0, 0.5, 0.5, 0.0], dtype=torch.float64)
+_PRIOR = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
 _PRIOR_WEIGHT = 2.0
 
 Captcha = tuple[Image.Image, str]
@@ -109,11 +109,11 @@ def fit_curve(outcomes: Sequence[Outcome]) -> Curve:
     """Return the most likely curve whose slopes do not fall, with a weak prior."""
     features = torch.tensor(
         [
-            [1.0, log_odds_of(e.whole), log_odds_of(e.weakest), float(e.characters)]
+            [1.0, log_odds_of(e.whole), log_odds_of(e.weakest)]
             for e in (outcome.evidence for outcome in outcomes)
         ],
         dtype=torch.float64,
-    )  # (N, 4)
+    )  # (N, 3)
     right = torch.tensor([float(outcome.right) for outcome in outcomes], dtype=torch.float64)
     parameters = _PRIOR.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
@@ -133,9 +133,9 @@ def fit_curve(outcomes: Sequence[Outcome]) -> Curve:
 
 
 def _rising(parameters: torch.Tensor) -> torch.Tensor:
-    """Return bias, slopes and weight of the length, the slopes of log-odds not below zero."""
-    bias, whole, weakest, characters = parameters
-    return torch.stack([bias, whole.abs(), weakest.abs(), characters])
+    """Return the bias and the slopes, which are not below zero."""
+    bias, whole, weakest = parameters
+    return torch.stack([bias, whole.abs(), weakest.abs()])
 
 
 def _enough(outcomes: Sequence[Outcome]) -> bool:
@@ -146,7 +146,7 @@ def _enough(outcomes: Sequence[Outcome]) -> bool:
 
 def figures_of(calibration: Calibration | None, outcomes: Sequence[Outcome]) -> dict[str, object]:
     """Return how well a calibration, or the bare probability, tells right from wrong."""
-    bare = Calibration(Curve(0.0, 1.0, 0.0, 0.0), {})
+    bare = Calibration(Curve(0.0, 1.0, 0.0), {})
     judge = calibration or bare
     confidences = [judge.confidence(outcome.kind, outcome.evidence) for outcome in outcomes]
     right = [outcome.right for outcome in outcomes]
