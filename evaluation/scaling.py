@@ -83,6 +83,8 @@ def start_all(stack: ExitStack) -> Mapping[str, RunningService]:
     environment = {key: value for key, value in ENVIRONMENT.items() if key != "OMP_NUM_THREADS"}
     # More threads than cores, so that a log shows what the service makes of it.
     environment["OMP_NUM_THREADS"] = str(2 * usable_cores())
+    # A slow machine is to be measured, not to be cut off.
+    environment["OCR_TIMEOUT_S"] = "600"
     services = {
         f"{workers} worker{'s' * (workers > 1)}": stack.enter_context(
             running_service({**environment, "WORKERS": str(workers)})
