@@ -11,7 +11,7 @@ from qwen_captcha.charsets import DIGITS
 from qwen_captcha.decoding import DecodingConstraints
 from qwen_captcha.options import Case, Kind
 
-SURE, UNSURE = math.log(0.95), math.log(0.6)
+SURE, UNSURE, UNLIKELY = math.log(0.95), math.log(0.6), math.log(0.3)
 IN_DIGITS = DecodingConstraints(DIGITS, 1)
 
 
@@ -25,7 +25,9 @@ IN_DIGITS = DecodingConstraints(DIGITS, 1)
         (IN_DIGITS, "1234", SURE, []),
         (IN_DIGITS, "1234", UNSURE, [DIGITS]),
         (IN_DIGITS, "12a4", SURE, [DIGITS]),
-        (IN_DIGITS, "3+5=?", SURE, [EVERYTHING, DIGITS]),
+        (IN_DIGITS, "3+5=?", SURE, []),
+        (IN_DIGITS, "3+5=?", UNSURE, [EVERYTHING]),
+        (IN_DIGITS, "3+5=?", UNLIKELY, [DIGITS]),
         (IN_DIGITS, "1234", -math.inf, [DIGITS]),
         (DecodingConstraints(case=Case.LOWER), "aB", SURE, []),
         (DecodingConstraints(case=Case.LOWER), "aB", UNSURE, [EVERYTHING]),
@@ -39,7 +41,9 @@ IN_DIGITS = DecodingConstraints(DIGITS, 1)
         "inside and sure",
         "inside and unsure",
         "outside",
-        "outside for being arithmetic",
+        "sure to be arithmetic",
+        "likely to be arithmetic",
+        "a code misread as arithmetic",
         "cut",
         "case, sure",
         "case, unsure",

@@ -9,7 +9,7 @@ ordinary requests cost what greedy decoding costs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwen_captcha.arithmetic import looks_like_arithmetic
 from qwen_captcha.charsets import Charset
@@ -19,6 +19,8 @@ from qwen_captcha.options import Case, Kind
 EVERYTHING = ~Charset(())
 # Of two readings with this much for one, the other can be neither more probable nor matter.
 CERTAIN = math.log(0.9)
+# More probable than all other readings together.
+LIKELY = math.log(0.5)
 # Live hypotheses; more found hardly ever a better reading.
 BEAM_WIDTH = 4
 
@@ -60,33 +62,31 @@ def plan_searches(
         text: The greedy reading, which knows no constraints.
         certainty: Log-probability of that reading; -inf where it was cut.
     """
-    certain = certainty >= CERTAIN and constraints.alternatives == 0
-    if certain and constraints.allows(text):
+    computes = constraints.kind is Kind.AUTO and looks_like_arithmetic(text)
+    # Arithmetic knows no charset, but a code that is misread as an expression does.
+    free = not constraints.restricts or (computes and certainty >= LIKELY)
+    settled = constraints.alternatives == 0 and (
+        (certainty >= CERTAIN and (free or constraints.allows(text)))
+        or (free and not computes and not _merges(constraints))
+    )
+    if settled:
         return []
     wanted = 1 + constraints.alternatives
-    free_to_compute = constraints.kind is Kind.AUTO and looks_like_arithmetic(text)
-    if free_to_compute or constraints.kind is Kind.MATH:
+    if (free and computes) or constraints.kind is Kind.MATH:
         # Expressions of the same value add up.
         wanted = max(wanted, BEAM_WIDTH)
-    width = max(wanted, BEAM_WIDTH)
-    plans = []
-    # Which captchas are arithmetic is only seen by reading: both are read, the likelier counts.
-    if free_to_compute:
-        plans.append(SearchPlan(row, max_new_tokens, width, wanted))
-    if constraints.restricts or ((_merges(constraints) or constraints.alternatives) and not plans):
-        plans.append(
-            SearchPlan(
-                row,
-                max_new_tokens,
-                width,
-                wanted,
-                constraints.charset or EVERYTHING,
-                constraints.min_length,
-                constraints.max_length,
-                _merges(constraints),
-            )
+    plan = SearchPlan(row, max_new_tokens, max(wanted, BEAM_WIDTH), wanted)
+    if free and computes:
+        return [plan]
+    return [
+        replace(
+            plan,
+            charset=constraints.charset or EVERYTHING,
+            min_length=constraints.min_length,
+            max_length=constraints.max_length,
+            merge_cases=_merges(constraints),
         )
-    return plans
+    ]
 
 
 def _merges(constraints: DecodingConstraints) -> bool:
