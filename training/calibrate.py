@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=6000, help="half of them are fitted to")
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     figures = calibrate(arguments.checkpoint, arguments.images, arguments.seed)
     print(json.dumps(figures, indent=2))
 
