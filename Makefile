@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint bench evaluate train fonts clean
+.PHONY: help serve test lint audit bench evaluate train fonts clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -18,6 +18,9 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/dev.stamp  ## known vulnerabilities of what is installed (asks PyPI)
+	$(BIN)/pip-audit --strict --local
 
 bench: $(VENV)/dev.stamp  ## speed against one image at a time through plain generate (AGAINST=ddddocr: and against it)
 	$(BIN)/python -m evaluation.bench $(if $(AGAINST),--against $(AGAINST))

@@ -21,6 +21,7 @@ from qwen_captcha.backends.base import Backend, BackendLoadError
 from qwen_captcha.backends.hardware import count_gpus
 from qwen_captcha.checkpoints import resolve_model
 from qwen_captcha.dialect_routes import create_dialect_blueprint
+from qwen_captcha.guard import guard_requests
 from qwen_captcha.pages import create_pages
 from qwen_captcha.routes import create_blueprint, register_error_handlers, single_slashes
 from qwen_captcha.service import CaptchaService
@@ -63,6 +64,7 @@ def create_app(
     app.register_blueprint(create_pages(settings))
     register_error_handlers(app, service.metrics, settings)
     observe_requests(app, service.metrics, settings)
+    guard_requests(app, settings)
     bounded = bound_bodies(app.wsgi_app, settings.max_body_bytes)
     app.wsgi_app = single_slashes(bounded)  # type: ignore[assignment, method-assign]
     service.start(on_load_failure or end_process)

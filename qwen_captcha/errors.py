@@ -68,6 +68,13 @@ class InvalidOption(BadRequest):
     error_type = "invalid_option"
 
 
+class Unauthorized(CaptchaServiceError):
+    """The service wants an API key, and the request has none that it knows."""
+
+    status = 401
+    error_type = "unauthorized"
+
+
 class NotFound(CaptchaServiceError):
     """No such route."""
 
@@ -145,6 +152,13 @@ class UnreadableShape(CaptchaServiceError):
 
     status = 422
     error_type = "unreadable_shape"
+
+
+class RateLimited(CaptchaServiceError):
+    """Too many requests with one key or from one address."""
+
+    status = 429
+    error_type = "rate_limited"
 
 
 class ServiceUnavailable(CaptchaServiceError):

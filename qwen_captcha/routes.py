@@ -227,6 +227,8 @@ def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
         response.status_code = error.status
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     if error.elsewhere and ELSEWHERE_HEADER in request.headers:
         response.headers.update(ELSEWHERE)
     return response

@@ -8,12 +8,15 @@ takes no spelling that only Python would, such as `1_000` or digits of other scr
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
+MIN_KEY_CHARACTERS = 16
+_RATE = re.compile("[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,30 @@ def secret(text: str) -> Secret:
     if not all("!" <= character <= "~" for character in text):
         raise ValueError
     return Secret(text)
+
+
+def api_keys(text: str) -> tuple[Secret, ...]:
+    """Return the keys in a list with commas, hidden; short ones could be guessed."""
+    keys = tuple(secret(part.strip()) for part in text.split(",") if part.strip())
+    if any(len(key.value) < MIN_KEY_CHARACTERS for key in keys):
+        raise ValueError
+    return keys
+
+
+def rate(text: str) -> str:
+    """Return a number of requests in a span of time, empty for any number."""
+    if text and not _RATE.fullmatch(text):
+        raise ValueError(text)
+    return text
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Return the origins in a list with commas: addresses without a path, or `*` for any."""
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    for part in parts:
+        if part != "*" and (web_address(part) != part or urlsplit(part).path):
+            raise ValueError(text)
+    return parts
 
 
 def web_address(text: str) -> str:

@@ -1,9 +1,10 @@
 """Every setting of the service: its variable, default, allowed values and meaning.
 
 Responsible for: the one table `VARIABLES` that drives parsing, the README and the tests; reading
-`os.environ`, which nothing else does; relations between settings. Leaves what a setting does to
-the module that uses it. Invariant: a `Settings` can be used as it is, so that a mistake stops
-the start with one line and never a request.
+`os.environ`, which nothing else does. Leaves relations between settings to
+`setting_relations.py`, and what a setting does to the module that uses it. Invariant: a
+`Settings` can be used as it is, so that a mistake stops the start with one line and never a
+request.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from qwen_captcha.setting_relations import broken_relation
 from qwen_captcha.setting_values import (
     FALSE_WORDS,
+    MIN_KEY_CHARACTERS,
     TRUE_WORDS,
     Secret,
+    api_keys,
     boolean,
     decimal_number,
     one_of,
+    origins,
+    rate,
     secret,
     web_address,
     whole_number,
@@ -27,6 +33,7 @@ from qwen_captcha.setting_values import (
 BACKENDS = ("local", "openai")
 # `auto` asks the server; `openai` is any that does what OpenAI documents and no more.
 ENGINE_SERVERS = ("auto", "vllm", "sglang", "lmdeploy", "llama", "transformers", "openai")
+RATES = "a number and a span such as 20/second, with second, minute, hour or day"
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 # Longest part of a refused value that the error line repeats.
@@ -57,6 +64,11 @@ class Settings:
     port: int
     http_threads: int
     workers: int
+    api_keys: tuple[Secret, ...]
+    rate_limit_per_address: str
+    rate_limit_per_key: str
+    trusted_proxy_count: int
+    cors_origins: tuple[str, ...]
     max_body_bytes: int
     max_image_bytes: int
     max_image_pixels: int
@@ -157,6 +169,20 @@ VARIABLES: tuple[Variable, ...] = (
     _whole_number("workers", "WORKERS", 1, 1, 256,
         "Processes that each hold the model once, with an equal share of the cores, a queue and "
         "a cache of their own; for the CPU only."),
+    Variable("api_keys", ("API_KEYS",), "", api_keys,
+        f"keys of at least {MIN_KEY_CHARACTERS} visible ASCII characters, with commas between them",
+        "Keys, one of which a request must have as `Authorization: Bearer` or `X-API-Key`; empty: "
+        "none is needed. Probes need none.", hidden=True),
+    Variable("rate_limit_per_address", ("RATE_LIMIT_PER_ADDRESS",), "", rate, RATES,
+        "Most requests from one address (of IPv6 one /64), counted by each worker; empty: any."),
+    Variable("rate_limit_per_key", ("RATE_LIMIT_PER_KEY",), "", rate, RATES,
+        "Most requests with one of API_KEYS, counted by each worker; empty: any."),
+    _whole_number("trusted_proxy_count", "TRUSTED_PROXY_COUNT", 0, 0, 16,
+        "Proxies in front whose X-Forwarded-For is believed, 1 behind deploy/nginx.conf; with 0 "
+        "the address is that of the connection."),
+    Variable("cors_origins", ("CORS_ORIGINS",), "", origins,
+        "origins such as https://example.org with commas between them, or *",
+        "Origins whose pages may call from a browser; empty: none but this service's own."),
     # nginx: client_max_body_size must match.
     _whole_number("max_body_bytes", "MAX_BODY_BYTES", 64 * MIB, 1024, 1024 * MIB,
         "Largest request body in bytes."),
@@ -230,7 +256,8 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     """
     values = {variable.field: _value(variable, environ) for variable in VARIABLES}
     settings = Settings(**values)  # type: ignore[arg-type]
-    _check_relations(settings)
+    if (refusal := broken_relation(settings)) is not None:
+        raise SettingsError(refusal)
     return settings
 
 
@@ -258,38 +285,3 @@ def _parsed(variable: Variable, name: str, text: str) -> object:
         raise SettingsError(
             f"{name}={quoted} cannot be used: it must be {variable.allowed}."
         ) from None
-
-
-def _check_relations(settings: Settings) -> None:
-    """Refuse settings that are fine alone but not together."""
-    for low, high, why in (
-        ("min_pixels", "max_pixels", "an image is resized to lie between the two"),
-        ("max_batch_images", "max_queue_size", "a whole batch must fit into the queue"),
-        ("max_image_bytes", "max_body_bytes", "an image must fit into a request"),
-    ):
-        if getattr(settings, low) > getattr(settings, high):
-            raise SettingsError(_relation(settings, low, f"at most {_shown(settings, high)}", why))
-    if settings.qwen_backend == "openai" and not settings.openai_base_url:
-        raise SettingsError(
-            "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
-            "of the server, such as http://127.0.0.1:8000/v1."
-        )
-    if settings.http_threads <= settings.max_queue_size:
-        raise SettingsError(
-            _relation(
-                settings,
-                "http_threads",
-                f"more than {_shown(settings, 'max_queue_size')}",
-                "each accepted image may hold a thread and /health needs one",
-            )
-        )
-
-
-def _shown(settings: Settings, field: str) -> str:
-    """Return a setting as one would write it into the environment."""
-    return f"{field.upper()}={getattr(settings, field)}"
-
-
-def _relation(settings: Settings, field: str, allowed: str, why: str) -> str:
-    """Return the line that refuses a setting because of another one."""
-    return f"{_shown(settings, field)} cannot be used: it must be {allowed}, because {why}."

@@ -64,6 +64,7 @@ def test_its_environment_is_one_that_the_service_starts_with(name: str) -> None:
     defaults = load_settings({})
     assert (settings.min_pixels, settings.max_pixels) == (defaults.min_pixels, defaults.max_pixels)
     assert f"default captcha:{settings.port};" in INSTANCES
+    assert settings.trusted_proxy_count == 1
 
 
 @pytest.mark.parametrize("name", CAPTCHA)

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import noise_image, write_small_checkpoint
 
 from qwen_captcha.backends import loading
+from qwen_captcha.backends.base import BackendLoadError, ReadingTask
+from qwen_captcha.backends.load_plan import LoadPlan
+from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +35,60 @@ def test_a_worker_takes_its_share_of_the_cores(
     monkeypatch.setattr(loading, "usable_cores", lambda: cores)
     assert loading.use_available_cores(workers) == threads
     assert torch.get_num_threads() == threads
+
+
+@dataclass
+class Trap:
+    """Makes a file where it is unpickled."""
+
+    mark: Path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+def test_the_trap_works(tmp_path: Path) -> None:
+    pickle.loads(pickle.dumps(Trap(tmp_path / "mark")))
+    assert (tmp_path / "mark").exists()
+
+
+@pytest.fixture
+def trapped(tmp_path: Path) -> Path:
+    """Return a checkpoint with pickled weights, and code of its own that a loader could run."""
+    folder = write_small_checkpoint(tmp_path / "checkpoint")
+    code = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\n"
+    (folder / "remote.py").write_text(code, encoding="utf-8")
+    for name, owners in (
+        ("config.json", ("AutoConfig", "AutoModel", "AutoModelForImageTextToText")),
+        ("processor_config.json", ("AutoProcessor", "AutoImageProcessor")),
+        ("tokenizer_config.json", ("AutoTokenizer", "AutoProcessor")),
+    ):
+        path = folder / name
+        config = json.loads(path.read_text(encoding="utf-8"))
+        config["auto_map"] = {owner: "remote.Remote" for owner in owners}
+        path.write_text(json.dumps(config), encoding="utf-8")
+    torch.save({"weights": Trap(tmp_path / "mark")}, folder / "pytorch_model.bin")
+    return folder
+
+
+def backend_of(folder: Path) -> Qwen2VLBackend:
+    return Qwen2VLBackend(
+        str(folder), model_name="trapped", use_gpu=False, min_pixels=3136, max_pixels=15680
+    )
+
+
+def test_nothing_of_a_checkpoint_is_run(trapped: Path) -> None:
+    backend = backend_of(trapped)
+    backend.check()
+    backend.load()
+    assert not (trapped.parent / "mark").exists()
+    assert len(backend.read([ReadingTask(noise_image(60, 60), "", 2)])) == 1
+
+
+def test_pickled_weights_are_no_weights(trapped: Path) -> None:
+    (trapped / "model.safetensors").unlink()
+    with pytest.raises(BackendLoadError, match=r"model\.safetensors missing"):
+        backend_of(trapped).check()
+    with pytest.raises(BackendLoadError, match="cannot be loaded"):
+        loading.load_model(trapped, LoadPlan("float32"))
+    assert not (trapped.parent / "mark").exists()

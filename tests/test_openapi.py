@@ -29,7 +29,7 @@ from qwen_captcha.gunicorn_worker import REFUSALS
 from qwen_captcha.openapi.document import openapi_document
 from qwen_captcha.openapi.operations import OPERATIONS
 from qwen_captcha.openapi.option_fields import OPTION_FIELDS, OptionField
-from qwen_captcha.openapi.refusals import SERVER_REFUSALS
+from qwen_captcha.openapi.refusals import GUARD_REFUSALS, SERVER_REFUSALS
 from qwen_captcha.openapi.schemas import SCHEMAS
 from qwen_captcha.options import parse_options
 from qwen_captcha.settings import load_settings
@@ -121,7 +121,7 @@ def test_the_schema_of_an_option_takes_what_the_parser_takes(option: OptionField
 
 def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
     in_replies = {error for operation in OPERATIONS for error in operation.errors}
-    in_replies |= set(SERVER_REFUSALS.values())
+    in_replies |= {*SERVER_REFUSALS.values(), *GUARD_REFUSALS.values()}
     abstract = {error for error in every_error_type() if error.__subclasses__()}
     missing = set(every_error_type()) - in_replies - abstract
     assert missing == {MethodNotAllowed}

@@ -15,6 +15,7 @@ from qwen_captcha.settings import (
     settings_from_environment,
 )
 
+KEY = "a-key-of-16-chars"
 PACKAGE = Path(__file__).parent.parent / "qwen_captcha"
 
 
@@ -35,6 +36,11 @@ def test_defaults_are_the_documented_ones() -> None:
         port=5000,
         http_threads=160,
         workers=1,
+        api_keys=(),
+        rate_limit_per_address="",
+        rate_limit_per_key="",
+        trusted_proxy_count=0,
+        cors_origins=(),
         max_body_bytes=67_108_864,
         max_image_bytes=10_485_760,
         max_image_pixels=12_500_000,
@@ -76,6 +82,13 @@ def test_a_row_explains_itself(variable: object) -> None:
         ({"QWEN_MODEL": ""}, "qwen_model", ""),
         ({"OPENAI_BASE_URL": "http://[::1]:80/v1/"}, "openai_base_url", "http://[::1]:80/v1"),
         ({"OPENAI_API_KEY": " sk-1 "}, "openai_api_key", Secret("sk-1")),
+        ({"API_KEYS": f" {KEY} ,{KEY}2,"}, "api_keys", (Secret(KEY), Secret(f"{KEY}2"))),
+        ({"RATE_LIMIT_PER_ADDRESS": "20/second"}, "rate_limit_per_address", "20/second"),
+        (
+            {"CORS_ORIGINS": "https://a.org, http://b:81"},
+            "cors_origins",
+            ("https://a.org", "http://b:81"),
+        ),
         ({"USE_GPU": "false"}, "use_gpu", False),
         ({"USE_GPU": "0"}, "use_gpu", False),
         ({"USE_GPU": "No"}, "use_gpu", False),
@@ -147,6 +160,16 @@ def test_a_value_is_parsed(environ: dict[str, str], field: str, value: object) -
             "OPENAI_API_KEY=… cannot be used: it must be a text of visible ASCII characters.",
         ),
         (
+            {"API_KEYS": f"{KEY},short"},
+            "API_KEYS=… cannot be used: it must be keys of at least 16 visible ASCII characters, "
+            "with commas between them.",
+        ),
+        (
+            {"RATE_LIMIT_PER_KEY": "5/minute"},
+            "RATE_LIMIT_PER_KEY=5/minute cannot be used: it must come with API_KEYS, whose use it "
+            "limits.",
+        ),
+        (
             {"QWEN_BACKEND": "openai"},
             "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
             "of the server, such as http://127.0.0.1:8000/v1.",
@@ -175,6 +198,12 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
         ("OPENAI_BASE_URL", "http://host/v1?key=1"),
         ("OPENAI_BASE_URL", "http://host:99999/v1"),
         ("OPENAI_BASE_URL", "http:///v1"),
+        ("RATE_LIMIT_PER_ADDRESS", "0/second"),
+        ("RATE_LIMIT_PER_ADDRESS", "5/fortnight"),
+        ("RATE_LIMIT_PER_ADDRESS", "5"),
+        ("CORS_ORIGINS", "example.org"),
+        ("CORS_ORIGINS", "https://example.org/page"),
+        ("TRUSTED_PROXY_COUNT", "17"),
         ("PORT", "65536"),
         ("PORT", "-1"),
         ("PORT", "5e3"),
@@ -197,7 +226,9 @@ def test_nonsense_is_refused_in_a_short_line(name: str, text: str) -> None:
 
 
 def test_a_secret_is_not_shown() -> None:
-    assert "sk-1" not in repr(load_settings({"OPENAI_API_KEY": "sk-1"}))
+    shown = repr(load_settings({"OPENAI_API_KEY": "sk-1", "API_KEYS": KEY}))
+    assert "sk-1" not in shown
+    assert KEY not in shown
 
 
 def test_the_process_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:

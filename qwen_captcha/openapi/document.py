@@ -10,11 +10,13 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from qwen_captcha import __version__
+from qwen_captcha.errors import CaptchaServiceError
+from qwen_captcha.guard import KEY_HEADER, OPEN_ROUTES
 from qwen_captcha.openapi.dialect_operations import DIALECT_SCHEMAS
 from qwen_captcha.openapi.operation import JSON_TYPE, Errors, Operation, Reply
 from qwen_captcha.openapi.operations import OPERATIONS
 from qwen_captcha.openapi.option_fields import OPTION_FIELDS
-from qwen_captcha.openapi.refusals import SERVER_REFUSALS
+from qwen_captcha.openapi.refusals import GUARD_REFUSALS, SERVER_REFUSALS
 from qwen_captcha.openapi.schemas import SCHEMAS, Schema, any_of, error_schema, ref
 from qwen_captcha.settings import Settings
 
@@ -42,6 +44,11 @@ HEADERS: Mapping[str, Schema] = {
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+WITH_RETRY_AFTER = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
+KEY_SCHEMES: Mapping[str, Schema] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
+}
 # Of every reply that the application sends, which leaves out what the HTTP server refuses.
 HEADERS_OF_ALL = ("X-Request-Id", "Server-Timing")
 
@@ -51,6 +58,11 @@ def openapi_document(settings: Settings) -> dict[str, object]:
     paths: dict[str, dict[str, object]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    components: dict[str, object] = {
+        "schemas": {**SCHEMAS, **DIALECT_SCHEMAS},
+        "headers": HEADERS,
+        "securitySchemes": KEY_SCHEMES,
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,7 +73,8 @@ def openapi_document(settings: Settings) -> dict[str, object]:
         },
         "tags": [{"name": tag} for tag in dict.fromkeys(entry.tag for entry in OPERATIONS)],
         "paths": paths,
-        "components": {"schemas": {**SCHEMAS, **DIALECT_SCHEMAS}, "headers": HEADERS},
+        "components": components,
+        "security": [{name: []} for name in KEY_SCHEMES] if settings.api_keys else [],
     }
 
 
@@ -89,6 +102,8 @@ def _operation(operation: Operation) -> dict[str, object]:
     if operation.bodies:
         content = {media_type: {"schema": body} for media_type, body in operation.bodies.items()}
         described["requestBody"] = {"required": True, "content": content}
+    if operation.path in OPEN_ROUTES:
+        described["security"] = []
     return {**described, "responses": _responses(operation)}
 
 
@@ -108,11 +123,18 @@ def _parameters(operation: Operation) -> list[Schema]:
 
 def _responses(operation: Operation) -> dict[str, object]:
     """Return the response objects of a route by status: its replies, then its errors."""
-    statuses = {error.status for error in operation.errors} | set(SERVER_REFUSALS)
+    statuses = {error.status for error in operation.errors} | set(refusals_of(operation))
     responses = {status: _response(reply) for status, reply in operation.replies.items()}
     for status in statuses - set(responses):
         responses[status] = _response(_error_reply(operation, status))
     return {str(status): response for status, response in sorted(responses.items())}
+
+
+def refusals_of(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
+    """Return what is answered on a route before the route itself is asked, by status."""
+    if operation.path in OPEN_ROUTES:
+        return SERVER_REFUSALS
+    return {**SERVER_REFUSALS, **GUARD_REFUSALS}
 
 
 def _response(reply: Reply) -> dict[str, object]:
@@ -129,11 +151,12 @@ def _header_refs(names: Iterable[str]) -> dict[str, object]:
 def _error_reply(operation: Operation, status: int) -> Reply:
     """Return the reply that stands for all errors of one status."""
     raised = tuple(error for error in operation.errors if error.status == status)
-    refused: Errors = (SERVER_REFUSALS[status],) if status in SERVER_REFUSALS else ()
+    refusals = refusals_of(operation)
+    refused: Errors = (refusals[status],) if status in refusals else ()
     shapes = [ref(shape) for shape in operation.error_shapes if raised and shape != "Error"]
     own = (raised if "Error" in operation.error_shapes else ()) + refused
     schemas = [error_schema(own), *shapes] if own else shapes
-    headers = ("Retry-After",) if status == HTTPStatus.SERVICE_UNAVAILABLE else ()
+    headers = ("Retry-After",) if status in WITH_RETRY_AFTER else ()
     schema = schemas[0] if len(schemas) == 1 else any_of(*schemas)
     return Reply(_reasons(raised + refused), {JSON_TYPE: schema}, headers)
 

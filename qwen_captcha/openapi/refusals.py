@@ -29,10 +29,12 @@ from qwen_captcha.errors import (
     ModelLoading,
     OutOfMemory,
     QueueFull,
+    RateLimited,
     TooLarge,
     TooManyFrames,
     TooManyImages,
     TooManyPixels,
+    Unauthorized,
     UndecodableImage,
     UnreadableShape,
     UnsupportedImageType,
@@ -48,6 +50,8 @@ SERVER_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {
     500: InternalError,
     501: BadRequest,
 }
+# What is answered on every route but the probes before the route is asked, by status.
+GUARD_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {401: Unauthorized, 429: RateLimited}
 UNAVAILABLE: Errors = (QueueFull, ModelLoading, ModelFailed, Draining)
 SINGLE_ERRORS: Errors = (
     BadRequest,
