@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 from fake_backend import PATIENCE_S, FakeBackend
 from flask import Flask
@@ -10,6 +11,10 @@ from flask.testing import FlaskClient
 from qwen_captcha.app import create_app
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
+
+# A deadline would test the machine's speed, and its load.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class FakeClock:

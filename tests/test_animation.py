@@ -131,7 +131,7 @@ def test_characters_over_a_busy_background_are_all_there() -> None:
         elements=st.sampled_from([0, 21, 128, 235, 255]),
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_pixel_is_that_of_some_frame(frames: Pixels) -> None:
     composed = compose_frames(frames)
     assert composed.shape == frames.shape[1:]

@@ -403,7 +403,7 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 
 
 @given(damaged_files())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_damaged_file_is_read_or_refused(data: bytes) -> None:
     try:
         width, height = decode(data).size
@@ -417,7 +417,7 @@ def test_damaged_file_is_read_or_refused(data: bytes) -> None:
 
 
 @given(st.sampled_from([b"", *(data[:14] for data in SEEDS)]), st.binary(max_size=64))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_random_bytes_are_refused(start: bytes, rest: bytes) -> None:
     with pytest.raises(CaptchaServiceError):
         decode_image(start + rest, LIMITS)

@@ -20,6 +20,9 @@ from qwen_captcha.settings import Settings
 THREADED = (
     sys.executable,
     "-c",
+    # A shell starts what runs in its background with this signal ignored.
+    "import signal\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "from fake_backend import create_quick_app\n"
     "from qwen_captcha.logs import configure_logging\n"
     "from qwen_captcha.server import serve_threaded\n"
