@@ -8,9 +8,11 @@ small model on a CPU, whose work outside of torch then runs at the same time too
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
+import resource
 import shutil
 import sys
 import tempfile
@@ -22,6 +24,17 @@ sys.path.insert(0, str(PROJECT))
 
 from qwen_captcha.logs import configure_logging  # noqa: E402
 from qwen_captcha.settings import SettingsError, settings_from_environment  # noqa: E402
+
+
+def spare_descriptors() -> int:
+    """Return how many connections this process has descriptors for, after asking for all it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    # torch, logs, metrics and the model's files take some, and so does each large upload.
+    return max(16, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+
 
 try:
     settings = settings_from_environment()
@@ -38,6 +51,8 @@ bind = f"{host}:{settings.port}"
 workers = settings.workers
 worker_class = "qwen_captcha.gunicorn_worker.JsonThreadWorker"
 threads = settings.http_threads
+# Beside those that have a thread, as many may be idle, kept alive for their next request.
+worker_connections = min(1000 + threads, spare_descriptors())
 # A worker that is recycled loads the model again.
 max_requests = 0
 preload_app = False

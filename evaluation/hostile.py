@@ -4,8 +4,8 @@ Responsible for: sending them, and judging status, body, time and memory. Leaves
 `hostile_images.py`. Invariant: whatever is not a JSON object with status 200 or 4xx within the
 time is a fault and named, and a run with faults ends with status 1.
 
-Run: `python -m evaluation.hostile [--every 10] [--cache ~/.cache/qwen-captcha]`; about an hour in
-full on two cores, since each image that decodes is read by the bundled checkpoint in nine forms.
+Run: `python -m evaluation.hostile [--every 10] [--cache ~/.cache/qwen-captcha]`; in full hours on
+two cores, since each image that decodes is read by the bundled checkpoint in nine forms, twice.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from evaluation.service_process import PROJECT, running_service
 from evaluation.table import aligned
 
 SLOWEST_S = 2.0
-# Of resident memory from the first form to the last, each of which sends all images.
+# Of resident memory from the first round of all images in all forms to the second.
 MOST_GROWTH = 0.05
 CAPTCHAS = 20
 TIMEOUT_S = 30.0
@@ -128,11 +128,10 @@ def resident_bytes(pid: int) -> int:
     return sum(member.memory_info().rss for member in family)
 
 
-def growth(records: dict[str, Record]) -> float | None:
-    """Return by which share memory grew from the first form to the last, where it is known."""
-    sizes = [record.resident_bytes for record in records.values()]
-    first, last = sizes[0], sizes[-1]
-    return None if first is None or last is None else last / first - 1
+def growth(first: dict[str, Record], second: dict[str, Record]) -> float | None:
+    """Return by which share memory grew from one round's end to the next's, where it is known."""
+    before, after = ([*records.values()][-1].resident_bytes for records in (first, second))
+    return None if before is None or after is None else after / before - 1
 
 
 def report(records: dict[str, Record]) -> str:
@@ -164,10 +163,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(images)} of {len(everything)} images in {len(FORMS)} forms, {cpu_model()}, "
           f"commit {commit_of(PROJECT)}", flush=True)  # fmt: skip
     with running_service(ENVIRONMENT) as service:
+        first = send_all(service.url, images, service.pid)
         records = send_all(service.url, images, service.pid)
-    faults = [f"{form}: {line}" for form, record in records.items() for line in record.faults]
-    grown = growth(records) or 0.0
-    print(report(records), f"\nmemory after the last form: {grown:+.1%} of that after the first")
+    faults = [f"{form}: {line}" for found in (first, records)
+              for form, record in found.items() for line in record.faults]  # fmt: skip
+    grown = growth(first, records) or 0.0
+    print(
+        report(records),
+        f"\nmemory after the second round: {grown:+.1%} against that after the first",
+    )
     print("\n".join(faults[:SHOWN_FAULTS]))
     sys.exit(1 if faults or grown > MOST_GROWTH else 0)
 

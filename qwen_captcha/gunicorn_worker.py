@@ -13,6 +13,7 @@ gunicorn exists on POSIX systems only; nothing else imports this module.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import socket
@@ -25,6 +26,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from qwen_captcha.errors import BadRequest, InternalError, TooLarge
+from qwen_captcha.patience import PatientSocket, TooSlow
 from qwen_captcha.routes import error_body
 
 # A client on a local network sends the rest of a refused upload well within these.
@@ -50,12 +52,16 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
      BadRequest.error_type, "The Expect header can only be 100-continue."),
     (http_errors.UnsupportedTransferCoding, 501, "Not Implemented",
      BadRequest.error_type, "The Transfer-Encoding can only be chunked."),
+    (TooSlow, 408, "Request Timeout",
+     BadRequest.error_type, "The request was not sent in time."),
     (http_errors.ParseException, 400, "Bad Request",
      BadRequest.error_type, "The request is not valid HTTP."),
     (Exception, 500, "Internal Server Error",
      InternalError.error_type, "The service failed on this request."),
 )  # fmt: skip
 
+# Until somebody may have closed a connection.
+NO_DESCRIPTOR_S = 0.1
 # Exit statuses of a worker after which gunicorn stops for good.
 START_FAILED = (3, 4)
 
@@ -64,6 +70,23 @@ log = logging.getLogger(__name__)
 
 class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     """A `gthread` worker whose own errors are JSON."""
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept one connection; without a free descriptor leave it waiting for a moment."""
+        try:
+            super().accept(listener)
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            log.warning("No descriptor is free for another connection.")
+            time.sleep(NO_DESCRIPTOR_S)
+
+    def enqueue_req(self, conn: TConn) -> None:
+        """Have a thread serve the next request of a connection; called by the main loop."""
+        if not isinstance(conn.sock, PatientSocket):
+            conn.sock = PatientSocket(conn.sock)
+        conn.sock.expect_request()
+        super().enqueue_req(conn)
 
     def handle(self, conn: TConn) -> object:
         """Serve one request of a connection; called by a thread of the pool."""

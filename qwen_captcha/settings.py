@@ -163,9 +163,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("host", ("HOST",), "0.0.0.0", str, "an address", "Address to listen on."),
     _whole_number("port", "PORT FLASK_RUN_PORT", 5000, 0, 65_535,
         "Port to listen on; 0 takes a free one, which the log names. PORT wins over the other."),
-    # One for each admitted image, and some for /health and for refusals.
-    _whole_number("http_threads", "HTTP_THREADS", 160, 2, 4096,
-        "Threads that serve HTTP; more than MAX_QUEUE_SIZE, so that /health is never starved."),
+    # One for each admitted image, and for each caller who sends slowly. What is not needed is not
+    # started.
+    _whole_number("http_threads", "HTTP_THREADS", 512, 2, 4096,
+        "Most threads that serve HTTP; more than MAX_QUEUE_SIZE, so that /health is never starved. "
+        "One is held by each request that is read or answered, slow uploads too."),
     _whole_number("workers", "WORKERS", 1, 1, 256,
         "Processes that each hold the model once, with an equal share of the cores, a queue and "
         "a cache of their own; for the CPU only."),

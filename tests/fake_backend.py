@@ -108,6 +108,15 @@ def create_quick_app() -> Flask:
     return create_app(backend=FakeBackend())
 
 
+def create_impatient_app() -> Flask:
+    """Return an application under which clients have to send quickly."""
+    # Imported here: only gunicorn's worker has it.
+    from qwen_captcha import patience
+
+    patience.IDLE_S = 0.2
+    return create_quick_app()
+
+
 def create_gated_app(folder: str) -> Flask:
     """Return an application that stops in the middle of reading an image of width 500.
 

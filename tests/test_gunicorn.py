@@ -33,7 +33,7 @@ HOST = b"Host: captcha\r\n"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with running(QUICK, HTTP_THREADS="160") as server:
+    with running(QUICK) as server:
         server.wait_until_ready()
         yield server
 

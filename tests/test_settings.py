@@ -34,7 +34,7 @@ def test_defaults_are_the_documented_ones() -> None:
         max_new_tokens=32,
         host="0.0.0.0",
         port=5000,
-        http_threads=160,
+        http_threads=512,
         workers=1,
         api_keys=(),
         rate_limit_per_address="",

@@ -44,6 +44,7 @@ from qwen_captcha.openapi.operation import Errors
 # What the HTTP server answers by itself, on every route, by status.
 SERVER_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {
     400: BadRequest,
+    408: BadRequest,
     414: TooLarge,
     417: BadRequest,
     431: TooLarge,

@@ -1,0 +1,107 @@
+"""Clients that send slowly, or stop in the middle: others are served as before."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from fake_backend import image_bytes
+from live_server import PATIENCE_S, Server, gunicorn_command, parse_reply, receive_all, running
+
+from qwen_captcha import patience
+from qwen_captcha.patience import PatientSocket, TooSlow
+
+STALLED = 200
+IMAGE = image_bytes(120)
+HEAD = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nContent-Length: %d\r\n" % len(IMAGE)
+REQUEST = HEAD + b"Connection: close\r\n\r\n" + IMAGE
+# As many as there are, and a few more: whoever waits for all of these waits for a timeout.
+SLOWEST_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running(gunicorn_command("fake_backend:create_quick_app()")) as server:
+        server.wait_until_ready()
+        yield server
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "length", [0, 30, len(REQUEST) - 9], ids=["silent", "mid-head", "mid-body"]
+)
+def test_others_are_served_while_many_stall(server: Server, length: int) -> None:
+    with ExitStack() as stack:
+        stalled = [stack.enter_context(connect(server)) for _ in range(STALLED)]
+        for connection in stalled:
+            connection.sendall(REQUEST[:length])
+        for _ in range(10):
+            start = time.monotonic()
+            with connect(server) as connection:
+                connection.sendall(REQUEST)
+                reply, _ = parse_reply(receive_all(connection))
+            assert (reply.status, reply.json["text"]) == (200, "w120")
+            assert time.monotonic() - start < SLOWEST_S
+        # They were slow, not wrong: who goes on is answered.
+        stalled[-1].sendall(REQUEST[length:])
+        assert stalled[-1].recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[PatientSocket, socket.socket]]:
+    """Return both ends of a connection: the server's, which is patient, and the client's."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield PatientSocket(ours), theirs
+
+
+def test_a_client_that_stops_is_given_up(
+    ends: tuple[PatientSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "IDLE_S", 0.01)
+    ours, theirs = ends
+    theirs.sendall(b"GET")
+    assert ours.recv(100) == b"GET"
+    with pytest.raises(TooSlow):
+        ours.recv(100)
+    assert ours.gettimeout() is None
+
+
+def test_a_client_that_trickles_is_given_up(
+    ends: tuple[PatientSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = ends
+    now = time.monotonic()
+    monkeypatch.setattr(patience.time, "monotonic", lambda: now + patience.REQUEST_S)
+    with pytest.raises(TooSlow):
+        ours.recv(100)
+    ours.expect_request()
+    theirs.sendall(b"x")
+    assert ours.recv(100) == b"x"
+
+
+def test_a_timeout_that_somebody_set_keeps_its_own_error(
+    ends: tuple[PatientSocket, socket.socket],
+) -> None:
+    ours, _ = ends
+    ours.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        ours.recv(100)
+
+
+def test_who_is_too_slow_is_told_so() -> None:
+    with running(gunicorn_command("fake_backend:create_impatient_app()")) as server:
+        server.wait_until_ready()
+        for sent, status in ((HEAD[:30], 408), (HEAD + b"\r\n" + IMAGE[:9], 400)):
+            with connect(server) as connection:
+                connection.sendall(sent)
+                reply, rest = parse_reply(receive_all(connection))
+            assert rest == b""
+            assert (reply.status, reply.json["error_type"]) == (status, "bad_request")
+        assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
