@@ -10,6 +10,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, g, request
 
 from qwen_captcha.access import CACHE_HEADER, note_answers
+from qwen_captcha.connection import departure_of
 from qwen_captcha.dialects import DDDDOCR_API, Dialect, OcrApiServer
 from qwen_captcha.errors import Gone, NotFound
 from qwen_captcha.payload import Body, PayloadLimits, read_body
@@ -82,7 +83,12 @@ def read_in_dialect(
     start = service.monotonic()
     limits = PayloadLimits(settings.max_image_bytes, settings.max_batch_images)
     question = dialect.parse(body, limits)
-    answer = service.recognize(question.data, question.options, start + settings.ocr_timeout_s)
+    answer = service.recognize(
+        question.data,
+        question.options,
+        start + settings.ocr_timeout_s,
+        departure_of(request.environ),
+    )
     note_answers([answer])
     response = dialect.answer(question, answer, service.monotonic() - start)
     response.headers[CACHE_HEADER] = answer.cache

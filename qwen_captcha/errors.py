@@ -68,6 +68,12 @@ class InvalidOption(BadRequest):
     error_type = "invalid_option"
 
 
+class CallerLeft(BadRequest):
+    """The caller hung up while the image waited for the model, which was not asked then."""
+
+    error_type = "caller_left"
+
+
 class Unauthorized(CaptchaServiceError):
     """The service wants an API key, and the request has none that it knows."""
 

@@ -21,6 +21,7 @@ from werkzeug.exceptions import HTTPException
 from qwen_captcha import __version__
 from qwen_captcha.access import CACHE_HEADER, note_answers, note_error
 from qwen_captcha.admission import DEFAULT_RETRY_S, ModelState
+from qwen_captcha.connection import departure_of
 from qwen_captcha.dialect_routes import read_in_dialect
 from qwen_captcha.dialects import Dialect, dialect_of
 from qwen_captcha.errors import (
@@ -93,7 +94,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         if dialect is not None:
             return read_in_dialect(dialect, body, service, settings)
         data, options = parse_single(body, limits)
-        answer = service.recognize(data, options, deadline)
+        answer = service.recognize(data, options, deadline, departure_of(request.environ))
         note_answers([answer])
         response = jsonify(answer_body(answer))
         response.headers[CACHE_HEADER] = answer.cache
@@ -104,7 +105,9 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         """Read many images."""
         deadline = service.monotonic() + settings.batch_ocr_timeout_s
         uploads, options = parse_batch(request, limits)
-        answers = service.recognize_many([upload.data for upload in uploads], options, deadline)
+        answers = service.recognize_many(
+            [upload.data for upload in uploads], options, deadline, departure_of(request.environ)
+        )
         note_answers(answers)
         results = [
             {"filename": upload.filename, **answer_body(answer)}

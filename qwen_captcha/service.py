@@ -18,9 +18,10 @@ from qwen_captcha.admission import Admission, ModelState
 from qwen_captcha.backends.base import Backend, Reading, ReadingTask
 from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
+from qwen_captcha.connection import stays
 from qwen_captcha.decoding import DecodingConstraints, constraints_for
 from qwen_captcha.engine_watch import EngineWatch
-from qwen_captcha.errors import CaptchaServiceError
+from qwen_captcha.errors import CallerLeft, CaptchaServiceError
 from qwen_captcha.images import ImageLimits, decode_image
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.options import Options
@@ -128,25 +129,36 @@ class CaptchaService:
         self.begin_drain()
         return self._batcher.gate.wait_until_empty(timeout_s)
 
-    def recognize(self, data: bytes, options: Options, deadline: float) -> Answer:
+    def recognize(
+        self,
+        data: bytes,
+        options: Options,
+        deadline: float,
+        has_left: Callable[[], bool] = stays,
+    ) -> Answer:
         """Read one image.
 
         Args:
             data: The image file.
             options: What the caller asked for.
             deadline: Time of `monotonic` at which to give up.
+            has_left: Whether the caller has hung up, so that the image need not be read.
 
         Raises:
             CaptchaServiceError: The image cannot be read, or not now.
         """
-        [outcome] = self._outcomes([data], options, deadline)
+        [outcome] = self._outcomes([data], options, deadline, has_left)
         if isinstance(outcome, CaptchaServiceError):
             raise outcome
         self._measure(outcome, options)
         return outcome
 
     def recognize_many(
-        self, images: Sequence[bytes | CaptchaServiceError], options: Options, deadline: float
+        self,
+        images: Sequence[bytes | CaptchaServiceError],
+        options: Options,
+        deadline: float,
+        has_left: Callable[[], bool] = stays,
     ) -> list[Answer]:
         """Read many images, in order; one that fails gets an answer that says so.
 
@@ -154,12 +166,13 @@ class CaptchaService:
             images: The image files, or what is known to be wrong with one.
             options: What the caller asked for, for all images.
             deadline: Time of `monotonic` at which to give up on those that are not read.
+            has_left: Whether the caller has hung up, so that the rest need not be read.
 
         Raises:
             CaptchaServiceError: The whole batch cannot be taken now.
         """
         answers = []
-        for outcome in self._outcomes(images, options, deadline):
+        for outcome in self._outcomes(images, options, deadline, has_left):
             if isinstance(outcome, CaptchaServiceError):
                 self.metrics.refusals.labels(outcome.error_type).inc()
                 answers.append(failed_answer(outcome))
@@ -179,7 +192,11 @@ class CaptchaService:
             self.metrics.queue_seconds.observe(answer.queue_s)
 
     def _outcomes(
-        self, images: Sequence[bytes | CaptchaServiceError], options: Options, deadline: float
+        self,
+        images: Sequence[bytes | CaptchaServiceError],
+        options: Options,
+        deadline: float,
+        has_left: Callable[[], bool],
     ) -> list[Answer | CaptchaServiceError]:
         """Return an answer or an error for each image, in order."""
         self._constraints(options)  # refuses options before a place is taken
@@ -192,7 +209,9 @@ class CaptchaService:
                 for outcome in known
             ]
             return [
-                self._finish(outcome, options, deadline) if isinstance(outcome, _Work) else outcome
+                self._finish(outcome, options, deadline, has_left)
+                if isinstance(outcome, _Work)
+                else outcome
                 for outcome in begun
             ]
 
@@ -231,11 +250,13 @@ class CaptchaService:
         return _Work(ticket, (file_key, pixel_key), cache)
 
     def _finish(
-        self, work: _Work, options: Options, deadline: float
+        self, work: _Work, options: Options, deadline: float, has_left: Callable[[], bool]
     ) -> Answer | CaptchaServiceError:
         """Wait for the reading of one image and make it an answer, which is kept."""
         try:
-            reading = work.ticket.wait(deadline)
+            reading = work.ticket.wait(deadline, has_left)
+        except CallerLeft:
+            raise  # With all that the request has in the queue.
         except CaptchaServiceError as error:
             return error
         answer = answer_from_reading(reading, options, self.backend.capabilities)

@@ -11,7 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from qwen_captcha.errors import CaptchaServiceError, DeadlineExceeded
+from qwen_captcha.connection import stays
+from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded
+
+# How often a waiting request looks whether its caller is still there.
+LOOK_INTERVAL_S = 1.0
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -37,6 +41,7 @@ class Ticket(Generic[Task, Result]):
         # All of the following is guarded by `_lock`.
         self._deadline = deadline
         self._waiters = 1
+        self._claimed = False
         self._result: Result | None = None
         self._error: CaptchaServiceError | None = None
 
@@ -58,6 +63,7 @@ class Ticket(Generic[Task, Result]):
         """Return whether somebody still waits, in time; settles the ticket where nobody does."""
         with self._lock:
             if self._waiters > 0 and self._monotonic() < self._deadline:
+                self._claimed = True
                 # A batch that failed is tried again in halves: the first time counts.
                 if self.started == self.arrival:
                     self.started = self._monotonic()
@@ -79,23 +85,34 @@ class Ticket(Generic[Task, Result]):
             self._error = error
             self._done.set()
 
-    def wait(self, deadline: float) -> Result:
+    def wait(self, deadline: float, has_left: Callable[[], bool] = stays) -> Result:
         """Return the result.
 
         Args:
             deadline: Time of the clock at which to give up; each request has its own.
+            has_left: Whether the caller of this request has hung up. Asked while the task waits
+                for the model, not at once: a short wait is not worth it.
 
         Raises:
             DeadlineExceeded: There was no outcome before the deadline.
+            CallerLeft: The caller hung up before the model began.
             CaptchaServiceError: The task failed.
         """
-        if not self._done.wait(timeout=max(0.0, deadline - self._monotonic())):
-            raise late()
+        while not self._done.wait(max(0.0, min(deadline - self._monotonic(), LOOK_INTERVAL_S))):
+            if self._monotonic() >= deadline:
+                raise late()
+            if self._is_queued() and has_left():
+                raise CallerLeft("The caller hung up before the model came to the image.")
         if self._error is not None:
             # Each request raises its own copy: a raised exception grows its thread's traceback.
             raise type(self._error)(self._error.message, retry_after_s=self._error.retry_after_s)
         assert self._result is not None
         return self._result
+
+    def _is_queued(self) -> bool:
+        """Return whether the model has not begun with the task."""
+        with self._lock:
+            return not self._claimed
 
 
 def late() -> DeadlineExceeded:

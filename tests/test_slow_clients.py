@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from fake_backend import image_bytes
@@ -105,3 +109,56 @@ def test_who_is_too_slow_is_told_so() -> None:
             assert rest == b""
             assert (reply.status, reply.json["error_type"]) == (status, "bad_request")
         assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
+
+
+def read_wide(server: Server, width: int) -> bytes:
+    """Return the reply to an image of a width, over a connection of its own."""
+    image = image_bytes(width)
+    head = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nConnection: close\r\n"
+    with connect(server) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(image) + image)
+        return receive_all(connection)
+
+
+def metrics_of(server: Server) -> str:
+    with connect(server) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return receive_all(connection).decode()
+
+
+def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
+    tmp_path: Path,
+) -> None:
+    reading, go_on = tmp_path / "reading", tmp_path / "go-on"
+    os.mkfifo(reading)
+    os.mkfifo(go_on)
+    gated = gunicorn_command(f"fake_backend:create_gated_app('{tmp_path}')")
+    with running(gated, OCR_TIMEOUT_S="60", CACHE_SIZE="0") as server, ExitStack() as stack:
+        server.wait_until_ready()
+        replies: list[bytes] = []
+        threads = [
+            threading.Thread(target=lambda width=width: replies.append(read_wide(server, width)))
+            for width in (500, 130)
+        ]
+        threads[0].start()
+        reading.open().close()  # The model is busy from here on.
+        threads[1].start()
+        gone = [stack.enter_context(connect(server)) for _ in range(5)]
+        for connection in gone:
+            connection.sendall(REQUEST)
+            connection.close()
+        deadline = time.monotonic() + PATIENCE_S
+        counted = 'qwen_captcha_refusals_total{reason="caller_left"} 5.0'
+        while counted not in metrics_of(server):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        go_on.open("w").close()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        # The one whose caller stayed is read after the busy one; those of the others never are.
+        texts = sorted(parse_reply(reply)[0].json["text"] for reply in replies)
+        assert texts == ["w130", "w500"]
+        [sizes] = re.findall(
+            r"^qwen_captcha_batch_size_sum (\S+)", metrics_of(server), re.MULTILINE
+        )
+        assert float(sizes) == 2

@@ -6,7 +6,8 @@ import pytest
 from conftest import FakeClock
 from fake_backend import PATIENCE_S
 
-from qwen_captcha.errors import DeadlineExceeded, InternalError, OutOfMemory
+from qwen_captcha import tickets
+from qwen_captcha.errors import CallerLeft, DeadlineExceeded, InternalError, OutOfMemory
 from qwen_captcha.tickets import Ticket
 
 
@@ -86,3 +87,20 @@ def test_what_is_decided_or_dropped_is_not_shared(clock: FakeClock) -> None:
     left.leave()
     later = clock.now_s + 100
     assert not any(ticket.share(later) for ticket in (succeeded, failed, dropped, left))
+
+
+def test_a_caller_that_left_waits_no_longer_while_the_task_is_queued(
+    ticket: Ticket[str, str], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tickets, "LOOK_INTERVAL_S", 0.001)
+    with pytest.raises(CallerLeft):
+        ticket.wait(clock.now_s + 8, lambda: True)
+
+
+def test_a_caller_that_left_while_the_model_reads_changes_nothing(
+    ticket: Ticket[str, str], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tickets, "LOOK_INTERVAL_S", 0.001)
+    assert ticket.claim()
+    threading.Timer(0.05, lambda: ticket.succeed("result")).start()
+    assert ticket.wait(clock.now_s + PATIENCE_S, lambda: True) == "result"

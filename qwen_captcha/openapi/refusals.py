@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from qwen_captcha.errors import (
     BadRequest,
     BodyTooLarge,
+    CallerLeft,
     CaptchaServiceError,
     DeadlineExceeded,
     Draining,
@@ -67,6 +68,7 @@ SINGLE_ERRORS: Errors = (
     UnsupportedImageType,
     UndecodableImage,
     UnreadableShape,
+    CallerLeft,
     *UNAVAILABLE,
     OutOfMemory,
     EngineFailed,
@@ -82,6 +84,7 @@ BATCH_ERRORS: Errors = (
     InvalidOption,
     BodyTooLarge,
     TooManyImages,
+    CallerLeft,
     *UNAVAILABLE,
     InternalError,
 )
