@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -106,6 +107,16 @@ def image_bytes(width: int = 120, height: int = 40, image_format: str = "PNG") -
 def create_quick_app() -> Flask:
     """Return an application that reads at once; for live servers."""
     return create_app(backend=FakeBackend())
+
+
+def create_steady_app() -> Flask:
+    """Return an application that takes 100 ms for each image."""
+
+    def say(task: ReadingTask) -> str:
+        time.sleep(0.1)
+        return width_of(task)
+
+    return create_app(backend=FakeBackend(say))
 
 
 def create_impatient_app() -> Flask:
