@@ -4,7 +4,7 @@ Responsible for: API keys, rate limits by key and by address, which pages of oth
 call (CORS), the headers that tell browsers to take replies for nothing else. Leaves how an error
 looks to `routes.py`, and what a request costs to `admission.py`. Invariants: a key is compared in
 the time that all keys take, and is neither logged nor repeated in a reply; without settings
-nothing is refused, and probes never are.
+nothing is refused, and probes and pages never are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ from qwen_captcha.setting_values import Secret
 from qwen_captcha.settings import Settings
 
 # What supervisors and balancers ask, who have no key.
-OPEN_ROUTES = ("/health", "/livez", "/readyz", "/ping")
+PROBES = ("/health", "/livez", "/readyz", "/ping")
+# What a browser opens before its user has given a key; it says how to call, and nothing else.
+PAGES = ("/", "/docs", "/openapi.json", "/assets/<path:filename>")
+OPEN_ROUTES = PROBES + PAGES
 KEY_HEADER = "X-API-Key"
 READABLE_HEADERS = [CACHE_HEADER, REQUEST_ID_HEADER, TIMING_HEADER, "Retry-After"]
 # Whoever has one IPv6 address has all of its /64.
@@ -105,7 +108,7 @@ class RateLimit:
 
 
 def is_open(request: Request) -> bool:
-    """Return whether a request needs no key: a probe, or a browser's question before a request."""
+    """Return whether a request needs no key: a probe, a page, a browser's question before one."""
     rule = request.url_rule
     return request.method == "OPTIONS" or (rule is not None and rule.rule in OPEN_ROUTES)
 

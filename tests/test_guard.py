@@ -9,7 +9,7 @@ from fake_backend import PATIENCE_S, FakeBackend, image_bytes
 from flask.testing import FlaskClient
 
 from qwen_captcha.app import create_app
-from qwen_captcha.guard import BROWSER_HEADERS, OPEN_ROUTES, network_of
+from qwen_captcha.guard import BROWSER_HEADERS, OPEN_ROUTES, PROBES, network_of
 from qwen_captcha.settings import load_settings
 
 KEYS = ("first-key-0123456789", "second-key-0123456789")
@@ -77,7 +77,7 @@ def test_no_other_key_does(
     assert backend.batches == []
 
 
-def test_every_route_but_the_probes_wants_a_key(keyed: FlaskClient) -> None:
+def test_every_route_but_probes_and_pages_wants_a_key(keyed: FlaskClient) -> None:
     rules = list(keyed.application.url_map.iter_rules())
     assert set(OPEN_ROUTES) < {rule.rule for rule in rules}
     for rule in rules:
@@ -114,7 +114,7 @@ def test_who_calls_too_often_is_told_when_to_come_back(start: ClientFactory) -> 
     refusal = client.get("/nowhere")
     assert (refusal.status_code, refusal.json["error_type"]) == (429, "rate_limited")
     assert 1 <= int(refusal.headers["Retry-After"]) <= 7200
-    for probe in OPEN_ROUTES:
+    for probe in PROBES:
         assert client.get(probe).status_code == 200
 
 

@@ -271,8 +271,11 @@ def test_while_the_service_drains_it_is_not_ready(app: Flask, client: FlaskClien
 @pytest.mark.parametrize(
     ("method", "path", "status", "error_type"),
     [
-        ("GET", "/", 404, "not_found"),
-        ("POST", "/", 404, "not_found"),
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/assets/nothing.js", 404, "not_found"),
+        ("GET", "/assets/../page.html", 404, "not_found"),
+        ("POST", "/", 405, "method_not_allowed"),
+        ("POST", "/docs", 405, "method_not_allowed"),
         ("GET", "/ocr/", 404, "not_found"),
         ("GET", "/favicon.ico", 404, "not_found"),
         ("GET", "/static/x", 404, "not_found"),

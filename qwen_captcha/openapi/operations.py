@@ -2,10 +2,12 @@
 
 Responsible for: what a caller may send to each route and what comes back. Leaves the schemas to
 `schemas.py` and the shape of the document to `document.py`. Invariant: each rule of the
-application has one entry here and each entry a rule.
+application has one entry here and each entry a rule; the files of the pages are no interface.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -23,6 +25,7 @@ from qwen_captcha.openapi.refusals import BATCH_ERRORS, SINGLE_ERRORS
 from qwen_captcha.openapi.schemas import BASE64, IMAGE_FILE, Schema, any_of, ref
 
 RAW_TYPES = ("image/*", "application/octet-stream")
+HTML_REPLY: Mapping[str, Schema] = {"text/html; charset=utf-8": {"type": "string"}}
 
 # Whatever stands in place of a text fails alone, so there is no schema to break.
 LIST_OF_BASE64: Schema = {
@@ -94,6 +97,14 @@ OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "get", "/metrics", "metrics", "State", "What was counted and measured, for Prometheus", "",
         {200: Reply("Prometheus's text format.", {CONTENT_TYPE_PLAIN_0_0_4: {"type": "string"}})},
+    ),
+    Operation(
+        "get", "/", "page", "Description", "A page to try the service on", "",
+        {200: Reply("The page.", HTML_REPLY)},
+    ),
+    Operation(
+        "get", "/docs", "docs", "Description", "This description for people", "",
+        {200: Reply("The page.", HTML_REPLY)},
     ),
     Operation(
         "get", "/openapi.json", "openapi", "Description", "This description", "",

@@ -1,0 +1,37 @@
+/**
+ * The curl command that asks for the same as the page.
+ *
+ * Responsible for: quoting for a POSIX shell and for curl's own syntax of forms. Invariant: a key
+ * is named, never shown, and no text of the caller is taken for anything but a text.
+ */
+
+/**
+ * Return the command.
+ *
+ * @param {string} address of the route
+ * @param {string} fileName
+ * @param {Object<string, string>} options
+ * @param {boolean} withKey whether the service wants a key
+ */
+export function curlCommand(address, fileName, options, withKey) {
+  const words = ["curl -s"];
+  if (withKey) words.push('-H "X-API-Key: $API_KEY"');
+  words.push(`-F ${quoted(`image=@${formFile(fileName)}`)}`);
+  // Not -F: it reads a file for a value that begins with @ or <.
+  for (const [name, value] of Object.entries(options)) {
+    words.push(`--form-string ${quoted(`${name}=${value}`)}`);
+  }
+  words.push(quoted(address));
+  return words.join(" \\\n  ");
+}
+
+/** Return a word for the shell, in quotes where it needs them. */
+function quoted(word) {
+  if (/^[\w@%+=:,./-]+$/.test(word)) return word;
+  return `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+/** Return a file name for -F, in quotes where curl would take parts of it for something else. */
+function formFile(name) {
+  return /[;,"\\]/.test(name) ? `"${name.replace(/["\\]/g, "\\$&")}"` : name;
+}
