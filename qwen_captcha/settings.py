@@ -174,7 +174,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("api_keys", ("API_KEYS",), "", api_keys,
         f"keys of at least {MIN_KEY_CHARACTERS} visible ASCII characters, with commas between them",
         "Keys, one of which a request must have as `Authorization: Bearer` or `X-API-Key`; empty: "
-        "none is needed. Probes need none.", hidden=True),
+        "none is needed. Probes and pages need none.", hidden=True),
     Variable("rate_limit_per_address", ("RATE_LIMIT_PER_ADDRESS",), "", rate, RATES,
         "Most requests from one address (of IPv6 one /64), counted by each worker; empty: any."),
     Variable("rate_limit_per_key", ("RATE_LIMIT_PER_KEY",), "", rate, RATES,
