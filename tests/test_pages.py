@@ -87,6 +87,10 @@ def test_the_description_for_people_has_each_route_and_object(client: FlaskClien
     assert {operation.name for operation in OPERATIONS} <= ids
     assert set(SCHEMAS) <= ids
     assert "<code>unsupported_image_type</code>" in html
+    reading = html[html.index('id="readImage"') : html.index('id="readImages"')]
+    forms = reading[: reading.index("<code>application/json</code>")]
+    assert "<code>image_base64</code>" in forms
+    assert forms.count("<code>min_confidence</code>") == 1
     assert "Undefined" not in html
     assert "None" not in re.sub("<[^>]*>", "", html)
 
