@@ -9,7 +9,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 DOCS = TESTS.parent / "docs"
-PAGES = ("security.md",)
+PAGES = ("security.md", "reliability.md")
 
 
 @pytest.mark.parametrize("page", PAGES)
