@@ -194,7 +194,10 @@ def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
         hub.served.clear()
         hub.withheld.clear()
         whole = download(hub.url)
-        assert (whole.returncode, hub.served) == (0, ["model.safetensors"]), whole.stderr
+        assert whole.returncode == 0, whole.stderr
+        # How many of the others were whole when the first attempt ended is up to its threads.
+        assert "model.safetensors" in hub.served
+        assert len(hub.served) < len(list(BUNDLED_CHECKPOINT.iterdir()))
     assert "tiny/reader is complete" in whole.stdout
     assert "QWEN_MODEL=tiny/reader" in whole.stdout
 

@@ -11,7 +11,7 @@ from qwen_captcha.charsets import DIGITS
 from qwen_captcha.decoding import DecodingConstraints
 from qwen_captcha.options import Case, Kind
 
-SURE, UNSURE, UNLIKELY = math.log(0.95), math.log(0.6), math.log(0.3)
+SURE, UNSURE, UNLIKELY = math.log(0.95), math.log(0.85), math.log(0.6)
 IN_DIGITS = DecodingConstraints(DIGITS, 1)
 
 
