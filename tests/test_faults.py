@@ -129,7 +129,7 @@ def ask(server: Server, width: int) -> str:
         return "refused"
     except ConnectionError:
         return "cut"
-    if not data:
+    if not data.endswith(b"}\n"):  # the end of every body
         return "cut"
     reply, _ = parse_reply(data)
     assert reply.status != 200 or reply.json["text"] == f"w{width}"
