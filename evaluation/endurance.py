@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import psutil
@@ -25,6 +24,7 @@ from evaluation.hostile import FORMS, MIB, fault_of, resident_bytes
 from evaluation.hostile_images import NamedImage, damaged_captchas
 from evaluation.machine import commit_of, cpu_model
 from evaluation.service_process import PROJECT, running_service
+from evaluation.verdicts import Verdicts, conclude
 
 REQUESTS = 50_000
 # A tenth of the run warms up; its last and the run's last requests are compared.
@@ -99,7 +99,7 @@ def endure(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Run:
     return run
 
 
-def judge(run: Run) -> Mapping[str, tuple[str, bool]]:
+def judge(run: Run) -> Verdicts:
     """Return each property with its figure, and whether it holds."""
     count = len(run.latencies_s)
     compared = max(1, int(count * COMPARED_SHARE))
@@ -129,10 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = endure(service.url, service.pid, mixed_images(IMAGES), count)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {count} requests, from request "
           f"{int(count * WARM_UP_SHARE)} on")  # fmt: skip
-    verdicts = judge(run)
-    for name, (figure, holds) in verdicts.items():
-        print(f"{'holds' if holds else 'FAILS'}  {name}: {figure}")
-    sys.exit(0 if all(holds for _, holds in verdicts.values()) else 1)
+    conclude(judge(run))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from evaluation.service_process import PROJECT, free_port
+from evaluation.service_process import PROJECT, end_process, free_port
 
 NGINX_CONFIGURATION = PROJECT / "deploy" / "nginx.conf"
 INSTANCES = PROJECT / "deploy" / "instances.conf"
@@ -54,12 +54,7 @@ def running_nginx(ports: Sequence[int]) -> Iterator[int]:
                 raise NginxStartError(f"nginx did not start: {log.read().decode()}")
             yield port
         finally:
-            process.terminate()
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_process(process, STOP_TIMEOUT_S)
 
 
 def write_configuration(folder: Path, port: int, instances: Sequence[int]) -> None:

@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Self
@@ -27,6 +26,7 @@ from evaluation.drawings import draw_captchas
 from evaluation.failover import ENVIRONMENT
 from evaluation.machine import commit_of, cpu_model
 from evaluation.service_process import PROJECT, running_service
+from evaluation.verdicts import Verdicts, conclude
 
 TIMES = 10
 IMAGES = 200
@@ -191,7 +191,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def judge(tally: Tally, unloaded: float) -> Mapping[str, tuple[str, bool]]:
+def judge(tally: Tally, unloaded: float) -> Verdicts:
     """Return each property with its figure, and whether it holds."""
     refused_s = percentile(tally.refusals_s, 0.99)
     probed_s = percentile(tally.probes_s, 0.99)
@@ -225,10 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tally = overload(caller, TIMES * unloaded, seconds)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {TIMES} times {unloaded:.1f} images a "
           f"second for {seconds:g} s")  # fmt: skip
-    verdicts = judge(tally, unloaded)
-    for name, (figure, holds) in verdicts.items():
-        print(f"{'holds' if holds else 'FAILS'}  {name}: {figure}")
-    sys.exit(0 if all(holds for _, holds in verdicts.values()) else 1)
+    conclude(judge(tally, unloaded))
 
 
 if __name__ == "__main__":

@@ -152,13 +152,20 @@ def _log_text(log: int) -> str:
     return os.pread(log, size, 0).decode(errors="replace")
 
 
-def _stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """End the process: SIGTERM, then SIGKILL for whatever of its group is left."""
+def end_process(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """End one process: SIGTERM, then SIGKILL if it has not ended in time."""
     process.terminate()
     try:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        pass
+        process.kill()
+        process.wait()
+
+
+def _stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    """End the service, then whatever of its process group is left."""
+    try:
+        end_process(process, timeout_s)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -21,6 +21,8 @@ from fake_backend import PATIENCE_S
 from PIL import Image
 from stub_service import Call, Reply, stub_service
 
+from evaluation.service_process import end_process, free_port
+
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 KEY = "sk-a-very-secret-key"
 # Probability of each token that the recorded server reports, as its logarithm.
@@ -155,12 +157,6 @@ def raw_server(talk: Callable[[socket.socket], None]) -> Iterator[str]:
         listener.close()
 
 
-def free_port() -> int:
-    """Return a port on which nothing listens at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def transformers_serve(checkpoint: Path) -> Iterator[str]:
     """Run `transformers serve` on a checkpoint; yield its base URL once it answers."""
@@ -172,12 +168,7 @@ def transformers_serve(checkpoint: Path) -> Iterator[str]:
         _wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        process.terminate()
-        try:
-            process.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process, PATIENCE_S)
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:

@@ -132,6 +132,22 @@ def parse_reply(data: bytes) -> tuple[Reply, bytes]:
     return Reply(int(status_line.split()[1]), headers, rest[:length]), rest[length:]
 
 
+def post(body: bytes, *headers: bytes, path: bytes = b"/ocr") -> bytes:
+    """Return a request with a body of known length."""
+    length = b"Content-Length: %d" % len(body)
+    lines = [b"POST " + path + b" HTTP/1.1", b"Host: captcha", length, *headers]
+    return b"\r\n".join([*lines, b"", body])
+
+
+def assert_error(reply: Reply, status: int, error_type: str) -> None:
+    """Check that a reply is the one error object, with nothing else in it."""
+    body = reply.json
+    assert list(body) == ["success", "text", "confidence", "error", "error_type"]
+    assert (body["success"], body["text"], body["confidence"]) == (False, "", 0.0)
+    assert (reply.status, body["error_type"]) == (status, error_type)
+    assert body["error"].endswith(".")
+
+
 def receive_all(connection: socket.socket) -> bytes:
     """Return what a server sends until it closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b""))

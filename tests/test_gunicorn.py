@@ -16,8 +16,10 @@ from live_server import (
     PATIENCE_S,
     Reply,
     Server,
+    assert_error,
     gunicorn_command,
     parse_reply,
+    post,
     receive_all,
     running,
     send_and_close,
@@ -36,20 +38,6 @@ def server() -> Iterator[Server]:
     with running(QUICK) as server:
         server.wait_until_ready()
         yield server
-
-
-def assert_error(reply: Reply, status: int, error_type: str) -> None:
-    body = reply.json
-    assert list(body) == ["success", "text", "confidence", "error", "error_type"]
-    assert (body["success"], body["text"], body["confidence"]) == (False, "", 0.0)
-    assert (reply.status, body["error_type"]) == (status, error_type)
-
-
-def post(body: bytes, *headers: bytes, path: bytes = b"/ocr") -> bytes:
-    """Return a request with a body of known length."""
-    length = b"Content-Length: %d" % len(body)
-    lines = [b"POST " + path + b" HTTP/1.1", HOST.strip(), length, *headers]
-    return b"\r\n".join([*lines, b"", body])
 
 
 def chunked(*chunks: bytes) -> bytes:

@@ -12,12 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import live_server
 import pytest
 from fake_backend import image_bytes
 from live_server import (
     PATIENCE_S,
     Reply,
     Server,
+    assert_error,
     gunicorn_command,
     parse_reply,
     receive_all,
@@ -71,17 +73,7 @@ def front_of_none() -> Iterator[int]:
 
 def post(body: bytes, *headers: bytes, path: bytes = b"/ocr") -> bytes:
     """Return a request with a body of known length, the last of its connection."""
-    length = b"Content-Length: %d" % len(body)
-    lines = [b"POST " + path + b" HTTP/1.1", b"Host: captcha", b"Connection: close", length]
-    return b"\r\n".join([*lines, *headers, b"", body])
-
-
-def assert_error(reply: Reply, status: int, error_type: str) -> None:
-    body = reply.json
-    assert list(body) == ["success", "text", "confidence", "error", "error_type"]
-    assert (body["success"], body["text"], body["confidence"]) == (False, "", 0.0)
-    assert (reply.status, body["error_type"]) == (status, error_type)
-    assert body["error"].endswith(".")
+    return live_server.post(body, b"Connection: close", *headers, path=path)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ from engine_servers import (
     TOKEN_LOG_PROBABILITY,
     as_reply,
     completion,
-    free_port,
     image_of,
     models,
     raw_server,
@@ -30,6 +29,7 @@ from live_server import PROJECT
 from PIL import Image
 from stub_service import Reply
 
+from evaluation.service_process import free_port
 from qwen_captcha.admission import Gate, ModelState
 from qwen_captcha.app import create_app, remote_backend
 from qwen_captcha.backends.base import BackendLoadError, ReadingTask

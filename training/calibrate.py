@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -37,9 +36,8 @@ from qwen_captcha.confidence import evidence_of, kind_of_answer
 from qwen_captcha.options import Options
 from qwen_captcha.prompts import prompt_for
 from qwen_captcha.settings import load_settings
-from training.curriculum import LEVELS
-from training.dataset import draw_captcha
 from training.fonts import FontLibrary
+from training.held_out import draw_held_out
 
 SEED = 40_000_000
 # Below these a kind's own curve is more noise than knowledge.
@@ -70,10 +68,8 @@ class Outcome:
 
 def draw(count: int, seed: int) -> Iterator[Captcha]:
     """Yield captchas of the last level in held-out typefaces, with what is drawn."""
-    fonts, level = FontLibrary.open(held_out=True), LEVELS[-1]
-    for index in range(count):
-        rng = random.Random(f"{seed}/{index}")
-        drawn, text, _ = draw_captcha(level, level.choose_grid(rng), fonts, rng, easiest=1.0)
+    fonts = FontLibrary.open(held_out=True)
+    for drawn, text, _ in draw_held_out(count, fonts, seed, easiest=1.0):
         yield Image.fromarray(drawn.image), text.replace(" ", "")
 
 

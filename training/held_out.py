@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -22,6 +23,7 @@ from qwen_captcha.arithmetic import evaluate_expression
 from training.curriculum import LEVELS
 from training.dataset import draw_captcha
 from training.fonts import FontLibrary
+from training.render import Drawing
 
 SEED = 60_000_000
 # What the evaluation calls the kinds of `texts.KINDS`.
@@ -34,12 +36,29 @@ _KINDS = {
 }
 
 
+def draw_held_out(
+    count: int, fonts: FontLibrary, seed: int, *, easiest: float = 0.4
+) -> Iterator[tuple[Drawing, str, str]]:
+    """Yield captchas of the last level, each with its text as drawn and its kind.
+
+    Args:
+        count: How many.
+        fonts: Held-out faces.
+        seed: Fixes them all.
+        easiest: Least difficulty, as a share of the level's.
+    """
+    level = LEVELS[-1]
+    for index in range(count):
+        rng = random.Random(f"{seed}/{index}")
+        yield draw_captcha(level, level.choose_grid(rng), fonts, rng, easiest=easiest)
+
+
 def write_folder(folder: Path, images: int, fonts: FontLibrary, seed: int = SEED) -> int:
     """Write captchas of the last level; return how many, as sums without a value are left out."""
-    level, lines = LEVELS[-1], defaultdict(list)
-    for index in tqdm(range(images), unit="image", disable=None, leave=False):
-        rng = random.Random(f"{seed}/{index}")
-        drawing, text, kind = draw_captcha(level, level.choose_grid(rng), fonts, rng)
+    lines: dict[str, list[str]] = defaultdict(list)
+    captchas = draw_held_out(images, fonts, seed)
+    bar = tqdm(captchas, total=images, unit="image", disable=None, leave=False)
+    for index, (drawing, text, kind) in enumerate(bar):
         drawn = text.replace(" ", "")
         value = evaluate_expression(drawn) if _KINDS[kind] == "math" else None
         if _KINDS[kind] == "math" and value is None:

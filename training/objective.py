@@ -1,4 +1,4 @@
-"""The training forward pass: patches, teacher-forced tokens, two losses, exact match.
+"""The training forward pass: patches, teacher-forced tokens, three losses, exact match.
 
 Responsible for: what the model is asked to do. The main loss is the next token's cross entropy;
 the auxiliary ones (`glyph_heads.py`) tell the vision encoder where each drawn character stands,
