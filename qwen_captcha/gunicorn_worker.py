@@ -26,6 +26,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from qwen_captcha.errors import BadRequest, InternalError, TooLarge
+from qwen_captcha.newcomers import keep_newcomers_out
 from qwen_captcha.patience import PatientSocket, TooSlow
 from qwen_captcha.routes import error_body
 
@@ -123,6 +124,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         stayed open would let them wait for a reply until the process ends.
         """
         for listener in self.sockets:
+            keep_newcomers_out(listener)
             counted = -1
             while counted != self.nr_conns:
                 counted = self.nr_conns
