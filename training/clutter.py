@@ -204,7 +204,7 @@ def draw_strike(
         kernel = np.hanning(2 * reach + 3)[1:-1]
         padded = np.pad(y, reach, mode="edge")
         points = np.stack([x, np.convolve(padded, kernel / kernel.sum(), "valid")], axis=1)
-    thickness = max(1, round(style.strike * image.shape[0]))
+    thickness = max(1, round(style.strike * min(1.0, 1.4 * style.em) * image.shape[0]))
     cv2.polylines(image, [points.astype(np.int32)], False, colour, thickness, cv2.LINE_AA)
 
 

@@ -74,11 +74,16 @@ def _ink_colour(style: Style, base: Colour, rng: random.Random) -> Colour:
 
 
 def _decorated(mask: glyphs.Mask, style: Style, em: float, rng: random.Random) -> glyphs.Mask:
-    """Return the coverage after hollowing, hatching or nothing."""
+    """Return the coverage after hollowing, carving, hatching or nothing."""
     reach = max(1, round(style.stroke * em))
     if style.fill == "hollow":
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
         return np.asarray(cv2.dilate(mask, kernel) - mask * np.float32(0.95))
+    if style.fill == "relief":  # the edges that face one way, strongest there
+        shift = rng.choice((-reach, reach)), rng.choice((-reach, reach))
+        rim = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8))) - mask
+        lit = np.roll(mask, shift, axis=(0, 1)) - mask
+        return np.clip(np.maximum(lit, np.float32(0.6) * rim), 0, 1)
     if style.fill == "hatched":
         step = max(2, round(0.12 * em))
         rows = (np.arange(mask.shape[0]) + rng.randrange(step)) % step
@@ -137,8 +142,9 @@ def _blend_shadow(
     shadow = np.roll(coverage, (dy, dx), axis=(0, 1))
     if rng.random() < 0.6:
         shadow = np.asarray(cv2.GaussianBlur(shadow, (0, 0), max(0.6, shift / 2)))
-    tone = np.float32(rng.choice((0, 60, 120, 200)))
-    image += rng.uniform(0.3, 0.8) * shadow[..., None] * (tone - image)
+    grey = rng.choice((0, 60, 120, 200))
+    tone = clutter.random_colour(rng) if rng.random() < 0.3 else (grey, grey, grey)
+    image += rng.uniform(0.3, 0.9) * shadow[..., None] * (np.array(tone, np.float32) - image)
 
 
 def _strike_points(

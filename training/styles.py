@@ -87,12 +87,13 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     crowd = rng.random() * d  # one latent for clutter, so that quiet and busy looks both occur
     dark = rng.random() < 0.15 * d
     strong_text = crowd > 0.5 or rng.random() < 0.6  # clutter over pale text is unreadable
+    grain = 1.0 if strong_text else 0.4  # and so is what is behind it
     return Style(
         canvas_height=int(rng.triangular(26, 120, 52)),
         em=rng.uniform(0.2, 0.45)
-        if rng.random() < 0.07 * d
+        if rng.random() < 0.09 * d
         else rng.triangular(0.8 - 0.4 * d, 0.9 + 0.25 * d, 0.8),
-        layout=rng.choices(("run", "cells", "tight"), (5, 3, 1.2))[0],
+        layout=rng.choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
         tracking=rng.gauss(0.06, 0.12 * d + 0.03),
         align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
         font_per_character=rng.random() < 0.25 * d,
@@ -103,11 +104,11 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         rise=_maybe(rng, 0.6 * d, 0.02, 0.25),
         stretch=rng.uniform(0.75, 1.3) if rng.random() < 0.35 * d else 1.0,
         fill=rng.choices(
-            ("solid", "hollow", "outlined", "gradient", "hatched"),
-            (10, 1.6 * d, 1.0 * d, 0.6 * d, 0.15 * d),
+            ("solid", "hollow", "relief", "outlined", "gradient", "hatched"),
+            (10, 1.8 * d, 0.8 * d, 1.0 * d, 0.6 * d, 0.15 * d),
         )[0],
         stroke=rng.uniform(0.02, 0.07),
-        shadow=_maybe(rng, 0.12 * d, 0.02, 0.1),
+        shadow=_maybe(rng, 0.22 * d, 0.02, 0.1),
         colours=rng.choices(("black", "one", "each"), (3, 9 * d, 7 * d))[0],
         contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.68 * d, 0.85),
         dark_background=dark,
@@ -115,7 +116,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
             ("white", "plain", "gradient", "bands", "blobs", "grain", "grid", "rings", "shapes"),
             (5, 4 * d, 2 * d, 0.7 * d, 1.6 * d, 1.2 * d, 0.5 * d, 0.5 * d, 0.8 * d),
         )[0],
-        background_strength=rng.random() * (0.25 + 0.45 * d),
+        background_strength=grain * rng.random() * (0.25 + 0.45 * d),
         decoys=_count(rng, 0.12 * d, 5, 60),
         straight_lines=_count(rng, 0.4 * d, 1, 2 + int(5 * crowd)),
         curves=_count(rng, 0.4 * d, 1, 1 + int(3 * crowd)),
@@ -123,7 +124,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         strokes=_count(rng, 0.12 * d, 20, 160),
         dots=_count(rng, 0.4 * d, 5, 20 + int(250 * crowd**2)),
         line_width=rng.uniform(0.008, 0.03) if rng.random() < 0.8 else rng.uniform(0.03, 0.06),
-        strike=_maybe(rng, 0.2 * d, 0.015, 0.09),
+        strike=_maybe(rng, 0.28 * d, 0.015, 0.09),
         strike_smooth=rng.random() < 0.65,
         lines_in_ink=rng.random() < 0.4,
         lines_over=rng.random() < 0.7,
@@ -134,7 +135,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         lens=_maybe(rng, 0.08 * d, 0.1, 0.4),
         warp_everything=rng.random() < 0.5,
         blur=_maybe(rng, 0.22 * d, 0.005, 0.017),
-        noise=_maybe(rng, 0.22 * d, 2, 22),
+        noise=grain * _maybe(rng, 0.22 * d, 2, 22),
         specks=_maybe(rng, 0.12 * d, 0.002, 0.05),
         low_resolution=_maybe(rng, 0.25 * d, 0.45, 0.85),
         palette=rng.choice((4, 8, 16, 32, 128)) if rng.random() < 0.12 * d else 0,
