@@ -35,7 +35,7 @@ fonts:  ## install the typefaces that captchas are drawn with (Debian, as root)
 	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/fonts.json')))")
 
 clean:  ## remove the environment and what tools left behind
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""The command `python -m qwen_captcha`: serve, read, doctor, download.
+"""The command `qwen-captcha`, also `python -m qwen_captcha`: serve, read, doctor, download.
 
 Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or
 a setting that cannot be used). Leaves serving to the entry script, reading to `service.py`, checks
@@ -25,13 +25,13 @@ from qwen_captcha.settings import SettingsError, set_variables, settings_from_en
 
 EXAMPLES = """\
 examples:
-  python -m qwen_captcha serve --port 8000
-  python -m qwen_captcha read captcha.png other.png --charset-range 6
-  curl -s https://example.org/captcha | python -m qwen_captcha read - --json
-  python -m qwen_captcha doctor
-  python -m qwen_captcha download Qwen/Qwen2-VL-2B-Instruct --mirror https://hf-mirror.com
+  %(prog)s serve --port 8000
+  %(prog)s read captcha.png other.png --charset-range 6
+  curl -s https://example.org/captcha | %(prog)s read - --json
+  %(prog)s doctor
+  %(prog)s download Qwen/Qwen2-VL-2B-Instruct --mirror https://hf-mirror.com
 
-All settings of the service are environment variables; README.md lists them.
+All settings of the service are environment variables; docs/configuration.md lists them.
 """
 STDIN = "-"
 EXIT_NOT_ALL = 1
@@ -41,8 +41,8 @@ READ_TIMEOUT_S = 3600.0
 READ_OPTIONS = ("prompt", "kind", "case", "charset", "charset_range", "length")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the command that the arguments name; returns the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that the arguments, else those of the process, name; the exit status."""
     options = _parser().parse_args(arguments)
     variables = {"QWEN_MODEL": "model", "HOST": "host", "PORT": "port"}
     set_variables(
@@ -63,10 +63,16 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
+def program() -> str:
+    """Return how this command was called, as a user would type it again."""
+    called_as_module = Path(sys.argv[0]).name == "__main__.py"
+    return "python -m qwen_captcha" if called_as_module else "qwen-captcha"
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="python -m qwen_captcha",
+        prog=program(),
         description="Read text captchas with Qwen2-VL.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -132,7 +138,7 @@ def run_doctor(options: argparse.Namespace) -> int:
     from qwen_captcha.doctor import State, examine
 
     worst = 0
-    for finding in examine():
+    for finding in examine(program()):
         print(f"{finding.state:<5} {finding.subject:<12} {finding.words}", flush=True)
         if finding.mend:
             print(f"      {'':<12} → {finding.mend}", flush=True)

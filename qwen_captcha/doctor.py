@@ -54,8 +54,12 @@ class Finding:
     mend: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Yield what is found, subject by subject."""
+def examine(program: str) -> Iterator[Finding]:
+    """Yield what is found, subject by subject.
+
+    Args:
+        program: How the command is called that can mend some of it.
+    """
     yield python_finding(sys.version_info[:2])
     yield from package_findings()
     yield from torch_findings()
@@ -67,7 +71,7 @@ def examine() -> Iterator[Finding]:
         yield Finding(State.WRONG, "settings", str(error), "set the variable to what is allowed")
         return
     yield Finding(State.WELL, "settings", "all can be used")
-    yield model_finding(settings)
+    yield model_finding(settings, program)
     yield port_finding(settings.host, settings.port)
 
 
@@ -146,7 +150,7 @@ def cache_finding() -> Finding:
     return Finding(State.WELL, "model cache", words)
 
 
-def model_finding(settings: Settings) -> Finding:
+def model_finding(settings: Settings, program: str) -> Finding:
     """Return whether the model that would be served can be."""
     from qwen_captcha.app import checked_backend
 
@@ -156,7 +160,7 @@ def model_finding(settings: Settings) -> Finding:
         mend = "the sentence above says what to do; QWEN_MODEL=bundled always works"
         return Finding(State.WRONG, "model", str(error), mend)
     if not settings.qwen_model and backend.model_name == "bundled":
-        mend = "python -m qwen_captcha download Qwen/Qwen2-VL-2B-Instruct gets the larger one"
+        mend = f"{program} download Qwen/Qwen2-VL-2B-Instruct gets the larger one"
         return Finding(State.NOTE, "model", "the small bundled checkpoint", mend)
     return Finding(State.WELL, "model", f"{backend.model_name} on {backend.device}")
 

@@ -1,7 +1,7 @@
 """The HTTP servers that carry the application.
 
 Responsible for: handing this process over to gunicorn, and the plain threaded server for
-Windows, where gunicorn does not exist. Leaves gunicorn's numbers to `deploy/gunicorn.conf.py`.
+Windows, where gunicorn does not exist. Leaves gunicorn's numbers to `gunicorn.conf.py`.
 Invariant: also what a server answers by itself is the JSON object of an error.
 """
 
@@ -21,7 +21,7 @@ from qwen_captcha.errors import BadRequest
 from qwen_captcha.routes import error_body
 from qwen_captcha.settings import Settings
 
-GUNICORN_CONFIGURATION = Path(__file__).parent.parent / "deploy" / "gunicorn.conf.py"
+GUNICORN_CONFIGURATION = Path(__file__).parent / "gunicorn.conf.py"
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Every setting of the service: its variable, default, allowed values and meaning.
 
-Responsible for: the one table `VARIABLES` that drives parsing, the README and the tests; reading
+Responsible for: the one table `VARIABLES` that drives parsing, documentation and tests; reading
 `os.environ`, which nothing else does. Leaves relations between settings to
 `setting_relations.py`, and what a setting does to the module that uses it. Invariant: a
 `Settings` can be used as it is, so that a mistake stops the start with one line and never a
@@ -226,7 +226,7 @@ VARIABLES: tuple[Variable, ...] = (
 )
 # fmt: on
 
-# Read by huggingface_hub itself; listed for the README.
+# Read by huggingface_hub itself; listed for the documentation.
 PASSED_THROUGH: Mapping[str, str] = {
     "HF_HOME": "Folder of the model cache; read by huggingface_hub.",
     "HF_ENDPOINT": "Address of a mirror of the model hub; read by huggingface_hub.",

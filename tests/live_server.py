@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qwen_captcha.server import GUNICORN_CONFIGURATION
+
 PROJECT = Path(__file__).resolve().parent.parent
 ENTRY_SCRIPT = (sys.executable, str(PROJECT / "qwen_captcha_service.py"))
 # Longest wait for anything; only a failing test waits so long.
@@ -24,7 +26,7 @@ PATIENCE_S = 60.0
 
 def gunicorn_command(application: str) -> tuple[str, ...]:
     """Return the command that serves an application as the service is served."""
-    configuration = str(PROJECT / "deploy" / "gunicorn.conf.py")
+    configuration = str(GUNICORN_CONFIGURATION)
     return (sys.executable, "-m", "gunicorn", "--config", configuration, application)
 
 

@@ -57,6 +57,24 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
     assert all(word in text for word in ("serve", "read", "doctor", "download", "examples:"))
 
 
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [
+        ("/opt/venv/bin/qwen-captcha", "qwen-captcha"),
+        ("/src/qwen_captcha/__main__.py", "python -m qwen_captcha"),
+    ],
+)
+def test_help_and_mends_name_the_command_as_it_was_called(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], called: str, name: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [called, "--help"])
+    with pytest.raises(SystemExit):
+        main()
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: {name} ")
+    assert f"\n  {name} doctor\n" in text
+
+
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["read"], ["download"]])
 def test_wrong_use_is_a_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
@@ -126,7 +144,7 @@ def test_chinese_is_two_columns_wide() -> None:
 
 class TestDoctor:
     def findings(self) -> dict[str, doctor.Finding]:
-        return {finding.subject: finding for finding in doctor.examine()}
+        return {finding.subject: finding for finding in doctor.examine("qwen-captcha")}
 
     def test_here_everything_is_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("QWEN_MODEL", "bundled")

@@ -142,7 +142,7 @@ def test_what_the_image_needs_is_in_its_build_context() -> None:
         if "--from" not in copy
         for source in copy.split()[:-1]
     ]
-    assert {"requirements_qwen.txt", "qwen_captcha", "deploy/gunicorn.conf.py"} <= set(copied)
+    assert {"requirements_qwen.txt", "qwen_captcha", "qwen_captcha_service.py"} <= set(copied)
     for source in copied:
         assert (PROJECT / source).exists()
         assert f"!{source}" in ignore

@@ -35,8 +35,9 @@ from evaluation.nginx_process import (
     NginxStartError,
     running_nginx,
 )
-from evaluation.service_process import PROJECT, free_port
+from evaluation.service_process import free_port
 from qwen_captcha.errors import every_error_type
+from qwen_captcha.server import GUNICORN_CONFIGURATION
 from qwen_captcha.settings import Settings
 
 pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
@@ -372,13 +373,13 @@ def test_sizes_and_deadlines_agree_with_the_settings(settings: Settings) -> None
 
 
 def test_the_request_line_is_that_of_gunicorn() -> None:
-    gunicorn = (PROJECT / "deploy" / "gunicorn.conf.py").read_text(encoding="utf-8")
+    gunicorn = GUNICORN_CONFIGURATION.read_text(encoding="utf-8")
     assert "limit_request_line = 8190" in gunicorn
     assert value_of("large_client_header_buffers") == ["4 8k"]
 
 
 def test_nginx_closes_idle_connections_before_gunicorn_does() -> None:
-    gunicorn = (PROJECT / "deploy" / "gunicorn.conf.py").read_text(encoding="utf-8")
+    gunicorn = GUNICORN_CONFIGURATION.read_text(encoding="utf-8")
     keepalive = int(re.search(r"^keepalive = (\d+)$", gunicorn, re.MULTILINE)[1])  # type: ignore[index]
     # nginx's default for the connections that it keeps to an upstream is 60 s.
     assert keepalive > 60

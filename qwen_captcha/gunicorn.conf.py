@@ -19,11 +19,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+# Where the package and the entry script lie: the checkout, or the packages of an installation.
+HOME = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(HOME))
 
 from qwen_captcha.logs import configure_logging  # noqa: E402
-from qwen_captcha.settings import SettingsError, settings_from_environment  # noqa: E402
+from qwen_captcha.settings import (  # noqa: E402
+    SettingsError,
+    set_variables,
+    settings_from_environment,
+)
 
 
 def spare_descriptors() -> int:
@@ -44,7 +49,7 @@ except SettingsError as error:
 configure_logging(settings.log_level, settings.log_format)
 
 wsgi_app = "qwen_captcha_service:create_app()"
-pythonpath = str(PROJECT)
+pythonpath = str(HOME)
 # An IPv6 address needs brackets.
 host = f"[{settings.host}]" if ":" in settings.host else settings.host
 bind = f"{host}:{settings.port}"
@@ -72,7 +77,7 @@ loglevel = "warning"
 logger_class = "qwen_captcha.gunicorn_worker.ServiceLogger"
 # Where the workers share what they count; prometheus_client reads the variable when it is imported.
 metrics_folder = tempfile.mkdtemp(prefix="qwen-captcha-metrics-", dir=worker_tmp_dir)
-os.environ["PROMETHEUS_MULTIPROC_DIR"] = metrics_folder
+set_variables({"PROMETHEUS_MULTIPROC_DIR": metrics_folder})
 
 
 def when_ready(server: Any) -> None:
@@ -86,7 +91,7 @@ def child_exit(server: Any, worker: Any) -> None:
     """Forget the gauges of a worker that ended; its counts stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
-    mark_process_dead(worker.pid, metrics_folder)
+    mark_process_dead(worker.pid, metrics_folder)  # type: ignore[no-untyped-call]
 
 
 def on_exit(server: Any) -> None:
