@@ -83,7 +83,7 @@ def _decorated(mask: glyphs.Mask, style: Style, em: float, rng: random.Random) -
         shift = rng.choice((-reach, reach)), rng.choice((-reach, reach))
         rim = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8))) - mask
         lit = np.roll(mask, shift, axis=(0, 1)) - mask
-        return np.clip(np.maximum(lit, np.float32(0.6) * rim), 0, 1)
+        return np.asarray(np.clip(np.maximum(lit, np.float32(0.6) * rim), 0, 1))
     if style.fill == "hatched":
         step = max(2, round(0.12 * em))
         rows = (np.arange(mask.shape[0]) + rng.randrange(step)) % step
