@@ -12,16 +12,14 @@ its share of the cores, so that throughput under overload is a lower bound.
 from __future__ import annotations
 
 import argparse
-import http.client
+import asyncio
+import itertools
 import json
-import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self
-from urllib.parse import urlsplit
 
+from evaluation.crowd import Crowd
 from evaluation.drawings import draw_captchas
 from evaluation.failover import ENVIRONMENT
 from evaluation.machine import commit_of, cpu_model
@@ -35,7 +33,6 @@ BUSY_CLIENTS = 16
 MOST_CLIENTS = 400
 PROBES = ("/health", "/metrics")
 PROBE_INTERVAL_S = 0.2
-TIMEOUT_S = 30.0
 # What is wanted.
 REFUSED_WITHIN_S = 0.1
 PROBED_WITHIN_S = 0.1
@@ -72,68 +69,96 @@ class Tally:
 
 
 class Caller:
-    """Sends images over a kept-alive connection for each thread that calls it.
+    """Sends images to one service and notes what comes back.
 
-    A context manager, which closes them.
+    Args:
+        url: The service's root.
+        images: Sent in turn, again and again.
     """
 
     def __init__(self, url: str, images: Sequence[bytes]) -> None:
-        self._address = urlsplit(url).netloc
+        self._url = url
         self._images = images
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._connections: list[http.client.HTTPConnection] = []
         self.own: dict[int, str] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for connection in self._connections:
-            connection.close()
-
-    def request(self, method: str, path: str, body: bytes | None) -> tuple[int, bool, bytes, float]:
-        """Return status, whether there is a `Retry-After`, body and seconds."""
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = http.client.HTTPConnection(self._address, timeout=TIMEOUT_S)
-            self._local.connection = connection
-            self._connections.append(connection)
-        start = time.perf_counter()
-        try:
-            connection.request(method, path, body, {"Content-Type": "image/png"} if body else {})
-            response = connection.getresponse()
-            payload = response.read()
-        except (OSError, http.client.HTTPException):
-            connection.close()
-            raise
-        seconds = time.perf_counter() - start
-        return response.status, "Retry-After" in response.headers, payload, seconds
 
     def learn(self) -> None:
         """Ask for each image alone, and keep the answers."""
-        for index, image in enumerate(self._images):
-            _, _, payload, _ = self.request("POST", "/ocr", image)
-            self.own[index] = json.loads(payload)["raw_response"]
+        asyncio.run(self._learn())
 
-    def read(self, number: int, tally: Tally) -> None:
+    def capacity(self, seconds: float) -> float:
+        """Return how many images a second are answered to callers who wait for their answers."""
+        return asyncio.run(self._capacity(seconds))
+
+    def overload(self, rate: float, seconds: float) -> Tally:
+        """Send `rate` images a second for some seconds, whatever comes back."""
+        return asyncio.run(self._overload(rate, seconds))
+
+    async def _learn(self) -> None:
+        crowd = Crowd(self._url, 1)
+        for index, image in enumerate(self._images):
+            reply = await crowd.ask(crowd.post("/ocr", image))
+            self.own[index] = json.loads(reply.body)["raw_response"]
+        crowd.close()
+
+    async def _capacity(self, seconds: float) -> float:
+        crowd, tally = Crowd(self._url, BUSY_CLIENTS), Tally()
+        requests = [crowd.post("/ocr", image) for image in self._images]
+        start = time.monotonic()
+
+        async def client(first: int) -> None:
+            for number in itertools.count(first, BUSY_CLIENTS):
+                if time.monotonic() >= start + seconds:
+                    return
+                await self._read(crowd, requests, number, tally)
+
+        await asyncio.gather(*map(client, range(BUSY_CLIENTS)))
+        tally.seconds = time.monotonic() - start
+        crowd.close()
+        return tally.throughput
+
+    async def _overload(self, rate: float, seconds: float) -> Tally:
+        crowd, probes, tally = Crowd(self._url, MOST_CLIENTS), Crowd(self._url, 2), Tally()
+        requests = [crowd.post("/ocr", image) for image in self._images]
+        start = time.monotonic()
+        probing = [asyncio.create_task(_probe(probes, path, tally)) for path in PROBES]
+        reading = set()
+        for number in range(int(rate * seconds)):
+            if (early_s := start + number / rate - time.monotonic()) > 0:
+                await asyncio.sleep(early_s)
+            elif number % 16 == 0:
+                await asyncio.sleep(0)  # behind: replies must be seen nevertheless
+            task = asyncio.create_task(self._read(crowd, requests, number, tally))
+            reading.add(task)
+            task.add_done_callback(reading.discard)
+        # What is answered after the last request was sent is not its throughput.
+        tally.seconds = time.monotonic() - start
+        answered = len(tally.answers_s)
+        for task in probing:
+            task.cancel()
+        await asyncio.gather(*reading, *probing, return_exceptions=True)
+        tally.seconds *= len(tally.answers_s) / max(1, answered)
+        crowd.close()
+        probes.close()
+        return tally
+
+    async def _read(
+        self, crowd: Crowd, requests: Sequence[bytes], number: int, tally: Tally
+    ) -> None:
         """Send the image with a number, counted round, and note what came back."""
-        index = number % len(self._images)
+        index = number % len(requests)
         try:
-            status, retry, payload, seconds = self.request("POST", "/ocr", self._images[index])
-            fields = json.loads(payload)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            with self._lock:
-                tally.others.append(type(error).__name__)
+            reply = await crowd.ask(requests[index])
+            fields = json.loads(reply.body)
+        except (OSError, ValueError) as error:
+            tally.others.append(type(error).__name__)
             return
-        with self._lock:
-            if status == 200:
-                tally.answers_s.append(seconds)
-                self._compare(index, fields["raw_response"], tally)
-            elif status == 503 and retry:
-                tally.refusals_s.append(seconds)
-            else:
-                tally.others.append(f"{status} {fields.get('error_type')}")
+        if reply.status == 200:
+            tally.answers_s.append(reply.seconds)
+            self._compare(index, fields["raw_response"], tally)
+        elif reply.status == 503 and reply.retry_after:
+            tally.refusals_s.append(reply.seconds)
+        else:
+            tally.others.append(f"{reply.status} {fields.get('error_type')}")
 
     def _compare(self, index: int, raw_response: str, tally: Tally) -> None:
         own = self.own.get(index, raw_response)
@@ -142,48 +167,13 @@ class Caller:
             tally.swapped += raw_response in self.own.values()
 
 
-def capacity(caller: Caller, seconds: float) -> float:
-    """Return how many images a second are answered to clients who wait for their answers."""
-    tally = Tally()
-    start = time.monotonic()
-
-    def client(first: int) -> None:
-        number = first
-        while time.monotonic() < start + seconds:
-            caller.read(number, tally)
-            number += BUSY_CLIENTS
-
-    with ThreadPoolExecutor(BUSY_CLIENTS) as clients:
-        list(clients.map(client, range(BUSY_CLIENTS)))
-    tally.seconds = time.monotonic() - start
-    return tally.throughput
-
-
-def overload(caller: Caller, rate: float, seconds: float) -> Tally:
-    """Send `rate` images a second for some seconds, whatever comes back."""
-    tally = Tally()
-    over = threading.Event()
-    start = time.monotonic()
-    with ThreadPoolExecutor(MOST_CLIENTS + len(PROBES)) as clients:
-        for path in PROBES:
-            clients.submit(_probe, caller, path, tally, over)
-        for number in range(int(rate * seconds)):
-            time.sleep(max(0.0, start + number / rate - time.monotonic()))
-            clients.submit(caller.read, number, tally)
-        # What is answered after the last request was sent is not its throughput.
-        tally.seconds = time.monotonic() - start
-        answered = len(tally.answers_s)
-        over.set()
-    tally.seconds *= len(tally.answers_s) / max(1, answered)
-    return tally
-
-
-def _probe(caller: Caller, path: str, tally: Tally, over: threading.Event) -> None:
-    while not over.wait(PROBE_INTERVAL_S):
-        status, _, _, seconds = caller.request("GET", path, None)
-        tally.probes_s.append(seconds)
-        if status != 200:
-            tally.others.append(f"{status} {path}")
+async def _probe(crowd: Crowd, path: str, tally: Tally) -> None:
+    while True:
+        await asyncio.sleep(PROBE_INTERVAL_S)
+        reply = await crowd.ask(crowd.get(path))
+        tally.probes_s.append(reply.seconds)
+        if reply.status != 200:
+            tally.others.append(f"{reply.status} {path}")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -219,10 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--seconds", type=float, default=60.0, help="of overload")
     seconds: float = command.parse_args(arguments).seconds
     images = [image for image, _ in draw_captchas(IMAGES)]
-    with running_service(ENVIRONMENT) as service, Caller(service.url, images) as caller:
+    with running_service(ENVIRONMENT) as service:
+        caller = Caller(service.url, images)
         caller.learn()
-        unloaded = capacity(caller, min(seconds, 20.0))
-        tally = overload(caller, TIMES * unloaded, seconds)
+        unloaded = caller.capacity(min(seconds, 20.0))
+        tally = caller.overload(TIMES * unloaded, seconds)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {TIMES} times {unloaded:.1f} images a "
           f"second for {seconds:g} s")  # fmt: skip
     conclude(judge(tally, unloaded))

@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flask import Flask, Response, g, request
 
@@ -54,7 +54,7 @@ def observe_requests(app: Flask, metrics: Metrics, settings: Settings) -> None:
         """Start the clock; take the caller's id or make one."""
         g.start_s = time.monotonic()
         given = request.headers.get(REQUEST_ID_HEADER, "")
-        REQUEST_ID.set(given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex)
+        REQUEST_ID.set(given if is_request_id(given) else uuid.uuid4().hex)
         metrics.requests_in_flight.inc()
 
     @app.after_request
@@ -79,6 +79,11 @@ def observe_requests(app: Flask, metrics: Metrics, settings: Settings) -> None:
         REQUEST_ID.set("")
 
 
+def is_request_id(given: str) -> bool:
+    """Return whether a caller's id can be repeated in a header and in the log."""
+    return _ACCEPTED_ID.fullmatch(given) is not None
+
+
 def server_timing(answers: Sequence[Answer], seconds: float) -> str:
     """Return the value of `Server-Timing`, in milliseconds.
 
@@ -92,6 +97,11 @@ def server_timing(answers: Sequence[Answer], seconds: float) -> str:
             "inference": max(answer.inference_s for answer in answers),
             **durations,
         }
+    return timing_of(durations)
+
+
+def timing_of(durations: Mapping[str, float]) -> str:
+    """Return the value of `Server-Timing` for durations in seconds, by name."""
     return ", ".join(f"{name};dur={1000 * value:.3f}" for name, value in durations.items())
 
 

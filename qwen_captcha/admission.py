@@ -88,6 +88,17 @@ class Gate:
             self.admitted += places
             self.on_their_way += places
 
+    def refusal(self, deadline: float) -> QueueFull | None:
+        """Return why one image would be refused now for the load alone, None where it is not."""
+        with self.changed:
+            if self.draining or self.state is not ModelState.READY:
+                return None
+            try:
+                self._refuse_by_load(1, deadline)
+            except QueueFull as error:
+                return error
+            return None
+
     def arrive(self, places: int) -> None:
         """Say that images are not on their way any more: queued, or done without the queue."""
         with self.changed:

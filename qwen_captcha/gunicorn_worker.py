@@ -16,8 +16,11 @@ import contextlib
 import errno
 import json
 import logging
+import selectors
 import socket
 import time
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -25,9 +28,10 @@ from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from qwen_captcha.errors import BadRequest, InternalError, TooLarge
+from qwen_captcha.errors import BadRequest, InternalError, QueueFull, TooLarge
 from qwen_captcha.newcomers import keep_newcomers_out
 from qwen_captcha.patience import PatientSocket, TooSlow
+from qwen_captcha.quick_refusals import QuickRefusals, plain_request
 from qwen_captcha.routes import error_body
 
 # A client on a local network sends the rest of a refused upload well within these.
@@ -36,6 +40,9 @@ LINGER_S = 10.0
 # A client that neither sends nor closes for so long has read what it wants to read.
 LINGER_IDLE_S = 2.0
 CHUNK_BYTES = 64 * 1024
+# A captcha as base64 is far smaller, and looking at more bytes costs more than a thread.
+LARGEST_PLAIN_REQUEST = 64 * 1024
+NOT_WAITING = socket.MSG_DONTWAIT
 
 # What gunicorn refuses: status, reason, `error_type` and sentence. The first match counts.
 REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
@@ -82,12 +89,85 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             log.warning("No descriptor is free for another connection.")
             time.sleep(NO_DESCRIPTOR_S)
 
+    def load_wsgi(self) -> None:
+        """Load the application, and what refuses in its stead while it has no place."""
+        super().load_wsgi()
+        service = self.wsgi.extensions["captcha_service"]
+        self.quick_refusals = QuickRefusals(service, service.ocr_timeout_s)
+
     def enqueue_req(self, conn: TConn) -> None:
-        """Have a thread serve the next request of a connection; called by the main loop."""
+        """Have a thread serve the next request of a connection; called by the main loop.
+
+        While there is no place for another image, plain requests are refused here and now.
+        """
         if not isinstance(conn.sock, PatientSocket):
             conn.sock = PatientSocket(conn.sock)
         conn.sock.expect_request()
+        if self.alive and (error := self.quick_refusals.refusal()) is not None:
+            if not conn.initialized and not conn.data_ready:
+                self._await_request(conn)
+                return
+            refused = self._refuse(conn, error)
+            if refused:
+                conn.set_timeout()
+                self.keepalived_conns.append(conn)
+                self._register(conn, self.on_client_socket_readable)
+            if refused is not None:
+                return
         super().enqueue_req(conn)
+
+    def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """Serve the next request of a kept-alive connection; called by the main loop.
+
+        A connection that is refused stays where it is: the calls into the kernel that take it out
+        and put it back would be half of the cost.
+        """
+        if self.alive and (error := self.quick_refusals.refusal()) is not None:
+            refused = self._refuse(conn, error)
+            if refused is not None:
+                self.keepalived_conns.remove(conn)
+                if refused:
+                    conn.set_timeout()
+                    self.keepalived_conns.append(conn)
+                return
+        super().on_client_socket_readable(conn, client)
+
+    def _await_request(self, conn: TConn) -> None:
+        """Have the main loop wait for the first bytes of a new connection."""
+        conn.sock.setblocking(False)
+        conn.set_timeout()
+        self.pending_conns.append(conn)
+        self._register(conn, self.on_pending_socket_readable)
+
+    def _register(self, conn: TConn, callback: Callable[[TConn, socket.socket], None]) -> None:
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, conn))
+
+    def _refuse(self, conn: TConn, error: QueueFull) -> bool | None:
+        """Refuse the request that has arrived; returns whether the connection stays.
+
+        None where it is not a plain request: then its bytes are the parser's.
+        """
+        if conn.parser is not None and conn.parser.unreader.buf.getvalue():
+            return None
+        try:
+            received = conn.sock.recv(LARGEST_PLAIN_REQUEST, NOT_WAITING)
+        except OSError:
+            return None
+        request = plain_request(received)
+        if request is None:
+            conn.init()
+            conn.parser.unreader.unread(received)
+            return None
+        stays = request.keeps_alive and len(self.keepalived_conns) < self.max_keepalived
+        with contextlib.suppress(OSError):
+            conn.sock.send(self.quick_refusals.reply(request, error, close=not stays), NOT_WAITING)
+            if stays:
+                return True
+        with contextlib.suppress(KeyError, ValueError):
+            self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
+        return False
 
     def handle(self, conn: TConn) -> object:
         """Serve one request of a connection; called by a thread of the pool."""

@@ -21,7 +21,7 @@ from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of
 from qwen_captcha.connection import stays
 from qwen_captcha.decoding import DecodingConstraints, constraints_for
 from qwen_captcha.engine_watch import EngineWatch
-from qwen_captcha.errors import CallerLeft, CaptchaServiceError
+from qwen_captcha.errors import CallerLeft, CaptchaServiceError, QueueFull
 from qwen_captcha.images import ImageLimits, decode_image
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.options import Options
@@ -77,6 +77,7 @@ class CaptchaService:
         self.backend = backend
         self.monotonic = monotonic
         self.metrics = Metrics()
+        self.ocr_timeout_s = settings.ocr_timeout_s
         self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
         self._max_new_tokens = settings.max_new_tokens
         self._caching = settings.cache_size > 0
@@ -119,6 +120,10 @@ class CaptchaService:
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
         return self._batcher.gate.wait_until_loaded(timeout_s)
+
+    def refusal(self, deadline: float) -> QueueFull | None:
+        """Return why one image would not be taken now for the load, None where it would."""
+        return self._batcher.gate.refusal(deadline)
 
     def begin_drain(self) -> None:
         """Take no new work from now on; what is accepted is still answered."""

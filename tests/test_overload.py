@@ -6,7 +6,7 @@ import pytest
 from fake_backend import image_bytes
 from live_server import gunicorn_command, running
 
-from evaluation.overload import Caller, Tally, capacity, judge, overload, percentile
+from evaluation.overload import Caller, Tally, judge, percentile
 
 IMAGES = [image_bytes(width) for width in range(200, 220)]
 
@@ -16,11 +16,11 @@ def test_too_much_work_is_refused_at_once_and_the_rest_is_answered() -> None:
     with running(steady, CACHE_SIZE="0", MAX_QUEUE_SIZE="16", MAX_BATCH_IMAGES="16",
                  MAX_BATCH_SIZE="1") as server:  # fmt: skip
         server.wait_until_ready()
-        with Caller(f"http://127.0.0.1:{server.port}", IMAGES) as caller:
-            caller.learn()
-            assert caller.own[0] == "w200"
-            unloaded = capacity(caller, 1.0)
-            tally = overload(caller, 10 * unloaded, 2.0)
+        caller = Caller(f"http://127.0.0.1:{server.port}", IMAGES)
+        caller.learn()
+        assert caller.own[0] == "w200"
+        unloaded = caller.capacity(1.0)
+        tally = caller.overload(10 * unloaded, 2.0)
     assert (tally.swapped, tally.changed, tally.others) == (0, 0, [])
     assert len(tally.refusals_s) > len(tally.answers_s) > 0
     # Of a machine that others use, only orders of magnitude can be asked for.
