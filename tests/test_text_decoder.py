@@ -83,9 +83,8 @@ def test_masked_tokens_have_no_effect(
 
 def test_a_cache_refuses_more_than_its_capacity() -> None:
     cache = KeyValueCache(layers=1, capacity=2)
-    states = torch.zeros(1, 1, 3, 4)
     with pytest.raises(RuntimeError):
-        cache.append(0, states, states)
+        cache.append(0, torch.zeros(1, 3, 2, 4))
 
 
 def test_bf16_weights_are_computed_in_bf16(token_ids: torch.Tensor) -> None:

@@ -115,8 +115,8 @@ def test_letters_have_their_other_case_and_digits_have_none(vocabulary: Vocabula
     for row, pair in enumerate((b"aA", b"sS", b"77")):
         for letter in {pair[:1], pair[1:]}:
             known[row, ids[letter]] = math.log(0.3)
-    expected = [math.log(0.6), math.log(0.6), math.log(0.3)]
-    assert vocabulary.either_case(known, chosen).tolist() == pytest.approx(expected, abs=1e-5)
+    expected = [math.log(0.3), math.log(0.3), -math.inf]
+    assert vocabulary.other_case(known, chosen).tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_merged_cases_add_up_and_are_spelled_as_the_likelier_one(vocabulary: Vocabulary) -> None:

@@ -31,7 +31,7 @@ class Prompts:
         cache: Holds the prompts.
         logits: (B, V) of the first token behind each.
         attention_mask: (B, T) bool, False where a row is padded on its left.
-        rotation: (B, 1, steps, S) of the tokens to come.
+        rotation: (B, steps - 1, 1, S) of the tokens to come.
         steps: Most tokens to come, the end token included.
     """
 
@@ -60,10 +60,12 @@ class Prompts:
             position_ids: (3, B, T) M-RoPE positions.
             steps: Most tokens to come, the end token included.
         """
-        cache = decoder.new_cache(embeddings.shape[1] + steps - 1)
-        mask, rotation = _prompt_mask(attention_mask), decoder.rotation(position_ids)
-        logits = decoder.forward(embeddings, rotation, mask, cache)
-        later = _later_rotation(decoder, position_ids, steps)
+        tokens = embeddings.shape[1]
+        cache = decoder.new_cache(tokens + steps - 1)
+        rotation = decoder.rotation(_all_positions(position_ids, steps))
+        mask = _prompt_mask(attention_mask)
+        logits = decoder.forward(embeddings, rotation.between(0, tokens), mask, cache)
+        later = rotation.between(tokens, tokens + steps - 1)
         return cls(decoder, cache, logits, attention_mask, later, steps)
 
     @property
@@ -152,9 +154,9 @@ def _prompt_mask(attention_mask: torch.Tensor) -> torch.Tensor | None:
     return (visible | square.diag().diag()).unsqueeze(1)
 
 
-def _later_rotation(decoder: TextDecoder, position_ids: torch.Tensor, steps: int) -> Rotation:
-    """Return the rotary embedding of the tokens to come, (B, 1, steps - 1, S)."""
+def _all_positions(position_ids: torch.Tensor, steps: int) -> torch.Tensor:
+    """Return M-RoPE positions (3, B, T) and those of the tokens to come, (3, B, T + steps - 1)."""
     # Text goes on after the largest position, which an image's width may have set.
     first = position_ids.amax(dim=(0, 2)) + 1  # (B,)
-    positions = first.unsqueeze(1) + torch.arange(steps - 1, device=first.device)  # (B, steps - 1)
-    return decoder.rotation(positions.expand(3, -1, -1))
+    later = first.unsqueeze(1) + torch.arange(steps - 1, device=first.device)  # (B, steps - 1)
+    return torch.cat([position_ids, later.expand(3, -1, -1)], dim=2)

@@ -70,18 +70,19 @@ def _choose(
     """Add the most probable token to each row that still runs; return the tokens (B,)."""
     log_probabilities = rows.log_probabilities()  # (B, V)
     best, chosen = log_probabilities.max(dim=-1)  # (B,) each
-    either = vocabulary.either_case(log_probabilities, chosen)  # (B,)
+    other = vocabulary.other_case(log_probabilities, chosen)  # (B,)
     # One NaN or infinity among the logits makes the sum not finite.
     total = log_probabilities.sum(dim=-1)  # (B,)
     # Fetched together: each fetch waits for the device. Ids are below 2^24, exact in float32.
-    fetched = torch.stack([total, chosen.float(), best, either]).tolist()
+    fetched = torch.stack([total, chosen.float(), best, other]).tolist()
     if not all(map(math.isfinite, fetched[0])):
         raise NonFiniteLogitsError("The model's logits are not finite.")
-    for index, (token, log_probability, score) in enumerate(zip(*fetched[1:], strict=True)):
+    for index, (token, log_probability, twin) in enumerate(zip(*fetched[1:], strict=True)):
         if index in running:
             row = decoded[index]
             row.log_probability += log_probability
-            row.scores.append(score)
+            # The most probable token is at least as probable as its twin.
+            row.scores.append(log_probability + math.log1p(math.exp(twin - log_probability)))
             row.complete = int(token) in vocabulary.end_ids
             if not row.complete:
                 row.token_ids.append(int(token))

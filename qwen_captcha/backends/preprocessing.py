@@ -5,7 +5,8 @@ callers' prompts, left padding, M-RoPE positions. Leaves what the tensors mean t
 Invariant: a batch equals what the checkpoint's own processor returns for the same images and
 prompts, but the expensive part of a prompt is done once and not for each request.
 
-Dims: B batch, T tokens, P patches of the whole batch.
+Dims: B batch, T tokens, P patches of the whole batch, N images of one size, L patches of one of
+them, C/H/W.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from qwen_vl_utils import fetch_image
@@ -79,6 +82,7 @@ class Preprocessor:
         self._processor = processor
         self._model = model
         images = processor.image_processor
+        self._patch_size: int = images.patch_size
         self._cell_side = images.patch_size * images.merge_size
         self._cell_patches = images.merge_size**2
         special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
@@ -100,12 +104,9 @@ class Preprocessor:
         # `fetch_image` gets the size that the processor would choose. With a range of pixels
         # instead, it rounds differently and the processor would resize its result once more.
         images = [self._fetch(task.image) for task in tasks]
-        features = self._processor.image_processor(
-            images=images, do_resize=False, return_tensors="pt"
-        )
-        grids = [Grid(rows, columns) for _, rows, columns in features["image_grid_thw"].tolist()]
+        grids = [self._grid(image) for image in images]
         rows = [self._row(task.prompt, grid) for task, grid in zip(tasks, grids, strict=True)]
-        return self._pad(rows, features["pixel_values"], grids)
+        return self._pad(rows, self._patches(images), grids)
 
     def _fetch(self, image: Image.Image) -> Image.Image:
         width, height = self.size_shown(image)
@@ -116,6 +117,32 @@ class Preprocessor:
         }
         resized: Image.Image = fetch_image(shown)
         return resized
+
+    def _grid(self, image: Image.Image) -> Grid:
+        return Grid(image.height // self._patch_size, image.width // self._patch_size)
+
+    def _patches(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """Return the normalised patches (P, values of a patch) of images of the sizes shown.
+
+        The steps are the processor's own; around them it spends more time on its arguments.
+        """
+        steps = self._processor.image_processor
+        patches = []
+        for _, run in groupby(images, lambda image: image.size):
+            pixels = np.stack([np.asarray(image) for image in run])  # (N, H, W, C)
+            values = steps.rescale_and_normalize(
+                torch.from_numpy(pixels).permute(0, 3, 1, 2),
+                steps.do_rescale,
+                steps.rescale_factor,
+                steps.do_normalize,
+                steps.image_mean,
+                steps.image_std,
+            )  # (N, C, H, W)
+            flat, _, _ = steps.patchify(
+                values, steps.patch_size, steps.merge_size, steps.temporal_patch_size
+            )  # (N, L, values of a patch)
+            patches.append(flat.flatten(0, 1))
+        return torch.cat(patches)
 
     def _build_row(self, prompt: str, grid: Grid) -> Row:
         """Return the tokens of a prompt about an image of `grid` patches."""

@@ -36,10 +36,10 @@ class Rotation:
             torch.cat([rotation.signed_sin for rotation in rotations]),
         )
 
-    def turn(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the states turned; their shape must broadcast with the rotation's."""
-        swapped = states.roll(states.shape[-1] // 2, dims=-1)
-        return (states * self.cos).add_(swapped.mul_(self.signed_sin))
+    def turn_in_place(self, states: torch.Tensor) -> None:
+        """Turn the states; their shape must broadcast with the rotation's."""
+        swapped = states.roll(states.shape[-1] // 2, dims=-1).mul_(self.signed_sin)
+        states.mul_(self.cos).add_(swapped)
 
     def to(self, device: torch.device) -> Rotation:
         """Return the rotation on another device."""
@@ -47,15 +47,11 @@ class Rotation:
             return self
         return Rotation(self.cos.to(device), self.signed_sin.to(device))
 
-    def between(self, start: int, end: int | None) -> Rotation:
-        """Return the positions from `start` to before `end`, along the second last dim."""
-        return Rotation(self.cos[..., start:end, :], self.signed_sin[..., start:end, :])
+    def between(self, start: int, end: int) -> Rotation:
+        """Return the positions from `start` to before `end`, along the second dim."""
+        return Rotation(self.cos[:, start:end], self.signed_sin[:, start:end])
 
     def rows(self, places: torch.Tensor) -> Rotation:
         """Return the rotations at some places of the first dim."""
         places = places.to(self.cos.device)
         return Rotation(self.cos[places], self.signed_sin[places])
-
-    def last_position(self) -> Rotation:
-        """Return the last position alone, along the second last dim."""
-        return self.between(-1, None)

@@ -1,7 +1,7 @@
 """Qwen2-VL's text model, run step by step over a cache of known size.
 
-Responsible for: the forward pass from embeddings to the logits of the last position, with the
-checkpoint's own layers. Leaves the steps to `continuation.py`. Invariant: the logits equal those
+Responsible for: the forward pass from embeddings to the logits of the last position, over the
+checkpoint's own weights. Leaves the steps to `continuation.py`. Invariant: the logits equal those
 of the model's own forward pass, whose bookkeeping costs more than the arithmetic of a small model.
 
 Dims: B batch, T tokens of this pass, K tokens so far, C width, H heads, G key-value heads,
@@ -13,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration
-from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLAttention, Qwen2VLRMSNorm
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer, Qwen2VLRMSNorm
 
+from qwen_captcha.backends.projection import Projection
 from qwen_captcha.backends.rotation import Rotation
 
 
@@ -24,21 +25,27 @@ class KeyValueCache:
     def __init__(self, layers: int, capacity: int) -> None:
         self.length = 0
         self._capacity = capacity
-        self._stores: list[tuple[torch.Tensor, torch.Tensor] | None] = [None] * layers
+        self._stores: list[torch.Tensor | None] = [None] * layers
 
-    def append(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store the keys and values (B, G, T, S) of a pass; return all so far (B, G, K, S)."""
+    def append(self, layer: int, states: torch.Tensor) -> torch.Tensor:
+        """Store the states of a pass; return all so far.
+
+        Args:
+            layer: Its number.
+            states: (B, T, 2 * G, S), keys before values.
+
+        Returns:
+            (B, 2 * G, K, S).
+        """
+        states = states.transpose(1, 2)  # (B, 2 * G, T, S)
         store = self._stores[layer]
         if store is None:
-            rows, groups, _, size = keys.shape
-            shape = (rows, groups, self._capacity, size)
-            store = self._stores[layer] = (keys.new_empty(shape), values.new_empty(shape))
-        end = self.length + keys.shape[2]
-        for kept, new in zip(store, (keys, values), strict=True):
-            kept[:, :, self.length : end] = new
-        return store[0][:, :, :end], store[1][:, :, :end]
+            rows, heads, _, size = states.shape
+            store = states.new_empty((rows, heads, self._capacity, size))
+            self._stores[layer] = store
+        end = self.length + states.shape[2]
+        store[:, :, self.length : end] = states
+        return store[:, :, :end]
 
     def shared(self, tokens: int) -> KeyValueCache:
         """Return a cache of the first tokens that goes on in the same memory."""
@@ -51,9 +58,8 @@ class KeyValueCache:
         cache = KeyValueCache(len(self._stores), self._capacity)
         for layer, store in enumerate(self._stores):
             if store is not None:
-                places = rows.to(store[0].device)
-                keys, values = (kept[places, :, :tokens] for kept in store)
-                cache.append(layer, keys, values)
+                kept = store[rows.to(store.device), :, :tokens]  # (R, 2 * G, K, S)
+                cache.append(layer, kept.transpose(1, 2))
         cache.advance(tokens)
         return cache
 
@@ -67,9 +73,11 @@ class TextDecoder:
 
     def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
         self._text = model.model.language_model
-        self._head = model.lm_head
         if self._text.has_sliding_layers:
             raise ValueError("The checkpoint uses sliding-window attention, which is not served.")
+        self._layers = [_Layer(layer, number) for number, layer in enumerate(self._text.layers)]
+        self._head = Projection(model.lm_head)
+        self._head_device = model.lm_head.weight.device
 
     @property
     def device(self) -> torch.device:
@@ -79,18 +87,17 @@ class TextDecoder:
 
     def new_cache(self, capacity: int) -> KeyValueCache:
         """Return an empty cache for a batch of `capacity` tokens a row."""
-        return KeyValueCache(len(self._text.layers), capacity)
+        return KeyValueCache(len(self._layers), capacity)
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings (B, T, C) of tokens (B, T)."""
-        embeddings: torch.Tensor = self._text.embed_tokens(token_ids)
-        return embeddings
+        return functional.embedding(token_ids, self._text.embed_tokens.weight)
 
     def rotation(self, position_ids: torch.Tensor) -> Rotation:
-        """Return the rotary embedding (B, 1, T, S) of M-RoPE positions (3, B, T)."""
+        """Return the rotary embedding (B, T, 1, S) of M-RoPE positions (3, B, T)."""
         reference = self._text.embed_tokens.weight[:0]
         cos, sin = self._text.rotary_emb(reference, position_ids)  # (B, T, S) each
-        return Rotation.from_cos_sin(cos.unsqueeze(1), sin.unsqueeze(1))
+        return Rotation.from_cos_sin(cos.unsqueeze(2), sin.unsqueeze(2))
 
     def forward(
         self,
@@ -99,80 +106,100 @@ class TextDecoder:
         mask: torch.Tensor | None,
         cache: KeyValueCache,
     ) -> torch.Tensor:
-        """Return the logits (B, V) of the token after the last one.
+        """Return the logits (B, V) of the last position, and add this pass to the cache.
 
         Args:
             embeddings: (B, T, C).
-            rotation: (B, 1, T, S).
-            mask: (B, 1, T, K) bool, True where a token sees another one; None: all before it.
-            cache: Holds the tokens before; gets these ones.
+            rotation: (B, T, 1, S), of these tokens.
+            mask: (B, 1, T, K) bool, False where a token does not see another; None where each
+                sees all up to itself.
+            cache: Of the tokens before.
         """
         hidden = embeddings
-        for number, layer in enumerate(self._text.layers):
-            device = layer.input_layernorm.weight.device
-            hidden, rotation = hidden.to(device), rotation.to(device)
-            mask = None if mask is None else mask.to(device)
-            normed = _norm(layer.input_layernorm, hidden)  # (B, T, C)
-            keys, values = _remember(layer.self_attn, number, normed, rotation, cache)
-            if number == len(self._text.layers) - 1:
-                # The keys of all tokens are kept; of the result only the last token matters.
-                hidden, normed, rotation = hidden[:, -1:], normed[:, -1:], rotation.last_position()
-                mask = None if mask is None else mask[:, :, -1:]
-            hidden = hidden + _attend(layer.self_attn, normed, rotation, keys, values, mask)
-            hidden = hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
+        last = self._layers[-1]
+        for layer in self._layers:
+            hidden, rotation = hidden.to(layer.device), rotation.to(layer.device)
+            mask = None if mask is None else mask.to(layer.device)
+            hidden = layer.forward(hidden, rotation, mask, cache, last_only=layer is last)
         cache.advance(embeddings.shape[1])
         hidden = hidden[:, -1].to(self._text.norm.weight.device)  # (B, C)
-        hidden = _norm(self._text.norm, hidden).to(self._head.weight.device)
-        logits: torch.Tensor = self._head(hidden)  # (B, V)
-        return logits
+        return self._head(_norm(self._text.norm, hidden).to(self._head_device))  # (B, V)
+
+
+class _Layer:
+    """One layer; the modules of the checkpoint keep its weights.
+
+    Args:
+        layer: The checkpoint's.
+        number: Its place in the cache.
+    """
+
+    def __init__(self, layer: Qwen2VLDecoderLayer, number: int) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.device: torch.device = layer.input_layernorm.weight.device
+        self._number = number
+        self._head_size: int = attention.head_dim
+        self._heads: int = attention.num_heads
+        # Heads that share a key-value head.
+        self._sharing: int = attention.num_key_value_groups
+        self._groups = self._heads // self._sharing
+        self._before_attention = layer.input_layernorm
+        self._states = Projection(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._mix = Projection(attention.o_proj)
+        self._before_mlp = layer.post_attention_layernorm
+        self._gate_and_up = Projection(mlp.gate_proj, mlp.up_proj)
+        self._activation = mlp.act_fn
+        self._down = Projection(mlp.down_proj)
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rotation: Rotation,
+        mask: torch.Tensor | None,
+        cache: KeyValueCache,
+        *,
+        last_only: bool,
+    ) -> torch.Tensor:
+        """Return the layer's result (B, T, C), or (B, 1, C) of the last token alone."""
+        states = self._states(_norm(self._before_attention, hidden))  # (B, T, (H + 2 * G) * S)
+        states = states.view(*states.shape[:2], -1, self._head_size)  # (B, T, H + 2 * G, S)
+        rotation.turn_in_place(states[:, :, : -self._groups])
+        known = cache.append(self._number, states[:, :, self._heads :])  # (B, 2 * G, K, S)
+        keys, values = known.chunk(2, dim=1)  # (B, G, K, S) each
+        query = states[:, :, : self._heads]  # (B, T, H, S)
+        if last_only:
+            # The keys of all tokens are kept; of the result only the last token matters.
+            hidden, query = hidden[:, -1:], query[:, -1:]
+            mask = None if mask is None else mask[:, :, -1:]
+        hidden = hidden + self._mix(self._attend(query, keys, values, mask))
+        gate, up = self._gate_and_up(_norm(self._before_mlp, hidden)).chunk(2, dim=-1)
+        return hidden + self._down(self._activation(gate).mul_(up))
+
+    def _attend(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return what queries (B, T, H, S) see of keys and values (B, G, K, S), (B, T, H * S)."""
+        rows, tokens, _, size = query.shape
+        if tokens == 1:
+            # Heads that share keys are then like further tokens, and keys need no copies.
+            query = query.reshape(rows, self._groups, self._sharing, size)  # (B, G, H / G, S)
+        else:
+            query = query.transpose(1, 2)  # (B, H, T, S)
+            keys = keys.repeat_interleave(self._sharing, dim=1)  # (B, H, K, S)
+            values = values.repeat_interleave(self._sharing, dim=1)  # (B, H, K, S)
+        seen = functional.scaled_dot_product_attention(
+            query, keys, values, attn_mask=mask, is_causal=mask is None and tokens > 1
+        )
+        if tokens == 1:
+            return seen.reshape(rows, 1, -1)
+        return seen.transpose(1, 2).flatten(2)
 
 
 def _norm(norm: Qwen2VLRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
     """Normalise by the root mean square, as `norm` does in six operations instead of one."""
     weight = norm.weight
     return functional.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
-
-
-def _remember(
-    attention: Qwen2VLAttention,
-    number: int,
-    normed: torch.Tensor,
-    rotation: Rotation,
-    cache: KeyValueCache,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the keys and values (B, G, K, S) of all tokens so far, in one layer."""
-    keys = _heads(attention, attention.k_proj(normed))  # (B, G, T, S)
-    values = _heads(attention, attention.v_proj(normed))  # (B, G, T, S)
-    return cache.append(number, rotation.turn(keys), values)
-
-
-def _attend(
-    attention: Qwen2VLAttention,
-    normed: torch.Tensor,
-    rotation: Rotation,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    mask: torch.Tensor | None,
-) -> torch.Tensor:
-    """Return what tokens (B, T, C) see of the keys and values (B, G, K, S)."""
-    rows, tokens, _ = normed.shape
-    query = rotation.turn(_heads(attention, attention.q_proj(normed)))  # (B, H, T, S)
-    sharing = attention.num_key_value_groups  # heads that share a key-value head
-    if tokens == 1:
-        # These heads are then like further tokens, and keys need no copies.
-        query = query.view(rows, -1, sharing, attention.head_dim)  # (B, G, H / G, S)
-    else:
-        keys = keys.repeat_interleave(sharing, dim=1)  # (B, H, K, S)
-        values = values.repeat_interleave(sharing, dim=1)  # (B, H, K, S)
-    seen = functional.scaled_dot_product_attention(
-        query, keys, values, attn_mask=mask, is_causal=mask is None and tokens > 1
-    )
-    seen = seen.view(rows, -1, tokens, attention.head_dim)  # (B, H, T, S)
-    mixed: torch.Tensor = attention.o_proj(seen.transpose(1, 2).flatten(2))  # (B, T, C)
-    return mixed
-
-
-def _heads(attention: Qwen2VLAttention, states: torch.Tensor) -> torch.Tensor:
-    """Split projected states (B, T, heads * S) into heads: (B, heads, T, S)."""
-    rows, tokens, _ = states.shape
-    return states.view(rows, tokens, -1, attention.head_dim).transpose(1, 2)

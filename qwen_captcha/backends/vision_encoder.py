@@ -1,6 +1,6 @@
 """Qwen2-VL's vision encoder, run over all images of a batch at once.
 
-Responsible for: the forward pass from patches to image tokens, with the checkpoint's own layers.
+Responsible for: the forward pass from patches to image tokens, over the checkpoint's own weights.
 Leaves patches to `preprocessing.py`. Invariant: the result equals that of the model's own
 forward pass, which is slower on a CPU: it runs the patch embedding as a three-dimensional
 convolution and attention image by image, where here images of equal size share one call.
@@ -16,15 +16,16 @@ from functools import lru_cache
 from itertools import groupby
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     Qwen2VisionTransformerPretrainedModel,
-    VisionAttention,
-    VisionMlp,
+    Qwen2VLVisionBlock,
 )
 from transformers.vision_utils import get_vision_position_ids
 
 from qwen_captcha.backends.preprocessing import Grid
+from qwen_captcha.backends.projection import Projection
 from qwen_captcha.backends.rotation import Rotation
 
 # x * sigmoid(1.702 * x), in all Qwen2-VL checkpoints.
@@ -40,6 +41,7 @@ class VisionEncoder:
         if visual.config.hidden_act != ACTIVATION:
             raise ValueError(f"The vision encoder has the activation {visual.config.hidden_act}.")
         self._visual = visual
+        self._blocks = [_Block(block) for block in visual.blocks]
         self._merge_size: int = visual.spatial_merge_size
         self._rotation = lru_cache(maxsize=CACHED_ROTATIONS)(self._build_rotation)
 
@@ -52,11 +54,9 @@ class VisionEncoder:
         """
         hidden = self._embed(pixel_values)  # (P, C)
         rotation = Rotation.concatenated([self._rotation(grid) for grid in grids])  # (P, S)
-        for block in self._visual.blocks:
-            device = block.norm1.weight.device
-            hidden, rotation = hidden.to(device), rotation.to(device)
-            hidden = hidden + self._attend(block.attn, block.norm1(hidden), rotation, grids)
-            hidden = hidden + _feed_forward(block.mlp, block.norm2(hidden))
+        for block in self._blocks:
+            hidden, rotation = hidden.to(block.device), rotation.to(block.device)
+            hidden = block.forward(hidden, rotation, grids)
         tokens: torch.Tensor = self._visual.merger(hidden)  # (P / 4, width of the text model)
         return tokens
 
@@ -64,29 +64,6 @@ class VisionEncoder:
         # The convolution's stride is its kernel: a matrix product, 7 times faster as one.
         kernel = self._visual.patch_embed.proj.weight.flatten(1)  # (C, values of a patch)
         return functional.linear(pixel_values.to(kernel.device, kernel.dtype), kernel)
-
-    def _attend(
-        self,
-        attention: VisionAttention,
-        hidden: torch.Tensor,
-        rotation: Rotation,
-        grids: Sequence[Grid],
-    ) -> torch.Tensor:
-        """Let the patches (P, C) of each image see each other."""
-        heads = attention.num_heads
-        states: torch.Tensor = attention.qkv(hidden).view(len(hidden), 3, heads, -1)  # (P, 3, H, S)
-        # Rotated in fp32, as the model does.
-        turned = rotation.turn(states[:, :2].float()).to(states.dtype)  # (P, 2, H, S)
-        seen = []
-        for images, start, end in _runs_of_equal_size(grids):
-            query, key, value = (
-                part[start:end].reshape(images, -1, heads, part.shape[-1]).transpose(1, 2)
-                for part in (turned[:, 0], turned[:, 1], states[:, 2])
-            )  # (N, H, L, S) each
-            mixed = functional.scaled_dot_product_attention(query, key, value)  # (N, H, L, S)
-            seen.append(mixed.transpose(1, 2).reshape(end - start, -1))  # (N * L, C)
-        projected: torch.Tensor = attention.proj(torch.cat(seen))  # (P, C)
-        return projected
 
     def _build_rotation(self, grid: Grid) -> Rotation:
         """Return the rotary embedding of one image's patches, (L, 1, 1, S)."""
@@ -98,12 +75,53 @@ class VisionEncoder:
         return Rotation.from_cos_sin(cos[:, None, None].float(), sin[:, None, None].float())
 
 
-def _feed_forward(mlp: VisionMlp, hidden: torch.Tensor) -> torch.Tensor:
-    """Run a block's two linear layers over patches (P, C)."""
-    inner = mlp.fc1(hidden)  # (P, 4 * C)
-    # In place: with eight images these tensors are larger than a core's cache.
-    result: torch.Tensor = mlp.fc2(inner.mul_((inner * 1.702).sigmoid_()))
-    return result
+class _Block:
+    """One block; the modules of the checkpoint keep its weights."""
+
+    def __init__(self, block: Qwen2VLVisionBlock) -> None:
+        self.device: torch.device = block.norm1.weight.device
+        self._heads: int = block.attn.num_heads
+        self._before_attention = block.norm1
+        self._states = Projection(block.attn.qkv)
+        self._mix = Projection(block.attn.proj)
+        self._before_mlp = block.norm2
+        self._widen = Projection(block.mlp.fc1)
+        self._narrow = Projection(block.mlp.fc2)
+
+    def forward(
+        self, hidden: torch.Tensor, rotation: Rotation, grids: Sequence[Grid]
+    ) -> torch.Tensor:
+        """Return the block's result for patches (P, C)."""
+        normed = _norm(self._before_attention, hidden)
+        hidden = hidden + self._attend(normed, rotation, grids)
+        return hidden + self._feed_forward(_norm(self._before_mlp, hidden))
+
+    def _attend(
+        self, normed: torch.Tensor, rotation: Rotation, grids: Sequence[Grid]
+    ) -> torch.Tensor:
+        """Let the patches (P, C) of each image see each other."""
+        states = self._states(normed).view(len(normed), 3, self._heads, -1)  # (P, 3, H, S)
+        # Rotated in fp32, as the model does.
+        turned = states[:, :2].float()  # (P, 2, H, S)
+        rotation.turn_in_place(turned)
+        states[:, :2] = turned
+        seen = []
+        for images, start, end in _runs_of_equal_size(grids):
+            run = states[start:end].view(images, -1, *states.shape[1:])  # (N, L, 3, H, S)
+            query, key, value = run.permute(2, 0, 3, 1, 4)  # (N, H, L, S) each
+            mixed = functional.scaled_dot_product_attention(query, key, value)  # (N, H, L, S)
+            seen.append(mixed.transpose(1, 2).reshape(end - start, -1))  # (N * L, C)
+        return self._mix(seen[0] if len(seen) == 1 else torch.cat(seen))  # (P, C)
+
+    def _feed_forward(self, normed: torch.Tensor) -> torch.Tensor:
+        """Run the two linear layers over patches (P, C)."""
+        inner = self._widen(normed)  # (P, 4 * C)
+        # In place: with eight images these tensors are larger than a core's cache.
+        return self._narrow(inner.mul_((inner * 1.702).sigmoid_()))
+
+
+def _norm(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
+    return functional.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
 def _runs_of_equal_size(grids: Sequence[Grid]) -> Iterator[tuple[int, int, int]]:

@@ -12,6 +12,7 @@ Dims: B rows, V tokens that the model can choose, which may be more than the tok
 from __future__ import annotations
 
 import codecs
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -67,17 +68,20 @@ class Vocabulary:
         self._whole = _WholeTokens(self.spellings)
         self.rules = lru_cache(maxsize=KEPT_CHARSETS)(self._make_rules)
 
-    def either_case(self, log_probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability (B,) of chosen tokens (B,) in the one case or the other.
+    def other_case(self, log_probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the log-probability (B,) of chosen tokens (B,) in the other case of their letters.
 
         Args:
             log_probabilities: (B, V).
             chosen: One token a row.
+
+        Returns:
+            -inf where a token has no other case.
         """
+        chosen = chosen.unsqueeze(1)  # (B, 1)
         twins = self._twins.to(chosen.device)[chosen]
-        pairs = torch.stack([chosen, twins], dim=1)  # (B, 2)
-        both = log_probabilities.gather(1, pairs)
-        return torch.where(twins == chosen, both[:, 0], both.logsumexp(dim=1))
+        known = log_probabilities.gather(1, twins)
+        return known.masked_fill_(twins == chosen, -math.inf).squeeze(1)
 
     def merge_cases(self, log_probabilities: torch.Tensor) -> torch.Tensor:
         """Return log-probabilities (B, V) with those of tokens that differ in case added up.

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+
+from qwen_captcha.backends.projection import Projection
+
+WIDTHS = {"one": [8], "several": [8, 4, 4]}
+
+
+def layers(widths: list[int], *, bias: bool) -> list[nn.Linear]:
+    torch.manual_seed(0)
+    return [nn.Linear(6, width, bias=bias) for width in widths]
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("widths", WIDTHS.values(), ids=WIDTHS)
+def test_results_are_those_of_the_layers_side_by_side(widths: list[int], bias: bool) -> None:
+    separate = layers(widths, bias=bias)
+    states = torch.randn(2, 3, 6)
+    with torch.inference_mode():
+        expected = torch.cat([layer(states) for layer in deepcopy(separate)], dim=-1)
+        torch.testing.assert_close(Projection(*separate)(states), expected)
+
+
+def test_the_layers_go_on_working_with_weights_that_exist_once() -> None:
+    separate = layers([8, 4, 4], bias=True)
+    expected = deepcopy(separate)
+    Projection(*separate)
+    storages = {layer.weight.untyped_storage().data_ptr() for layer in separate}
+    assert len(storages) == 1
+    states = torch.randn(2, 6)
+    for layer, copy in zip(separate, expected, strict=True):
+        torch.testing.assert_close(layer(states), copy(states))
+
+
+def test_what_is_no_plain_linear_layer_is_called_as_it_is() -> None:
+    class Doubling(nn.Linear):
+        """Stands for a layer of a quantised checkpoint, whose weight is no matrix of numbers."""
+
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return super().forward(states) * 2
+
+    odd = Doubling(6, 4)
+    [plain] = layers([8], bias=True)
+    states = torch.randn(2, 6)
+    expected = torch.cat([plain(states), odd(states)], dim=-1)
+    torch.testing.assert_close(Projection(plain, odd)(states), expected)
