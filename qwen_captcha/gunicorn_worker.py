@@ -1,9 +1,9 @@
 """gunicorn's threaded worker, taught that every reply is JSON and that no reply gets lost.
 
-Responsible for: the errors that gunicorn answers by itself, before the application sees a
-request; reading a refused upload to its end, so that its client gets the reply instead of a
-connection reset; draining on SIGTERM; gunicorn's part of the log. Leaves everything else to
-gunicorn.
+Responsible for: which connections have a thread, which wait without one, which are refused or
+closed while there is no place; reading a refused upload to its end, so that its client gets the
+reply instead of a connection reset; draining on SIGTERM; gunicorn's part of the log. Leaves
+everything else to gunicorn.
 Invariant: every connection that is closed after a reply is drained for a bounded time, by the
 thread that served it and not by the loop that accepts connections.
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import logging
 import selectors
 import socket
@@ -28,11 +27,11 @@ from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from qwen_captcha.errors import BadRequest, InternalError, QueueFull, TooLarge
+from qwen_captcha.errors import QueueFull
+from qwen_captcha.gunicorn_errors import error_reply, refusal_of
 from qwen_captcha.newcomers import keep_newcomers_out
-from qwen_captcha.patience import PatientSocket, TooSlow
+from qwen_captcha.patience import IDLE_S, PatientSocket
 from qwen_captcha.quick_refusals import QuickRefusals, plain_request
-from qwen_captcha.routes import error_body
 
 # A client on a local network sends the rest of a refused upload well within these.
 LINGER_BYTES = 256 * 1024 * 1024
@@ -43,30 +42,6 @@ CHUNK_BYTES = 64 * 1024
 # A captcha as base64 is far smaller, and looking at more bytes costs more than a thread.
 LARGEST_PLAIN_REQUEST = 64 * 1024
 NOT_WAITING = socket.MSG_DONTWAIT
-
-# What gunicorn refuses: status, reason, `error_type` and sentence. The first match counts.
-REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
-    (http_errors.InvalidResponseHeader, 500, "Internal Server Error",
-     InternalError.error_type, "The service failed on this request."),
-    (http_errors.InvalidResponseHeaderName, 500, "Internal Server Error",
-     InternalError.error_type, "The service failed on this request."),
-    (http_errors.ConfigurationProblem, 500, "Internal Server Error",
-     InternalError.error_type, "The service failed on this request."),
-    (http_errors.LimitRequestLine, 414, "URI Too Long",
-     TooLarge.error_type, "The request line is too long."),
-    (http_errors.LimitRequestHeaders, 431, "Request Header Fields Too Large",
-     TooLarge.error_type, "The request headers are too large."),
-    (http_errors.ExpectationFailed, 417, "Expectation Failed",
-     BadRequest.error_type, "The Expect header can only be 100-continue."),
-    (http_errors.UnsupportedTransferCoding, 501, "Not Implemented",
-     BadRequest.error_type, "The Transfer-Encoding can only be chunked."),
-    (TooSlow, 408, "Request Timeout",
-     BadRequest.error_type, "The request was not sent in time."),
-    (http_errors.ParseException, 400, "Bad Request",
-     BadRequest.error_type, "The request is not valid HTTP."),
-    (Exception, 500, "Internal Server Error",
-     InternalError.error_type, "The service failed on this request."),
-)  # fmt: skip
 
 # Until somebody may have closed a connection.
 NO_DESCRIPTOR_S = 0.1
@@ -81,6 +56,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: socket.socket) -> None:
         """Accept one connection; without a free descriptor leave it waiting for a moment."""
+        if self.nr_conns + 1 >= self.worker_connections:
+            self._make_room()
         try:
             super().accept(listener)
         except OSError as error:
@@ -88,6 +65,19 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
                 raise
             log.warning("No descriptor is free for another connection.")
             time.sleep(NO_DESCRIPTOR_S)
+
+    def _make_room(self) -> None:
+        """Close the connection that has been silent for longest, so that newcomers find a place.
+
+        One that never sent anything if there is any, else one that is kept alive.
+        """
+        for idle in (self.pending_conns, self.keepalived_conns):
+            if idle:
+                conn = idle.popleft()
+                self.poller.unregister(conn.sock)
+                self.nr_conns -= 1
+                conn.close()
+                return
 
     def load_wsgi(self) -> None:
         """Load the application, and what refuses in its stead while it has no place."""
@@ -98,15 +88,16 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the next request of a connection; called by the main loop.
 
-        While there is no place for another image, plain requests are refused here and now.
+        A connection that is silent waits in that loop, without a thread. While there is no place
+        for another image, plain requests are refused here and now.
         """
         if not isinstance(conn.sock, PatientSocket):
             conn.sock = PatientSocket(conn.sock)
         conn.sock.expect_request()
+        if self.alive and not conn.initialized and not conn.data_ready:
+            self._await_request(conn)
+            return
         if self.alive and (error := self.quick_refusals.refusal()) is not None:
-            if not conn.initialized and not conn.data_ready:
-                self._await_request(conn)
-                return
             refused = self._refuse(conn, error)
             if refused:
                 conn.set_timeout()
@@ -122,6 +113,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         A connection that is refused stays where it is: the calls into the kernel that take it out
         and put it back would be half of the cost.
         """
+        if client.fileno() < 0:
+            return  # It made room for a newcomer in this same round of events.
         if self.alive and (error := self.quick_refusals.refusal()) is not None:
             refused = self._refuse(conn, error)
             if refused is not None:
@@ -132,10 +125,15 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
                 return
         super().on_client_socket_readable(conn, client)
 
+    def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
+        """Serve the first request of a connection; called by the main loop."""
+        if client.fileno() >= 0:  # It may have made room for a newcomer in this round of events.
+            super().on_pending_socket_readable(conn, client)
+
     def _await_request(self, conn: TConn) -> None:
         """Have the main loop wait for the first bytes of a new connection."""
         conn.sock.setblocking(False)
-        conn.set_timeout()
+        conn.timeout = time.monotonic() + IDLE_S
         self.pending_conns.append(conn)
         self._register(conn, self.on_pending_socket_readable)
 
@@ -258,23 +256,6 @@ class _BodyReader:
         except http_errors.ParseException as error:
             raise OSError("malformed request body") from error
         return data
-
-
-def refusal_of(exc: Exception) -> tuple[int, str, str, str]:
-    """Return status, reason, `error_type` and sentence for an exception of gunicorn."""
-    return next(refusal for kind, *refusal in REFUSALS if isinstance(exc, kind))  # type: ignore[return-value]
-
-
-def error_reply(status: int, reason: str, error_type: str, sentence: str) -> bytes:
-    """Return a whole HTTP response with the JSON object of an error."""
-    body = json.dumps(error_body(error_type, sentence)).encode()
-    head = (
-        f"HTTP/1.1 {status} {reason}\r\n"
-        "Connection: close\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
 
 
 def linger(connection: socket.socket) -> None:

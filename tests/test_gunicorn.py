@@ -25,7 +25,8 @@ from live_server import (
     send_and_close,
 )
 
-from qwen_captcha.gunicorn_worker import error_reply, linger, refusal_of
+from qwen_captcha.gunicorn_errors import error_reply, refusal_of
+from qwen_captcha.gunicorn_worker import linger
 
 QUICK = gunicorn_command("fake_backend:create_quick_app()")
 IMAGE = image_bytes(120)

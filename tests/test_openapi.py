@@ -25,7 +25,7 @@ from qwen_captcha.errors import (
     NotFound,
     every_error_type,
 )
-from qwen_captcha.gunicorn_worker import REFUSALS
+from qwen_captcha.gunicorn_errors import REFUSALS
 from qwen_captcha.openapi.document import openapi_document
 from qwen_captcha.openapi.operations import OPERATIONS
 from qwen_captcha.openapi.option_fields import OPTION_FIELDS, OptionField

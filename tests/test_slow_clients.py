@@ -19,6 +19,8 @@ from qwen_captcha import patience
 from qwen_captcha.patience import PatientSocket, TooSlow
 
 STALLED = 200
+# Of the smallest server: two threads, and a thousand connections that are kept alive.
+PLACES = 1002
 IMAGE = image_bytes(120)
 HEAD = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nContent-Length: %d\r\n" % len(IMAGE)
 REQUEST = HEAD + b"Connection: close\r\n\r\n" + IMAGE
@@ -162,3 +164,24 @@ def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
             r"^qwen_captcha_batch_size_sum (\S+)", metrics_of(server), re.MULTILINE
         )
         assert float(sizes) == 2
+
+
+@pytest.mark.parametrize("first", [b"", HEAD + b"\r\n" + IMAGE], ids=["silent", "kept alive"])
+def test_idle_connections_beyond_all_places_make_way(first: bytes) -> None:
+    quick = gunicorn_command("fake_backend:create_quick_app()")
+    with (
+        running(quick, HTTP_THREADS="2", MAX_QUEUE_SIZE="1", MAX_BATCH_IMAGES="1") as server,
+        ExitStack() as stack,
+    ):
+        server.wait_until_ready()
+        idle = []
+        for _ in range(PLACES + 50):
+            idle.append(stack.enter_context(connect(server)))
+            if first:
+                idle[-1].sendall(first)
+                assert idle[-1].recv(12) == b"HTTP/1.1 200"
+        start = time.monotonic()
+        assert b'"w120"' in read_wide(server, 120)
+        assert time.monotonic() - start < SLOWEST_S
+        if not first:
+            assert idle[0].recv(1) == b"", "the one that was silent for longest is closed"
