@@ -57,17 +57,20 @@ def prompts(sizes: Sequence[tuple[int, int]]) -> Prompts:
     embeddings = decoder.embed(batch.input_ids)
     seen = VisionEncoder(MODEL.model.visual).encode(batch.pixel_values, batch.grids)
     embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
-    return Prompts.read(decoder, embeddings, batch.attention_mask, batch.position_ids, STEPS)
+    guessed = torch.full((len(sizes), 2), IDS["x"])
+    return Prompts.read(
+        decoder, embeddings, batch.attention_mask, batch.position_ids, STEPS, guessed
+    )
 
 
 def log_probability(read: Prompts, text: str) -> float:
     """Return that of a text and the most probable end, one forced token after another."""
-    rows = read.go_on(torch.tensor([0]))
+    rows = read.go_on_at(torch.tensor([0]))
     total = 0.0
     for character in text:
-        total += rows.log_probabilities()[0, IDS[character]].item()
-        rows.choose(torch.tensor([IDS[character]]))
-    return total + rows.log_probabilities()[0, list(END_IDS)].max().item()
+        total += rows.log_probabilities()[0, 0, IDS[character]].item()
+        rows.choose(torch.tensor([[IDS[character]]]))
+    return total + rows.log_probabilities()[0, 0, list(END_IDS)].max().item()
 
 
 def text_of(decoded: Decoded) -> str:
@@ -151,6 +154,6 @@ def test_where_nothing_is_allowed_nothing_is_found(vocabulary: Vocabulary) -> No
 
 def test_logits_that_are_not_finite_are_an_error(vocabulary: Vocabulary) -> None:
     read = prompts(SIZES[:1])
-    read.logits[0, IDS["x"]] = float("nan")
+    read.logits[0, 0, IDS["x"]] = float("nan")
     with pytest.raises(NonFiniteLogitsError):
         search(read, vocabulary, [PLANS["digits"]])

@@ -22,7 +22,7 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.base import ReadingTask
-from qwen_captcha.backends.continuation import NonFiniteLogitsError, Prompts
+from qwen_captcha.backends.continuation import Continuation, NonFiniteLogitsError, Prompts
 from qwen_captcha.backends.greedy import Decoded, decode_greedily
 from qwen_captcha.backends.preprocessing import Preprocessor
 from qwen_captcha.backends.text_decoder import TextDecoder
@@ -62,8 +62,9 @@ def decode(
     processor: Qwen2VLProcessor,
     images: Sequence[Image.Image],
     max_new_tokens: Sequence[int] | None = None,
+    guesses: Sequence[int] = (),
 ) -> list[Decoded]:
-    """Decode images with our loop."""
+    """Decode images with our loop, which first guesses these tokens of each."""
     limits = list(max_new_tokens or [LONGEST] * len(images))
     preprocessor = Preprocessor(processor, model.model)
     batch = preprocessor.prepare([ReadingTask(image, PROMPT, LONGEST) for image in images])
@@ -71,11 +72,12 @@ def decode(
     embeddings = decoder.embed(batch.input_ids)
     seen = VisionEncoder(model.model.visual).encode(batch.pixel_values, batch.grids)
     embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
-    prompts = Prompts.read(
-        decoder, embeddings, batch.attention_mask, batch.position_ids, max(limits)
-    )
     vocabulary = Vocabulary(processor.tokenizer, len(IDS), END_SET, decoder.device)
-    return decode_greedily(prompts.go_on(), vocabulary, limits)
+    guessed = torch.tensor([list(guesses)] * len(images), dtype=torch.long)
+    prompts = Prompts.read(
+        decoder, embeddings, batch.attention_mask, batch.position_ids, max(limits), guessed
+    )
+    return decode_greedily(prompts, vocabulary, limits)
 
 
 def generate(
@@ -92,15 +94,17 @@ def generate(
     return [row[: end[0]] if end else row for row, end in zip(rows, ends, strict=True)]
 
 
+@pytest.mark.parametrize("guesses", [0, 1, 5, LONGEST - 1])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_the_tokens_are_those_of_greedy_generate(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     sizes: list[tuple[int, int]],
+    guesses: int,
 ) -> None:
     images = noise_images(sizes)
     expected = generate(model, processor, images, do_sample=False, repetition_penalty=1.0)
-    decoded = decode(model, processor, images)
+    decoded = decode(model, processor, images, guesses=[IDS["a"]] * guesses)
     assert [row.token_ids for row in decoded] == expected
     assert [row.complete for row in decoded] == [len(tokens) < LONGEST for tokens in expected]
 
@@ -116,15 +120,30 @@ def test_a_generation_config_that_samples_and_forbids_repetition_has_no_effect(
     ]
 
 
+@pytest.mark.parametrize("guesses", [0, 5])
 def test_a_row_of_a_batch_is_what_it_is_alone(
-    model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor
+    model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, guesses: int
 ) -> None:
     images = noise_images([(160, 60), (200, 2), (2, 200), (3, 3), (100, 30), (300, 100)])
     together = decode(model, processor, images)
     for image, row in zip(images, together, strict=True):
-        [alone] = decode(model, processor, [image])
+        [alone] = decode(model, processor, [image], guesses=[IDS["a"]] * guesses)
+        assert row.scores == pytest.approx(alone.scores, abs=1e-4)
         assert (row.token_ids, row.complete) == (alone.token_ids, alone.complete)
         assert row.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
+
+
+def test_what_was_guessed_right_takes_no_pass_of_its_own(
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    [image] = noise_images([(160, 60)])
+    [row] = decode(model, processor, [image], [4])
+    assert len(row.scores) > 1
+    monkeypatch.setattr(Continuation, "choose", lambda *_: pytest.fail("another pass"))
+    [guessed] = decode(model, processor, [image], [4], [*row.token_ids, 0, 0][:3])
+    assert guessed.token_ids == row.token_ids
 
 
 def test_the_log_probability_is_that_of_a_teacher_forced_pass(
@@ -166,13 +185,17 @@ def teacher_forced(
     return total + best.item()
 
 
+@pytest.mark.parametrize("guesses", [0, 5])
 @pytest.mark.parametrize("limit", [1, 3])
 def test_a_row_is_cut_at_its_own_limit(
-    model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, limit: int
+    model: Qwen2VLForConditionalGeneration,
+    processor: Qwen2VLProcessor,
+    limit: int,
+    guesses: int,
 ) -> None:
     images = noise_images([(160, 60), (100, 30), (64, 64)])
     longest = decode(model, processor, images)
-    cut = decode(model, processor, images, [LONGEST, limit, limit])
+    cut = decode(model, processor, images, [LONGEST, limit, limit], [IDS["a"]] * guesses)
     assert cut[0].token_ids == longest[0].token_ids
     for whole, row in zip(longest[1:], cut[1:], strict=True):
         assert row.token_ids == whole.token_ids[:limit]

@@ -86,7 +86,7 @@ def search(
         NonFiniteLogitsError: The model's results cannot be used.
     """
     searches = [_Search(plan, number, vocabulary) for number, plan in enumerate(plans)]
-    rows = prompts.go_on(torch.tensor([plan.row for plan in plans], device=prompts.device))
+    rows = prompts.go_on_at(torch.tensor([plan.row for plan in plans], device=prompts.device))
     while True:
         choices = _choices(rows, searches, vocabulary)
         place = 0
@@ -98,12 +98,12 @@ def search(
         if not live:
             return [one.readings() for one in searches]
         rows.select(torch.tensor([hypothesis.parent for hypothesis in live], device=rows.device))
-        rows.choose(torch.tensor([hypothesis.token_ids[-1] for hypothesis in live]))
+        rows.choose(torch.tensor([hypothesis.token_ids[-1:] for hypothesis in live]))
 
 
 def _choices(rows: Continuation, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
     """Return the most probable tokens that each live hypothesis may go on with."""
-    known = rows.log_probabilities()  # (R, V)
+    known = rows.log_probabilities().squeeze(1)  # (R, V)
     masks = torch.stack([mask for one in searches for mask in one.masks()]).to(known.device)
     may_end = torch.tensor([b for one in searches for b in one.may_end()], device=known.device)
     merging = torch.tensor(

@@ -5,7 +5,12 @@ places or end. Leaves the forward passes to `text_decoder.py`, and choosing toke
 and `beam_search.py`. Invariants: a row does not depend on its neighbours, and prompts that were
 read once can be gone on from any number of times.
 
-Dims: B rows, T tokens of the prompts, R rows chosen among B, V vocabulary, S size of a head.
+A pass may read tokens that are only guessed behind those that are certain: where a guess turns out
+right, what follows it is known without a pass of its own. Which are right is up to the caller, and
+those that were not are forgotten.
+
+Dims: B rows, T tokens of the prompts, N tokens of one pass, one certain and the others guessed,
+R rows chosen among B, V vocabulary, S size of a head.
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ class Prompts:
     Attributes:
         decoder: Runs the text model.
         cache: Holds the prompts.
-        logits: (B, V) of the first token behind each.
+        logits: (B, N, V) of the first token behind each and behind each guess.
+        guessed: (B, N - 1) tokens that were guessed.
         attention_mask: (B, T) bool, False where a row is padded on its left.
         rotation: (B, steps - 1, 1, S) of the tokens to come.
         steps: Most tokens to come, the end token included.
@@ -38,6 +44,7 @@ class Prompts:
     decoder: TextDecoder
     cache: KeyValueCache
     logits: torch.Tensor
+    guessed: torch.Tensor
     attention_mask: torch.Tensor
     rotation: Rotation
     steps: int
@@ -50,6 +57,7 @@ class Prompts:
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor,
         steps: int,
+        guessed: torch.Tensor,
     ) -> Prompts:
         """Run the prefill.
 
@@ -59,33 +67,42 @@ class Prompts:
             attention_mask: (B, T) bool, False where a row is padded on its left.
             position_ids: (3, B, T) M-RoPE positions.
             steps: Most tokens to come, the end token included.
+            guessed: (B, N - 1) tokens to come, fewer than `steps`, none or any.
         """
-        tokens = embeddings.shape[1]
+        tokens, guesses = embeddings.shape[1], guessed.shape[1]
         cache = decoder.new_cache(tokens + steps - 1)
         rotation = decoder.rotation(_all_positions(position_ids, steps))
-        mask = _prompt_mask(attention_mask)
-        logits = decoder.forward(embeddings, rotation.between(0, tokens), mask, cache)
+        if guesses:
+            embeddings = torch.cat([embeddings, decoder.embed(guessed)], dim=1)
+        logits = decoder.forward(
+            embeddings,
+            rotation.between(0, tokens + guesses),
+            _prompt_mask(_with_later_tokens(attention_mask, guesses)),
+            cache,
+            wanted=1 + guesses,
+        )
         later = rotation.between(tokens, tokens + steps - 1)
-        return cls(decoder, cache, logits, attention_mask, later, steps)
+        return cls(decoder, cache, logits, guessed, attention_mask, later, steps)
 
     @property
     def device(self) -> torch.device:
         """Where places of rows are."""
         return self.attention_mask.device
 
-    def go_on(self, rows: torch.Tensor | None = None) -> Continuation:
-        """Return what goes on from the prompts at some places (R,), or from all of them.
+    def go_on(self) -> Continuation:
+        """Return what goes on from all prompts, without a copy.
 
-        Without places there is no copy: it ends what was gone on with before in that way.
+        It ends what was gone on with before in this way.
         """
-        tokens = self.attention_mask.shape[1]
-        if rows is None:
-            cache = self.cache.shared(tokens)
-            return Continuation(self, cache, self.logits, self.attention_mask, self.rotation)
+        cache = self.cache.shared(self.attention_mask.shape[1])
+        return Continuation(self, cache, self.logits, self.attention_mask, self.rotation)
+
+    def go_on_at(self, rows: torch.Tensor) -> Continuation:
+        """Return what goes on from the prompts at some places (R,), without the guesses."""
         return Continuation(
             self,
-            self.cache.selected(rows, tokens),
-            self.logits[rows.to(self.logits.device)],
+            self.cache.selected(rows, self.attention_mask.shape[1]),
+            self.logits[rows.to(self.logits.device), :1],
             self.attention_mask[rows],
             self.rotation.rows(rows),
         )
@@ -103,14 +120,14 @@ class Continuation:
         rotation: Rotation,
     ) -> None:
         self._decoder = prompts.decoder
+        self._steps = prompts.steps
         self._prompt_tokens = prompts.attention_mask.shape[1]
         self._chosen = 0
         self._cache = cache
         self._logits = logits
         self._rotation = rotation
         self._padded = not bool(attention_mask.all())
-        # (B, T + steps - 1): chosen tokens are never padding.
-        self._visible = torch.nn.functional.pad(attention_mask, (0, prompts.steps - 1), value=True)
+        self._visible = _with_later_tokens(attention_mask, prompts.steps - 1)
 
     @property
     def device(self) -> torch.device:
@@ -118,22 +135,42 @@ class Continuation:
         return self._visible.device
 
     def log_probabilities(self) -> torch.Tensor:
-        """Return the log-probabilities (B, V) of the next token.
+        """Return the log-probabilities (B, N, V) of the next token, and behind each guess.
 
         Not finite ones are left to the caller, who fetches results from the device anyhow.
         """
         return self._logits.float().log_softmax(dim=-1)
 
-    def choose(self, tokens: torch.Tensor) -> None:
-        """Put one more token behind each row, (B,)."""
-        length = self._prompt_tokens + self._chosen + 1
+    def choose(self, tokens: torch.Tensor, right: int = 0) -> None:
+        """Put more tokens behind each row.
+
+        Args:
+            tokens: (B, N), one that is certain and guesses at what follows it. Guesses beyond the
+                steps are left out.
+            right: How many of the guesses before were right in all rows.
+        """
+        self._cache.advance(right)
+        start = self._chosen + right
+        tokens = tokens[:, : self._steps - 1 - start].to(self._decoder.device)
+        count = tokens.shape[1]
         self._logits = self._decoder.forward(
-            self._decoder.embed(tokens.unsqueeze(1).to(self._decoder.device)),
-            self._rotation.between(self._chosen, self._chosen + 1),
-            self._visible[:, None, None, :length] if self._padded else None,
+            self._decoder.embed(tokens),
+            self._rotation.between(start, start + count),
+            self._mask(start, count),
             self._cache,
+            wanted=count,
         )
-        self._chosen += 1
+        self._chosen = start + 1
+        self._cache.forget(count - 1)
+
+    def _mask(self, start: int, count: int) -> torch.Tensor | None:
+        """Return which tokens of a pass see which, (B, 1, N, K); None where one sees all."""
+        if count == 1 and not self._padded:
+            return None
+        before = self._prompt_tokens + start
+        visible = self._visible[:, None, None, : before + count]  # (B, 1, 1, K)
+        square = visible.new_ones(count, before + count)  # (N, K)
+        return visible & square.tril(before)
 
     def select(self, rows: torch.Tensor) -> None:
         """Keep the rows at some places (R,), in that order, each as often as it is there."""
@@ -152,6 +189,11 @@ def _prompt_mask(attention_mask: torch.Tensor) -> torch.Tensor | None:
     visible = attention_mask[:, None] & square.tril()  # (B, T, T)
     # Padding sees itself: a row of attention that sees nothing would be NaN.
     return (visible | square.diag().diag()).unsqueeze(1)
+
+
+def _with_later_tokens(attention_mask: torch.Tensor, count: int) -> torch.Tensor:
+    """Return an attention mask (B, T) with that of tokens to come, which are never padding."""
+    return torch.nn.functional.pad(attention_mask, (0, count), value=True)
 
 
 def _all_positions(position_ids: torch.Tensor, steps: int) -> torch.Tensor:

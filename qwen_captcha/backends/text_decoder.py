@@ -1,11 +1,11 @@
 """Qwen2-VL's text model, run step by step over a cache of known size.
 
-Responsible for: the forward pass from embeddings to the logits of the last position, over the
+Responsible for: the forward pass from embeddings to the logits of the last positions, over the
 checkpoint's own weights. Leaves the steps to `continuation.py`. Invariant: the logits equal those
 of the model's own forward pass, whose bookkeeping costs more than the arithmetic of a small model.
 
-Dims: B batch, T tokens of this pass, K tokens so far, C width, H heads, G key-value heads,
-S size of a head, V vocabulary.
+Dims: B batch, T tokens of this pass, N those whose logits are wanted, K tokens so far, C width,
+H heads, G key-value heads, S size of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class KeyValueCache:
         """Count the tokens of a pass, after its last layer."""
         self.length += tokens
 
+    def forget(self, tokens: int) -> None:
+        """Give the place of the last tokens to others; until then `advance` brings them back."""
+        self.length -= tokens
+
 
 class TextDecoder:
     """Runs the layers of a loaded model's text part."""
@@ -105,8 +109,9 @@ class TextDecoder:
         rotation: Rotation,
         mask: torch.Tensor | None,
         cache: KeyValueCache,
+        wanted: int = 1,
     ) -> torch.Tensor:
-        """Return the logits (B, V) of the last position, and add this pass to the cache.
+        """Return the logits (B, N, V) of the last positions, and add this pass to the cache.
 
         Args:
             embeddings: (B, T, C).
@@ -114,16 +119,18 @@ class TextDecoder:
             mask: (B, 1, T, K) bool, False where a token does not see another; None where each
                 sees all up to itself.
             cache: Of the tokens before.
+            wanted: N.
         """
         hidden = embeddings
         last = self._layers[-1]
         for layer in self._layers:
             hidden, rotation = hidden.to(layer.device), rotation.to(layer.device)
             mask = None if mask is None else mask.to(layer.device)
-            hidden = layer.forward(hidden, rotation, mask, cache, last_only=layer is last)
+            last_only = layer is last and wanted == 1
+            hidden = layer.forward(hidden, rotation, mask, cache, last_only=last_only)
         cache.advance(embeddings.shape[1])
-        hidden = hidden[:, -1].to(self._text.norm.weight.device)  # (B, C)
-        return self._head(_norm(self._text.norm, hidden).to(self._head_device))  # (B, V)
+        hidden = hidden[:, -wanted:].to(self._text.norm.weight.device)  # (B, N, C)
+        return self._head(_norm(self._text.norm, hidden).to(self._head_device))  # (B, N, V)
 
 
 class _Layer:

@@ -63,25 +63,27 @@ class Vocabulary:
             [by_spelling.get((s or b"").swapcase(), i) for i, s in enumerate(self.spellings)],
             device=device,
         )
+        # What a token to come is guessed to be while nothing is known: answers go on after it.
+        self.guess = by_spelling.get(b"a", 0)
         keys, variants = _case_tables(self.spellings)
         self._case_keys, self._case_variants = keys.to(device), variants.to(device)
         self._whole = _WholeTokens(self.spellings)
         self.rules = lru_cache(maxsize=KEPT_CHARSETS)(self._make_rules)
 
     def other_case(self, log_probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the log-probability (B,) of chosen tokens (B,) in the other case of their letters.
+        """Return the log-probability of chosen tokens in the other case of their letters.
 
         Args:
-            log_probabilities: (B, V).
-            chosen: One token a row.
+            log_probabilities: (..., V).
+            chosen: (...).
 
         Returns:
-            -inf where a token has no other case.
+            (...), -inf where a token has no other case.
         """
-        chosen = chosen.unsqueeze(1)  # (B, 1)
+        chosen = chosen.unsqueeze(-1)  # (..., 1)
         twins = self._twins.to(chosen.device)[chosen]
-        known = log_probabilities.gather(1, twins)
-        return known.masked_fill_(twins == chosen, -math.inf).squeeze(1)
+        known = log_probabilities.gather(-1, twins)
+        return known.masked_fill_(twins == chosen, -math.inf).squeeze(-1)
 
     def merge_cases(self, log_probabilities: torch.Tensor) -> torch.Tensor:
         """Return log-probabilities (B, V) with those of tokens that differ in case added up.
