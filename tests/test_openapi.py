@@ -185,6 +185,61 @@ def test_replies_have_the_fields_that_are_described_and_no_others(
     assert statuses == {200, 400, 410, 415, 500, 503}
 
 
+def own_requests(image: bytes) -> dict[str, dict[str, Any]]:
+    """Return requests to /ocr in this service's own form."""
+    return {
+        "body": {"data": image},
+        "file": {"data": {"image": (io.BytesIO(image), "x.png")}},
+        "json": {"json": {"image_base64": as_base64(image)}},
+        "text": {"data": {"image_base64": as_base64(image)}},
+    }
+
+
+def requests_of_dialects(image: bytes) -> dict[str, dict[str, Any]]:
+    """Return a request to /ocr for the reply of each dialect."""
+    return {
+        "DdddocrApiReply": {"json": {"image": as_base64(image)}},
+        "DdddocrFastapiReply": {"data": {"file": (io.BytesIO(image), "x.png")}},
+    }
+
+
+@pytest.mark.parametrize("form", own_requests(b""))
+@pytest.mark.parametrize(("said", "schema"), [("7", "Answer"), ("5/0", "NoAnswer")])
+def test_a_request_of_our_own_form_gets_our_own_reply(
+    client: FlaskClient, backend: FakeBackend, form: str, said: str, schema: str
+) -> None:
+    backend.say = lambda task: said
+    reply = client.post("/ocr", **own_requests(image_bytes(120))[form])
+    assert schemas_of(reply.get_json()) == {schema}
+
+
+@pytest.mark.parametrize("schema", requests_of_dialects(b""))
+def test_a_request_of_a_dialect_gets_its_reply(client: FlaskClient, schema: str) -> None:
+    reply = client.post("/ocr", **requests_of_dialects(image_bytes(120))[schema])
+    assert schemas_of(reply.get_json()) == {schema}
+
+
+def schemas_of(body: object) -> set[str]:
+    """Return the names of the schemas of `POST /ocr` with status 200 that a reply fits."""
+    document = strict(DOCUMENT)
+    [content] = document["paths"]["/ocr"]["post"]["responses"]["200"]["content"].values()
+    components = {"components": document["components"]}
+    return {
+        schema["$ref"].rpartition("/")[2]
+        for schema in content["schema"]["anyOf"]
+        if Draft202012Validator({**schema, **components}).is_valid(body)
+    }
+
+
+def test_each_reply_of_the_shared_route_says_which_request_it_answers() -> None:
+    [content] = DOCUMENT["paths"]["/ocr"]["post"]["responses"]["200"]["content"].values()
+    names = [schema["$ref"].rpartition("/")[2] for schema in content["schema"]["anyOf"]]
+    assert len(names) == 4
+    for name in names:
+        description = DOCUMENT["components"]["schemas"][name]["description"]
+        assert description.startswith("The reply to ")
+
+
 def test_a_field_that_is_not_described_does_not_pass() -> None:
     body = {"success": True, "text": "1", "confidence": 0.5, "raw_response": "1"}
     check(body, "/ocr", "post", 200)

@@ -30,6 +30,7 @@ from qwen_captcha.openapi.schemas import (
     any_of,
     object_of,
     ref,
+    sent_to,
 )
 
 TEXT: Schema = {"type": "string"}
@@ -55,24 +56,32 @@ DIALECT_SCHEMAS: Mapping[str, Schema] = {
             "probability": {"type": "array", "items": {"type": "array", "items": NUMBER}},
         }
     ),
-    "DdddocrApiReply": object_of(
-        {
-            "result": any_of(TEXT, ref("Probabilities")),
-            "probability": NULL,
-            "processing_time": {**NUMBER, "description": "Seconds."},
-        },
-        warnings=WARNINGS,
+    "DdddocrApiReply": sent_to(
+        "JSON with image, or a file named file at /ocr/file",
+        object_of(
+            {
+                "result": any_of(TEXT, ref("Probabilities")),
+                "probability": NULL,
+                "processing_time": {**NUMBER, "description": "Seconds."},
+            },
+            warnings=WARNINGS,
+        ),
     ),
-    "DdddocrApiError": object_of({"detail": TEXT}),
+    "DdddocrApiError": sent_to(
+        "a refused request of ddddocr api's form", object_of({"detail": TEXT})
+    ),
     "OcrApiServerReply": object_of(
         {"status": {"type": "integer", "const": 200}, "result": TEXT, "msg": TEXT}
     ),
-    "DdddocrFastapiReply": object_of(
-        {
-            "code": {"type": "integer", "enum": [200, 400, 500]},
-            "message": TEXT,
-            "data": any_of(TEXT, ref("Probabilities"), NULL),
-        }
+    "DdddocrFastapiReply": sent_to(
+        "a form with a file named file or a text named image, refused ones included",
+        object_of(
+            {
+                "code": {"type": "integer", "enum": [200, 400, 500]},
+                "message": TEXT,
+                "data": any_of(TEXT, ref("Probabilities"), NULL),
+            }
+        ),
     ),
 }
 

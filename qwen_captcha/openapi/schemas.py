@@ -40,6 +40,14 @@ def object_of(required: Mapping[str, object], **optional: object) -> Schema:
     }
 
 
+def sent_to(request: str, schema: Schema) -> Schema:
+    """Return the schema of a reply that says which requests of a shared route it answers.
+
+    OpenAPI ties a reply to a status and not to the form of the request.
+    """
+    return {**schema, "description": f"The reply to {request}."}
+
+
 def ref(name: str) -> Schema:
     """Return a reference to one of `SCHEMAS`."""
     return {"$ref": f"#/components/schemas/{name}"}
@@ -55,6 +63,7 @@ def error_types() -> list[str]:
     return sorted({error.error_type for error in every_error_type()})
 
 
+OWN_REQUEST = "an image as the body, as a file image or as a text image_base64"
 _SENTENCE: Schema = {"type": "string", "minLength": 1, "description": "One sentence."}
 WARNINGS: Schema = {
     "type": "array",
@@ -129,8 +138,11 @@ SCHEMAS: Mapping[str, Schema] = {
             },
         }
     ),
-    "Answer": object_of(ANSWER_FIELDS, **ANSWER_EXTRAS),
-    "NoAnswer": object_of(_failure(NO_ANSWER), **ANSWER_EXTRAS),
+    "Answer": sent_to(OWN_REQUEST, object_of(ANSWER_FIELDS, **ANSWER_EXTRAS)),
+    "NoAnswer": sent_to(
+        f"{OWN_REQUEST} whose image gives no usable text",
+        object_of(_failure(NO_ANSWER), **ANSWER_EXTRAS),
+    ),
     "BatchAnswer": object_of({**_FILENAME, **ANSWER_FIELDS}, **ANSWER_EXTRAS),
     "BatchFailure": object_of(
         {**_FILENAME, **_failure(NO_ANSWER, *error_types())}, **ANSWER_EXTRAS
