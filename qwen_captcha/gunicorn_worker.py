@@ -16,6 +16,7 @@ import contextlib
 import errno
 import logging
 import selectors
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -215,6 +216,15 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             # Not here: a signal handler may interrupt whoever holds the locks that this needs.
             self.method_queue.defer(self._begin_drain)
         super().handle_exit(sig, frame)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """Leave at once on SIGQUIT.
+
+        Ctrl+C in a terminal is a SIGINT to all processes, and the main one then sends SIGQUIT: a
+        worker that obeyed both would be interrupted while it ends.
+        """
+        if sig == signal.SIGQUIT:
+            super().handle_quit(sig, frame)
 
     def _begin_drain(self) -> None:
         """Refuse new work; called by the main loop."""

@@ -318,6 +318,16 @@ def test_the_log_of_a_good_start_is_short() -> None:
     ]
 
 
+def test_ctrl_c_ends_it_without_a_word() -> None:
+    """With the real model, as what was interrupted is the end of torch."""
+    with running(ENTRY_SCRIPT, QWEN_MODEL="bundled", USE_GPU="false") as server:
+        server.wait_until_ready()
+        logged = len(server.lines)
+        os.killpg(server.process.pid, signal.SIGINT)
+        assert server.wait_for_end() == 0
+    assert server.lines[logged:] == []
+
+
 @pytest.mark.parametrize(
     ("error", "status"),
     [
