@@ -1,4 +1,4 @@
-"""The page on the HTTP API has every route, option, field and error, and its examples run."""
+"""The page on the HTTP API has every route, option, field and error; examples of pages run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ from qwen_captcha.options import Case, Kind
 
 PAGE = (PROJECT / "docs" / "api.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-EXAMPLES = re.findall(r"```bash\n(curl .*?)```\n\n```json\n(.*?)```", PAGE, re.DOTALL)
+TUTORIAL = (PROJECT / "docs" / "first-ten-minutes.md").read_text(encoding="utf-8")
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = re.compile(r"```bash\n([^`]*?curl [^`]*?)```\n\n```json\n(.*?)```", re.DOTALL)
+EXAMPLES = [example for page in (PAGE, TUTORIAL, README) for example in EXAMPLE.findall(page)]
 URL = "http://127.0.0.1:5000"
 
 
@@ -79,8 +82,9 @@ def test_each_status_that_is_named_for_an_error_is_one() -> None:
     assert all(str(status) in SECTIONS["Errors"] for status in set(SERVER_REFUSALS) - in_the_table)
 
 
-def test_each_page_that_is_linked_exists() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", PAGE)
+@pytest.mark.parametrize("page", [PAGE, TUTORIAL], ids=["api", "first-ten-minutes"])
+def test_each_page_that_is_linked_exists(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)", page)
     assert links
     assert [link for link in links if not (PROJECT / "docs" / link).exists()] == []
 
@@ -106,7 +110,7 @@ def shown(value: Any, name: str = "") -> Any:
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.parametrize(("command", "reply"), EXAMPLES)
-def test_an_example_answers_what_the_page_shows(url: str, command: str, reply: str) -> None:
+def test_an_example_answers_what_its_page_shows(url: str, command: str, reply: str) -> None:
     run = subprocess.run(
         ["sh", "-ec", command.replace(URL, url)],
         cwd=PROJECT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
@@ -118,7 +122,8 @@ def test_an_example_answers_what_the_page_shows(url: str, command: str, reply: s
 
 
 def test_every_kind_of_request_has_an_example() -> None:
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLE.findall(TUTORIAL)) == 6
+    assert len(EXAMPLE.findall(README)) == 1
     sections = {name for name, text in SECTIONS.items() if "```bash\ncurl " in text}
     assert sections == {
         "One image", "Many images", "Options", "Errors", "State", "Dialects",
