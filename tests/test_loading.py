@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,32 @@ def test_a_worker_takes_its_share_of_the_cores(
     monkeypatch.setattr(loading, "usable_cores", lambda: cores)
     assert loading.use_available_cores(workers) == threads
     assert torch.get_num_threads() == threads
+
+
+FAULTS_OF_A_BATCH = """
+import resource
+import torch
+from qwen_captcha.backends import loading
+
+def batch():
+    assert sum(part[0].item() for part in [torch.ones(2**20) for _ in range(6)]) == 6  # 4 MiB each
+
+loading.keep_freed_memory()
+for _ in range(3):
+    batch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+batch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc")
+def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
+    # A process of its own: what others freed before counts, too.
+    command = [sys.executable, "-c", FAULTS_OF_A_BATCH]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    # 24 MiB are 6,144 pages.
+    assert int(done.stdout) < 600
 
 
 @dataclass

@@ -168,6 +168,7 @@ class Qwen2VLBackend:
 
         plan = self._plan(files, loading.visible_gpus())
         threads = loading.use_available_cores(self._workers)
+        loading.keep_freed_memory()
         log.info(
             "%s of weights in %s on the device %s, %d CPU threads",
             _gib(files.weights.loaded_bytes(plan.precision.bytes_per_parameter)),
