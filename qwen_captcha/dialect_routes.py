@@ -81,7 +81,7 @@ def read_in_dialect(
     """Return the reply to a request for one image in a dialect."""
     g.dialect = dialect
     start = service.monotonic()
-    limits = PayloadLimits(settings.max_image_bytes, settings.max_batch_images)
+    limits = PayloadLimits.of(settings)
     question = dialect.parse(body, limits)
     answer = service.recognize(
         question.data,

@@ -20,7 +20,7 @@ from typing import Protocol
 from flask import Response, jsonify
 
 from qwen_captcha.errors import CaptchaServiceError, InvalidOption, MissingImage
-from qwen_captcha.options import Options, parse_options
+from qwen_captcha.options import Options
 from qwen_captcha.payload import Body, PayloadLimits, image_from_base64, image_from_file
 from qwen_captcha.recognition import Answer
 
@@ -72,7 +72,7 @@ class DdddocrApi:
         )
         return Question(
             _file_or_base64(body, "file", "image", limits),
-            parse_options(option_fields(body.fields, "charset_range"), body.query),
+            limits.parse_options(option_fields(body.fields, "charset_range"), body.query),
             _flag(body.fields, "probability"),
             (COLORS_IGNORED,) if colored else (),
         )
@@ -113,7 +113,7 @@ class OcrApiServer:
         data = _file_or_base64(body, "image", "image", limits)
         if data.startswith(b"{"):
             data = image_from_base64(_image_of_object(data), limits)
-        return Question(data, parse_options(body.fields, body.query))
+        return Question(data, limits.parse_options(body.fields, body.query))
 
     def answer(self, question: Question, answer: Answer, seconds: float) -> Response:
         """Return the text, alone or as `result`."""
@@ -136,7 +136,7 @@ class DdddocrFastapi:
         """Return what a request asks."""
         return Question(
             _file_or_base64(body, "file", "image", limits),
-            parse_options(option_fields(body.fields, "charsets"), body.query),
+            limits.parse_options(option_fields(body.fields, "charsets"), body.query),
             _flag(body.fields, "probability"),
         )
 

@@ -79,7 +79,9 @@ class Options:
     min_confidence: float = 0.0
 
 
-def parse_options(*sources: Mapping[str, object]) -> Options:
+def parse_options(
+    *sources: Mapping[str, object], max_prompt_characters: int = MAX_PROMPT_CHARACTERS
+) -> Options:
     """Validate the options among the fields of a request.
 
     An empty or whitespace-only text and a JSON null count as not given, because HTML forms send
@@ -88,13 +90,14 @@ def parse_options(*sources: Mapping[str, object]) -> Options:
     Args:
         *sources: Fields of the request, the strongest source first: for each option the first
             source that gives it wins.
+        max_prompt_characters: Longest prompt.
 
     Raises:
         InvalidOption: A value has the wrong type or is not allowed, or options exclude each
             other.
     """
     return Options(
-        prompt=_text(sources, "prompt", MAX_PROMPT_CHARACTERS),
+        prompt=_text(sources, "prompt", max_prompt_characters),
         kind=_choice(sources, "kind", Kind.AUTO),
         case=_choice(sources, "case", Case.KEEP),
         charset=_charset(sources),

@@ -14,6 +14,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from flask import Request
 from werkzeug.datastructures import FileStorage
@@ -28,7 +29,8 @@ from qwen_captcha.errors import (
     TooManyImages,
 )
 from qwen_captcha.image_headers import image_format
-from qwen_captcha.options import Options, parse_options
+from qwen_captcha.options import MAX_PROMPT_CHARACTERS, Options, parse_options
+from qwen_captcha.settings import Settings
 
 SINGLE_FORMS = (
     "No image was sent. Send a multipart file field named image, JSON with image_base64, "
@@ -49,10 +51,23 @@ class PayloadLimits:
     Attributes:
         max_image_bytes: Size of one image file, base64 decoded.
         max_batch_images: Number of images in one batch.
+        max_prompt_characters: Length of a caller's own instruction.
     """
 
     max_image_bytes: int
     max_batch_images: int
+    max_prompt_characters: int = MAX_PROMPT_CHARACTERS
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return those of some settings."""
+        return cls(
+            settings.max_image_bytes, settings.max_batch_images, settings.max_prompt_characters
+        )
+
+    def parse_options(self, *sources: Mapping[str, object]) -> Options:
+        """Return the options among some fields; raises InvalidOption."""
+        return parse_options(*sources, max_prompt_characters=self.max_prompt_characters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +130,7 @@ def parse_single(body: Body, limits: PayloadLimits) -> tuple[bytes, Options]:
         ImageTooLarge: The image is over `max_image_bytes`.
         InvalidOption: An option has a value that is not allowed.
     """
-    options = parse_options(body.fields, body.query)
+    options = limits.parse_options(body.fields, body.query)
     if body.image is not None:
         return _within_limit(body.image, limits), options
     file = body.files.get("image")
@@ -147,7 +162,7 @@ def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUplo
         raise TooManyImages(
             f"The batch has {len(sources)} images; at most {limits.max_batch_images} are allowed."
         )
-    options = parse_options(fields, request.args)
+    options = limits.parse_options(fields, request.args)
     return [_upload(number, source, limits) for number, source in enumerate(sources, 1)], options
 
 

@@ -83,7 +83,7 @@ def answer_body(answer: Answer) -> dict[str, object]:
 def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
     """Return the routes of one service."""
     routes = Blueprint("captcha", __name__)
-    limits = PayloadLimits(settings.max_image_bytes, settings.max_batch_images)
+    limits = PayloadLimits.of(settings)
 
     @routes.post("/ocr")
     def ocr() -> Response:

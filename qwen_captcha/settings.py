@@ -74,6 +74,7 @@ class Settings:
     max_image_pixels: int
     max_frames: int
     max_batch_images: int
+    max_prompt_characters: int
     max_batch_size: int
     max_queue_delay_ms: float
     max_queue_size: int
@@ -197,6 +198,8 @@ VARIABLES: tuple[Variable, ...] = (
         "Longest animation in frames."),
     _whole_number("max_batch_images", "MAX_BATCH_IMAGES", 64, 1, 4096,
         "Most images in one /batch-ocr request; at most MAX_QUEUE_SIZE."),
+    _whole_number("max_prompt_characters", "MAX_PROMPT_CHARACTERS", 2000, 1, 2000,
+        "Longest prompt of a caller, in characters."),
     _whole_number("max_batch_size", "MAX_BATCH_SIZE", 8, 1, 1024,
         "Most images that share one forward pass of the model."),
     _decimal_number("max_queue_delay_ms", "MAX_QUEUE_DELAY_MS", 5, 0, 1000,

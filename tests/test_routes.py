@@ -356,6 +356,15 @@ def test_too_many_images_are_refused(backend: FakeBackend) -> None:
     assert_error(response, 413, "too_many_images")
 
 
+@pytest.mark.parametrize("path", ["/ocr?prompt=123456", "/batch-ocr?prompt=123456"])
+def test_a_prompt_over_the_limit_is_refused(backend: FakeBackend, path: str) -> None:
+    client = create_client(backend, MAX_PROMPT_CHARACTERS="5")
+    field = "images" if "batch" in path else "image"
+    response = client.post(path, data={field: (io.BytesIO(IMAGE), "a.png")})
+    assert "at most 5 characters" in assert_error(response, 400, "invalid_option")
+    assert backend.batches == []
+
+
 def test_base64_in_a_form_field_may_be_large(client: FlaskClient) -> None:
     noise = image_bytes(1200, 600, "BMP")
     assert len(noise) > 2_000_000

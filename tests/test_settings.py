@@ -46,6 +46,7 @@ def test_defaults_are_the_documented_ones() -> None:
         max_image_pixels=12_500_000,
         max_frames=100,
         max_batch_images=64,
+        max_prompt_characters=2000,
         max_batch_size=8,
         max_queue_delay_ms=5.0,
         max_queue_size=128,

@@ -83,7 +83,8 @@ def limits_of(settings: Settings) -> str:
     return (
         f"Limits here: {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels an "
         f"image, {settings.max_frames} frames an animation, {settings.max_batch_images} images a "
-        f"batch, {settings.max_body_bytes} bytes a request; an image is answered within "
+        f"batch, {settings.max_body_bytes} bytes a request, {settings.max_prompt_characters} "
+        f"characters a prompt; an image is answered within "
         f"{settings.ocr_timeout_s:g} s, a batch within {settings.batch_ocr_timeout_s:g} s."
     )
 
