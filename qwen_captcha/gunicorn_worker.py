@@ -194,6 +194,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Begin or cease to accept connections; a stopping worker takes leave of its listeners."""
         super().set_accept_enabled(enabled)
         if not (enabled or self.alive):
+            # The main loop may have ended before it came to what the signal's handler left it.
+            self._begin_drain()
             self._leave_listeners()
 
     def _leave_listeners(self) -> None:
@@ -209,6 +211,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
                 counted = self.nr_conns
                 self.accept(listener)
             listener.close()
+        self.sockets = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain on SIGTERM."""
@@ -227,8 +230,11 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             super().handle_quit(sig, frame)
 
     def _begin_drain(self) -> None:
-        """Refuse new work; called by the main loop."""
-        self.wsgi.extensions["captcha_service"].begin_drain()
+        """Refuse new work, once; called by the main loop."""
+        service = self.wsgi.extensions["captcha_service"]
+        if service.draining:
+            return
+        service.begin_drain()
         log.info("No new work is taken; accepted requests have %d s.", self.cfg.graceful_timeout)
 
 
