@@ -200,7 +200,8 @@ VARIABLES: tuple[Variable, ...] = (
         "Most images in one /batch-ocr request; at most MAX_QUEUE_SIZE."),
     _whole_number("max_prompt_characters", "MAX_PROMPT_CHARACTERS", 2000, 1, 2000,
         "Longest prompt of a caller, in characters."),
-    _whole_number("max_batch_size", "MAX_BATCH_SIZE", 8, 1, 1024,
+    # A larger batch asks for the interpreter less often, which counts when many ask for it.
+    _whole_number("max_batch_size", "MAX_BATCH_SIZE", 32, 1, 1024,
         "Most images that share one forward pass of the model."),
     _decimal_number("max_queue_delay_ms", "MAX_QUEUE_DELAY_MS", 5, 0, 1000,
         "Longest wait for images that are still being decoded, to share a forward pass with; "

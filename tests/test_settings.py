@@ -47,7 +47,7 @@ def test_defaults_are_the_documented_ones() -> None:
         max_frames=100,
         max_batch_images=64,
         max_prompt_characters=2000,
-        max_batch_size=8,
+        max_batch_size=32,
         max_queue_delay_ms=5.0,
         max_queue_size=128,
         ocr_timeout_s=8.0,
