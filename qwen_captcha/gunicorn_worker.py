@@ -78,18 +78,20 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """
         for idle in (self.pending_conns, self.keepalived_conns):
             if idle:
-                conn = idle.popleft()
-                self.poller.unregister(conn.sock)
-                self.nr_conns -= 1
-                conn.close()
+                self._close(idle.popleft())
                 return
+
+    def _close(self, conn: TConn) -> None:
+        with contextlib.suppress(KeyError):  # Between two requests it is not registered.
+            self.poller.unregister(conn.sock)
+        self.nr_conns -= 1
+        conn.close()
 
     def load_wsgi(self) -> None:
         """Load the application, and what refuses in its stead while it has no place."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().load_wsgi()
-        service = self.wsgi.extensions["captcha_service"]
-        self.quick_refusals = QuickRefusals(service, service.ocr_timeout_s)
+        self.quick_refusals = QuickRefusals(self.wsgi.extensions["captcha_service"])
 
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the next request of a connection; called by the main loop.
@@ -163,14 +165,12 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             conn.parser.unreader.unread(received)
             return None
         stays = request.keeps_alive and len(self.keepalived_conns) < self.max_keepalived
+        reply = self.quick_refusals.reply(request, error, close=not stays)
         with contextlib.suppress(OSError):
-            conn.sock.send(self.quick_refusals.reply(request, error, close=not stays), NOT_WAITING)
-            if stays:
+            # Who has left no room for so little does not read his replies.
+            if conn.sock.send(reply, NOT_WAITING) == len(reply) and stays:
                 return True
-        with contextlib.suppress(KeyError, ValueError):
-            self.poller.unregister(conn.sock)
-        self.nr_conns -= 1
-        conn.close()
+        self._close(conn)
         return False
 
     def handle(self, conn: TConn) -> object:
@@ -216,7 +216,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
                 counted = self.nr_conns
                 self.accept(listener)
             listener.close()
-        self.sockets = []
+        self.sockets: list[socket.socket] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain on SIGTERM."""

@@ -65,9 +65,10 @@ def plain_request(received: bytes) -> PlainRequest | None:
     headers: dict[bytes, bytes] = {}
     for field in fields:
         name, colon, value = field.partition(b":")
+        name = name.lower()
         if not colon or name in headers:
             return None
-        headers[name.lower()] = value.strip()
+        headers[name] = value.strip()
     length = headers.get(b"content-length", b"")
     if not length.isdigit() or int(length) != len(body):
         return None
@@ -90,12 +91,10 @@ class QuickRefusals:
 
     Args:
         service: Whose gate decides, and whose metrics count.
-        timeout_s: Longest that a request may take, in seconds.
     """
 
-    def __init__(self, service: CaptchaService, timeout_s: float) -> None:
+    def __init__(self, service: CaptchaService) -> None:
         self._service = service
-        self._timeout_s = timeout_s
         metrics = service.metrics
         self._requests = metrics.requests.labels(ROUTE, str(QueueFull.status))
         self._seconds = metrics.request_seconds.labels(ROUTE)
@@ -105,7 +104,7 @@ class QuickRefusals:
 
     def refusal(self) -> QueueFull | None:
         """Return why an image would be refused now for the load, None where it would not."""
-        return self._service.refusal(self._service.monotonic() + self._timeout_s)
+        return self._service.refusal()
 
     def reply(self, request: PlainRequest, error: CaptchaServiceError, *, close: bool) -> bytes:
         """Return the whole reply to a request, counted; `close` says that it is the last one."""

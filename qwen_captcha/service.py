@@ -69,15 +69,12 @@ class CaptchaService:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        settings: Settings,
-        monotonic: Callable[[], float] = time.monotonic,
+        self, backend: Backend, settings: Settings, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self.backend = backend
         self.monotonic = monotonic
         self.metrics = Metrics()
-        self.ocr_timeout_s = settings.ocr_timeout_s
+        self._ocr_timeout_s = settings.ocr_timeout_s
         self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
         self._max_new_tokens = settings.max_new_tokens
         self._caching = settings.cache_size > 0
@@ -121,9 +118,9 @@ class CaptchaService:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
         return self._batcher.gate.wait_until_loaded(timeout_s)
 
-    def refusal(self, deadline: float) -> QueueFull | None:
+    def refusal(self) -> QueueFull | None:
         """Return why one image would not be taken now for the load, None where it would."""
-        return self._batcher.gate.refusal(deadline)
+        return self._batcher.gate.refusal(self.monotonic() + self._ocr_timeout_s)
 
     def begin_drain(self) -> None:
         """Take no new work from now on; what is accepted is still answered."""
