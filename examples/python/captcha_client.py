@@ -148,4 +148,6 @@ def main(url: str, paths: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(f"usage: {sys.argv[0]} URL IMAGE…")
     main(sys.argv[1], sys.argv[2:])
