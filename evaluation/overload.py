@@ -170,7 +170,11 @@ class Caller:
 async def _probe(crowd: Crowd, path: str, tally: Tally) -> None:
     while True:
         await asyncio.sleep(PROBE_INTERVAL_S)
-        reply = await crowd.ask(crowd.get(path))
+        try:
+            reply = await crowd.ask(crowd.get(path))
+        except OSError as error:
+            tally.others.append(f"{type(error).__name__} {path}")
+            continue
         tally.probes_s.append(reply.seconds)
         if reply.status != 200:
             tally.others.append(f"{reply.status} {path}")

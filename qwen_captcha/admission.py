@@ -84,7 +84,8 @@ class Gate:
             return
         with self.changed:
             self._refuse_by_state()
-            self._refuse_by_load(places, deadline)
+            if (error := self._overload(places, deadline)) is not None:
+                raise error
             self.admitted += places
             self.on_their_way += places
 
@@ -93,11 +94,7 @@ class Gate:
         with self.changed:
             if self.draining or self.state is not ModelState.READY:
                 return None
-            try:
-                self._refuse_by_load(1, deadline)
-            except QueueFull as error:
-                return error
-            return None
+            return self._overload(1, deadline)
 
     def arrive(self, places: int) -> None:
         """Say that images are not on their way any more: queued, or done without the queue."""
@@ -152,19 +149,20 @@ class Gate:
                 "The model is not working; please retry later.", retry_after_s=DEFAULT_RETRY_S
             )
 
-    def _refuse_by_load(self, places: int, deadline: float) -> None:
-        """Raise where the queue has no room, or not enough for an answer in time."""
+    def _overload(self, places: int, deadline: float) -> QueueFull | None:
+        """Return what is wrong where the queue has no room, or not enough for a timely answer."""
         busy_s = self.admitted * self._seconds_per_item
         retry_after_s = max(1, math.ceil(busy_s))
         if self.admitted + places > self._max_queue_size:
-            raise QueueFull("The queue is full; please retry.", retry_after_s=retry_after_s)
+            return QueueFull("The queue is full; please retry.", retry_after_s=retry_after_s)
         wait_s = busy_s + places * self._seconds_per_item
         if self.admitted > 0 and self._monotonic() + wait_s > deadline:
-            raise QueueFull(
+            return QueueFull(
                 f"The answer would take about {math.ceil(wait_s)} s, longer than this request may "
                 "take; please retry.",
                 retry_after_s=retry_after_s,
             )
+        return None
 
 
 class Admission(Generic[Task, Result]):

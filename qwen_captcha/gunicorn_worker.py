@@ -91,7 +91,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Load the application, and what refuses in its stead while it has no place."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().load_wsgi()
-        self.quick_refusals = QuickRefusals(self.wsgi.extensions["captcha_service"])
+        self.service = self.wsgi.extensions["captcha_service"]
+        self.quick_refusals = QuickRefusals(self.service.metrics)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the next request of a connection; called by the main loop.
@@ -105,7 +106,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         if self.alive and not conn.initialized and not conn.data_ready:
             self._await_request(conn)
             return
-        if self.alive and (error := self.quick_refusals.refusal()) is not None:
+        if self.alive and (error := self.service.refusal()) is not None:
             refused = self._refuse(conn, error)
             if refused:
                 conn.set_timeout()
@@ -123,7 +124,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """
         if client.fileno() < 0:
             return  # It made room for a newcomer in this same round of events.
-        if self.alive and (error := self.quick_refusals.refusal()) is not None:
+        if self.alive and (error := self.service.refusal()) is not None:
             refused = self._refuse(conn, error)
             if refused is not None:
                 self.keepalived_conns.remove(conn)
@@ -236,10 +237,9 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     def _begin_drain(self) -> None:
         """Refuse new work, once; called by the main loop."""
-        service = self.wsgi.extensions["captcha_service"]
-        if service.draining:
+        if self.service.draining:
             return
-        service.begin_drain()
+        self.service.begin_drain()
         log.info("No new work is taken; accepted requests have %d s.", self.cfg.graceful_timeout)
 
 

@@ -25,8 +25,8 @@ from qwen_captcha.access import REQUEST_ID_HEADER, TIMING_HEADER, is_request_id,
 from qwen_captcha.errors import CaptchaServiceError, QueueFull
 from qwen_captcha.guard import BROWSER_HEADERS
 from qwen_captcha.image_headers import image_format
+from qwen_captcha.metrics import Metrics
 from qwen_captcha.routes import error_body
-from qwen_captcha.service import CaptchaService
 
 ROUTE = "/ocr"
 # Seconds between two lines in the log.
@@ -87,24 +87,18 @@ def _is_own(body: bytes) -> bool:
 
 
 class QuickRefusals:
-    """Refuses plain requests while a service has no place for one image; used by one thread.
+    """Writes, counts and logs the replies to plain requests; used by one thread.
 
     Args:
-        service: Whose gate decides, and whose metrics count.
+        metrics: Of the service that has no place for them.
     """
 
-    def __init__(self, service: CaptchaService) -> None:
-        self._service = service
-        metrics = service.metrics
+    def __init__(self, metrics: Metrics) -> None:
         self._requests = metrics.requests.labels(ROUTE, str(QueueFull.status))
         self._seconds = metrics.request_seconds.labels(ROUTE)
         self._refused = metrics.refusals.labels(QueueFull.error_type)
         self._untold = 0
         self._told = 0.0
-
-    def refusal(self) -> QueueFull | None:
-        """Return why an image would be refused now for the load, None where it would not."""
-        return self._service.refusal()
 
     def reply(self, request: PlainRequest, error: CaptchaServiceError, *, close: bool) -> bytes:
         """Return the whole reply to a request, counted; `close` says that it is the last one."""

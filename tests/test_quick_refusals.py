@@ -112,7 +112,7 @@ def exchange(connection: socket.socket, request: bytes) -> Reply:
             return parse_reply(data)[0]
 
 
-def test_a_quick_refusal_is_what_the_application_replies(full: Server, tmp_path: Path) -> None:
+def test_a_quick_refusal_is_what_the_application_replies(full: Server) -> None:
     forms = [
         (post(IMAGE), post(IMAGE, path=b"//ocr")),
         (post(IMAGE, b"Connection: close"), post(IMAGE, b"Connection: close", path=b"//ocr")),
@@ -120,7 +120,7 @@ def test_a_quick_refusal_is_what_the_application_replies(full: Server, tmp_path:
     for quick, slow in forms:
         with socket.create_connection(("127.0.0.1", full.port), PATIENCE_S) as connection:
             ours = exchange(connection, quick)
-        [theirs] = send_and_close(full.port, [slow.replace(b"keep-alive", b"close")])
+        [theirs] = send_and_close(full.port, [slow])
         assert_error(ours, 503, "queue_full")
         assert (ours.status, ours.body) == (theirs.status, theirs.body)
         kept = {name: value for name, value in ours.headers.items() if name not in OWN_HEADERS}
@@ -131,7 +131,7 @@ def test_a_quick_refusal_is_what_the_application_replies(full: Server, tmp_path:
     full.wait_for_line(r"Refused \d+ requests? at once: The queue is full")
 
 
-def test_a_refused_connection_goes_on_and_is_counted(full: Server, tmp_path: Path) -> None:
+def test_a_refused_connection_goes_on_and_is_counted(full: Server) -> None:
     with socket.create_connection(("127.0.0.1", full.port), PATIENCE_S) as connection:
         named = exchange(connection, post(IMAGE, b"X-Request-Id: Mine-7"))
         assert (named.status, named.headers["x-request-id"]) == (503, "Mine-7")
@@ -144,7 +144,7 @@ def test_a_refused_connection_goes_on_and_is_counted(full: Server, tmp_path: Pat
     assert 'qwen_captcha_refusals_total{reason="queue_full"} 3.0' in lines
 
 
-def test_pipelined_requests_and_halves_are_refused_in_order(full: Server, tmp_path: Path) -> None:
+def test_pipelined_requests_and_halves_are_refused_in_order(full: Server) -> None:
     twice = post(IMAGE) + post(IMAGE)
     replies = send_and_close(full.port, [twice[:30], twice[30:]])
     assert [reply.status for reply in replies] == [503, 503]
