@@ -53,6 +53,8 @@ class Gate:
         self.state = ModelState.LOADING
         self.error: str | None = None
         self.draining = False
+        # Called by the thread that has taken places, before it gives back the lock.
+        self.on_taken: Callable[[], None] = lambda: None
         self._seconds_per_item = 0.0
 
     def enter(self, state: ModelState, error: str | None = None) -> None:
@@ -88,13 +90,21 @@ class Gate:
                 raise error
             self.admitted += places
             self.on_their_way += places
+            self.on_taken()
 
-    def refusal(self, deadline: float) -> QueueFull | None:
-        """Return why one image would be refused now for the load alone, None where it is not."""
-        with self.changed:
-            if self.draining or self.state is not ModelState.READY:
-                return None
-            return self._overload(1, deadline)
+    def refusal(self, deadline: float, coming: int) -> QueueFull | None:
+        """Return why one image would be refused now for the load alone, None where it is not.
+
+        An idle gate refuses nothing: what is coming may never arrive. The lock is not needed for
+        what may be outdated by the time it is heard.
+
+        Args:
+            deadline: Time of the clock at which it would give up.
+            coming: Images before it that are known of and have not taken their places yet.
+        """
+        if self.draining or self.state is not ModelState.READY or not self.admitted:
+            return None
+        return self._overload(coming + 1, deadline)
 
     def arrive(self, places: int) -> None:
         """Say that images are not on their way any more: queued, or done without the queue."""

@@ -19,6 +19,7 @@ import selectors
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -32,15 +33,9 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from qwen_captcha.errors import QueueFull
 from qwen_captcha.gunicorn_errors import error_reply, refusal_of
 from qwen_captcha.newcomers import keep_newcomers_out
-from qwen_captcha.patience import IDLE_S, PatientSocket
+from qwen_captcha.patience import IDLE_S, PatientSocket, linger
 from qwen_captcha.quick_refusals import QuickRefusals, plain_request
 
-# A client on a local network sends the rest of a refused upload well within these.
-LINGER_BYTES = 256 * 1024 * 1024
-LINGER_S = 10.0
-# A client that neither sends nor closes for so long has read what it wants to read.
-LINGER_IDLE_S = 2.0
-CHUNK_BYTES = 64 * 1024
 # A captcha as base64 is far smaller, and looking at more bytes costs more than a thread.
 LARGEST_PLAIN_REQUEST = 64 * 1024
 NOT_WAITING = socket.MSG_DONTWAIT
@@ -93,6 +88,11 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         super().load_wsgi()
         self.service = self.wsgi.extensions["captcha_service"]
         self.quick_refusals = QuickRefusals(self.service.metrics)
+        # Connections whose request a thread has been given and has taken no place for yet: as many
+        # as there are places would be given to threads in the time that those take to look.
+        self.coming: set[TConn] = set()
+        self.served = threading.local()
+        self.service.gate.on_taken = self._not_coming
 
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the next request of a connection; called by the main loop.
@@ -101,12 +101,12 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         for another image, plain requests are refused here and now.
         """
         if not isinstance(conn.sock, PatientSocket):
-            conn.sock = PatientSocket(conn.sock)
+            conn.sock = PatientSocket(conn.sock, self._not_coming)
         conn.sock.expect_request()
         if self.alive and not conn.initialized and not conn.data_ready:
             self._await_request(conn)
             return
-        if self.alive and (error := self.service.refusal()) is not None:
+        if self.alive and (error := self.service.refusal(len(self.coming))) is not None:
             refused = self._refuse(conn, error)
             if refused:
                 conn.set_timeout()
@@ -114,6 +114,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
                 self._register(conn, self.on_client_socket_readable)
             if refused is not None:
                 return
+        self.coming.add(conn)
         super().enqueue_req(conn)
 
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
@@ -124,7 +125,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """
         if client.fileno() < 0:
             return  # It made room for a newcomer in this same round of events.
-        if self.alive and (error := self.service.refusal()) is not None:
+        if self.alive and (error := self.service.refusal(len(self.coming))) is not None:
             refused = self._refuse(conn, error)
             if refused is not None:
                 self.keepalived_conns.remove(conn)
@@ -138,6 +139,10 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Serve the first request of a connection; called by the main loop."""
         if client.fileno() >= 0:  # It may have made room for a newcomer in this round of events.
             super().on_pending_socket_readable(conn, client)
+
+    def _not_coming(self) -> None:
+        """Note that a request has its places, or waits for its client; called by its thread."""
+        self.coming.discard(self.served.conn)
 
     def _await_request(self, conn: TConn) -> None:
         """Have the main loop wait for the first bytes of a new connection."""
@@ -176,7 +181,9 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: TConn) -> object:
         """Serve one request of a connection; called by a thread of the pool."""
+        self.served.conn = conn
         outcome = super().handle(conn)
+        self.coming.discard(conn)
         if outcome is False:
             linger(conn.sock)
         return outcome
@@ -277,23 +284,3 @@ class _BodyReader:
         except http_errors.ParseException as error:
             raise OSError("malformed request body") from error
         return data
-
-
-def linger(connection: socket.socket) -> None:
-    """Say that the reply is complete, and discard what the client still sends, for a while.
-
-    A socket that is closed with unread data resets the connection, and the reply is lost with it.
-    """
-    deadline = time.monotonic() + LINGER_S
-    discarded_bytes = 0
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_WR)
-        while discarded_bytes < LINGER_BYTES and (left_s := deadline - time.monotonic()) > 0:
-            connection.settimeout(min(left_s, LINGER_IDLE_S))
-            data = connection.recv(CHUNK_BYTES)
-            if not data:
-                break
-            discarded_bytes += len(data)
-    # gunicorn lingers again while it closes, in its main loop: now there is nothing to wait for.
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RD)

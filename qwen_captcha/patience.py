@@ -1,14 +1,17 @@
-"""How long a client may take to send a request.
+"""How long a client may take to send a request, and what it still sends after a refusal.
 
 Responsible for: a socket that gives up on a client which sends nothing for a while, or too little
-in all. Leaves what is answered then to `gunicorn_worker.py`. Invariant: reading one request ends
-after `REQUEST_S`, whatever the client does, so that a thread is never held for longer.
+in all; reading on after the last reply, for a while. Leaves what is answered then to
+`gunicorn_worker.py`. Invariant: reading one request ends after `REQUEST_S` and lingering after
+`LINGER_S`, whatever the client does, so that a thread is never held for longer.
 """
 
 from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.http.errors import ParseException
@@ -17,6 +20,12 @@ from gunicorn.http.errors import ParseException
 IDLE_S = 15.0
 # The largest body, 64 MiB, at 6 Mbit/s.
 REQUEST_S = 90.0
+# A client on a local network sends the rest of a refused upload well within these.
+LINGER_BYTES = 256 * 1024 * 1024
+LINGER_S = 10.0
+# A client that neither sends nor closes for so long has read what it wants to read.
+LINGER_IDLE_S = 2.0
+CHUNK_BYTES = 64 * 1024
 
 
 class TooSlow(ParseException):  # type: ignore[misc]
@@ -28,10 +37,12 @@ class PatientSocket:
 
     Args:
         wrapped: The connection to a client.
+        when_waiting: Called before a read has to wait for the client.
     """
 
-    def __init__(self, wrapped: socket.socket) -> None:
+    def __init__(self, wrapped: socket.socket, when_waiting: Callable[[], None]) -> None:
         self._wrapped = wrapped
+        self._when_waiting = when_waiting
         self._deadline = 0.0
         self.expect_request()
 
@@ -49,10 +60,14 @@ class PatientSocket:
             TooSlow: Nothing came in time.
         """
         given = self._wrapped.gettimeout()
-        left_s = min(IDLE_S, self._deadline - time.monotonic())
         # Whoever set a timeout wants its own error: the end of a refused upload is read so.
         if given is not None:
             return self._wrapped.recv(size, flags)
+        left_s = min(IDLE_S, self._deadline - time.monotonic())
+        if left_s > 0:
+            with suppress(BlockingIOError):
+                return self._wrapped.recv(size, flags | socket.MSG_DONTWAIT)
+        self._when_waiting()
         self._wrapped.settimeout(max(left_s, 0.001))
         try:
             return self._wrapped.recv(size, flags)
@@ -60,3 +75,23 @@ class PatientSocket:
             raise TooSlow from error
         finally:
             self._wrapped.settimeout(None)
+
+
+def linger(connection: socket.socket) -> None:
+    """Say that the reply is complete, and discard what the client still sends, for a while.
+
+    A socket that is closed with unread data resets the connection, and the reply is lost with it.
+    """
+    deadline = time.monotonic() + LINGER_S
+    discarded_bytes = 0
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while discarded_bytes < LINGER_BYTES and (left_s := deadline - time.monotonic()) > 0:
+            connection.settimeout(min(left_s, LINGER_IDLE_S))
+            data = connection.recv(CHUNK_BYTES)
+            if not data:
+                break
+            discarded_bytes += len(data)
+    # gunicorn lingers again while it closes, in its main loop: now there is nothing to wait for.
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)

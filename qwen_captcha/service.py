@@ -92,21 +92,22 @@ class CaptchaService:
             monotonic=monotonic,
             metrics=self.metrics,
         )
+        self.gate = self._batcher.gate
 
     @property
     def model_state(self) -> ModelState:
         """Whether the model answers."""
-        return self._batcher.gate.state
+        return self.gate.state
 
     @property
     def model_error(self) -> str | None:
         """What is wrong, where the model failed."""
-        return self._batcher.gate.error
+        return self.gate.error
 
     @property
     def draining(self) -> bool:
         """Whether the service is shutting down."""
-        return self._batcher.gate.draining
+        return self.gate.draining
 
     def start(self, on_failure: Callable[[Exception], None]) -> None:
         """Load the model in the background; `on_failure` is called where that fails."""
@@ -116,20 +117,20 @@ class CaptchaService:
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
-        return self._batcher.gate.wait_until_loaded(timeout_s)
+        return self.gate.wait_until_loaded(timeout_s)
 
-    def refusal(self) -> QueueFull | None:
-        """Return why one image would not be taken now for the load, None where it would."""
-        return self._batcher.gate.refusal(self.monotonic() + self._ocr_timeout_s)
+    def refusal(self, coming: int) -> QueueFull | None:
+        """Return why one image would not be taken after some others, None where it would be."""
+        return self.gate.refusal(self.monotonic() + self._ocr_timeout_s, coming)
 
     def begin_drain(self) -> None:
         """Take no new work from now on; what is accepted is still answered."""
-        self._batcher.gate.close()
+        self.gate.close()
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait; returns whether all accepted work is answered."""
         self.begin_drain()
-        return self._batcher.gate.wait_until_empty(timeout_s)
+        return self.gate.wait_until_empty(timeout_s)
 
     def recognize(
         self,

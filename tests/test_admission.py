@@ -101,6 +101,27 @@ def test_a_wait_beyond_the_deadline_is_refused_at_once(
     assert refusal.value.retry_after_s == 3 * busy
 
 
+def test_images_that_are_coming_count_as_if_they_had_their_places(
+    gate: Gate, clock: FakeClock
+) -> None:
+    assert gate.refusal(clock.now_s + 8, coming=100) is None  # idle
+    gate.take(2, clock.now_s + 8)
+    assert gate.refusal(clock.now_s + 8, coming=1) is None
+    assert isinstance(gate.refusal(clock.now_s + 8, coming=2), QueueFull)
+    gate.learn(3.0)
+    assert gate.refusal(clock.now_s + 12, coming=1) is None
+    assert isinstance(gate.refusal(clock.now_s + 11.9, coming=1), QueueFull)
+
+
+def test_who_takes_places_is_told_once_they_are_counted(gate: Gate, clock: FakeClock) -> None:
+    admitted: list[int] = []
+    gate.on_taken = lambda: admitted.append(gate.admitted)
+    gate.take(3, clock.now_s + 8)
+    with pytest.raises(QueueFull):
+        gate.take(2, clock.now_s + 8)
+    assert admitted == [3]
+
+
 def test_the_estimate_follows_the_measurements_slowly(gate: Gate, clock: FakeClock) -> None:
     gate.learn(1.0)
     gate.learn(6.0)

@@ -26,7 +26,7 @@ from live_server import (
 )
 
 from qwen_captcha.gunicorn_errors import error_reply, refusal_of
-from qwen_captcha.gunicorn_worker import linger
+from qwen_captcha.patience import linger
 
 QUICK = gunicorn_command("fake_backend:create_quick_app()")
 IMAGE = image_bytes(120)

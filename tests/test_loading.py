@@ -66,6 +66,27 @@ def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
     assert int(done.stdout) < 600
 
 
+def test_what_is_loaded_is_spared_and_what_comes_later_is_not() -> None:
+    script = """
+import gc
+import weakref
+from qwen_captcha.backends import loading
+
+class Knot:
+    def __init__(self):
+        self.self = self
+
+loading.spare_what_is_loaded()
+known, knot = len(gc.get_objects()), weakref.ref(Knot())
+assert gc.get_freeze_count() > 100 * known
+gc.collect()
+assert knot() is None
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=True, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == ""
+
+
 @dataclass
 class Trap:
     """Makes a file where it is unpickled."""

@@ -64,7 +64,24 @@ def ends() -> Iterator[tuple[PatientSocket, socket.socket]]:
     """Return both ends of a connection: the server's, which is patient, and the client's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield PatientSocket(ours), theirs
+        yield PatientSocket(ours, lambda: None), theirs
+
+
+def test_only_a_read_that_waits_is_announced() -> None:
+    ours, theirs = socket.socketpair()
+    waits: list[bytes] = []
+
+    def send_the_rest() -> None:
+        waits.append(b"rest")
+        theirs.sendall(waits[-1])
+
+    with ours, theirs:
+        patient = PatientSocket(ours, send_the_rest)
+        theirs.sendall(b"head")
+        assert patient.recv(100) == b"head"
+        assert waits == []
+        assert patient.recv(100) == b"rest"
+        assert waits == [b"rest"]
 
 
 def test_a_client_that_stops_is_given_up(

@@ -184,7 +184,9 @@ class Qwen2VLBackend:
             )
         model = loading.load_model(files.folder, plan)
         processor = loading.load_processor(files.folder, self._agreed_pixel_range(files))
-        return CaptchaReader(model, processor)
+        reader = CaptchaReader(model, processor)
+        loading.spare_what_is_loaded()
+        return reader
 
     def _plan(self, files: CheckpointFiles, gpus: Sequence[Gpu]) -> LoadPlan:
         """Return where to load to, and remember what torch says about GPUs."""
