@@ -4,8 +4,9 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
+from qwen_captcha.backends.vocabulary import Vocabulary
 from training.build import build_config, build_model, build_processor, save_checkpoint
-from training.objective import Objective, to_patches
+from training.objective import GUESS, Objective, to_patches
 from training.optimizers import Optimizers
 from training.vision import encode_images
 
@@ -70,6 +71,29 @@ def test_encoder_and_decoder_equal_plain_transformers(
     torch.testing.assert_close(
         objective.model.lm_head(states[:, cells + 1 :]), expected, atol=1e-4, rtol=1e-4
     )
+
+
+@torch.no_grad()
+def test_an_answer_given_at_once_depends_on_the_image_alone(
+    processor: Qwen2VLProcessor, objective: Objective
+) -> None:
+    at_once = Objective(objective.model, processor.tokenizer, unaided_share=1.0)
+    at_once.load_state_dict(objective.state_dict())
+    images, boxes = random_images((2, 6)), torch.zeros(2, 5, 4)
+    unaided = at_once(images, ["abcde", "12345"], boxes)
+    aided = objective(images, ["abcde", "12345"], boxes)
+    assert unaided.unaided.all()
+    assert not aided.unaided.any()
+    assert unaided.token_loss != aided.token_loss
+    ids, _ = at_once._tokens(["abc", "1"], 6, torch.tensor([True, False]), torch.device("cpu"))
+    given, [one] = ids[:, 8:].tolist(), processor.tokenizer.encode("1")
+    assert given[0] == processor.tokenizer.encode(GUESS) * 3
+    assert given[1][0] == one
+
+
+def test_the_service_guesses_what_training_gives(processor: Qwen2VLProcessor) -> None:
+    vocabulary = Vocabulary(processor.tokenizer, 6894, frozenset({2}), torch.device("cpu"))
+    assert [vocabulary.guess] == processor.tokenizer.encode(GUESS)
 
 
 def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:

@@ -48,6 +48,15 @@ def test_every_style_draws_an_image_of_the_asked_shape(
         assert len(drawn.boxes) == len(text.replace(" ", ""))
 
 
+def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
+    kinds = ("decoys", "straight_lines", "curves", "arcs", "strokes", "dots", "strike")
+    counts = [
+        sum(getattr(sample_style(random.Random(seed)), kind) > 0 for kind in kinds)
+        for seed in range(500)
+    ]
+    assert set(counts) == {0, 1, 2, 3}
+
+
 def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
     for seed in range(30):
         style = sample_style(random.Random(seed), difficulty=0.0)

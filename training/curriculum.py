@@ -52,7 +52,7 @@ WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
     ((3, 7), 1),
     ((2, 12), 1),
 )
-_CODES = (("digits", 2.0), ("latin", 7.0))
+_CODES = (("digits", 2.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))
 _EVERYTHING = (*_CODES_AND_MATH, ("chinese", 4.0))
 
@@ -63,6 +63,6 @@ LEVELS = (
     Level(3, 0.2, (((2, 4), 1),), _CODES, 0.35),
     Level(6, 0.35, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.35),
     Level(8, 0.8, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.6),
-    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.6),
+    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.8),
     Level(10, 1.0, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1),
 )

@@ -40,7 +40,7 @@ class Batch:
 
 
 def draw_captcha(
-    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random, *, easiest: float = 0.4
+    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random, *, easiest: float = 0.3
 ) -> tuple[Drawing, str, str]:
     """Draw one captcha of a level; return it with its text as drawn and its kind.
 

@@ -37,7 +37,7 @@ _KINDS = {
 
 
 def draw_held_out(
-    count: int, fonts: FontLibrary, seed: int, *, easiest: float = 0.4
+    count: int, fonts: FontLibrary, seed: int, *, easiest: float = 0.3
 ) -> Iterator[tuple[Drawing, str, str]]:
     """Yield captchas of the last level, each with its text as drawn and its kind.
 

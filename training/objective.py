@@ -24,6 +24,8 @@ from training.vision import RunBlock, encode_images, run_block
 # OpenAI CLIP's normalisation, the image processor's default.
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+# What the service guesses a token to be while nothing is known (`backends/vocabulary.py`).
+GUESS = "a"
 _ID = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 
 
@@ -51,21 +53,34 @@ class Outcome:
     order_loss: torch.Tensor  # scalar: which patch belongs to which character of the label
     exact: torch.Tensor  # (B,) bool: greedy decoding would give exactly the label
     caseless: torch.Tensor  # (B,) bool: up to letter case
+    unaided: torch.Tensor  # (B,) bool: read at once, no character given the ones before it
 
 
 class Objective(nn.Module):
-    """Wraps a model and its auxiliary heads into one forward pass over a batch."""
+    """Wraps a model and its auxiliary heads into one forward pass over a batch.
+
+    Args:
+        model: What learns.
+        tokenizer: Its tokenizer.
+        run_block: Runs one vision block.
+        unaided_share: Share of images whose answer the model gives at once, as if nothing of it
+            were known: the service guesses several tokens ahead of the certain ones, and such
+            guesses are worth the more the oftener they are right. Source: the parallel decoding of
+            Ghazvininejad et al. 2019, https://arxiv.org/abs/1904.09324, in its first step.
+    """
 
     def __init__(
         self,
         model: Qwen2VLForConditionalGeneration,
         tokenizer: PreTrainedTokenizerFast,
         run_block: RunBlock = run_block,
+        unaided_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.run_block = run_block
+        self.unaided_share = unaided_share
         vocabulary = model.config.text_config.vocab_size
         self.glyph_heads = GlyphHeads(model.config.vision_config.embed_dim)
         self.register_buffer("lower", self._lower_ids(vocabulary), persistent=False)
@@ -81,9 +96,10 @@ class Objective(nn.Module):
         return list(self.tokenizer.encode(text))
 
     def _tokens(
-        self, labels: list[str], cells: int, device: torch.device
+        self, labels: list[str], cells: int, unaided: torch.Tensor, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return input ids (B, T) and the targets of the answer (B, A), right-padded."""
+        guess = self._encode(GUESS)[0]
         prefix = [_ID["<|vision_start|>"], *[_ID["<|image_pad|>"]] * cells, _ID["<|vision_end|>"]]
         answers = [[*self._encode(label), _ID["<|im_end|>"]] for label in labels]
         longest = max(map(len, answers))
@@ -92,6 +108,8 @@ class Objective(nn.Module):
         for row, answer in enumerate(answers):
             ids[row, : len(prefix)] = torch.tensor(prefix)
             ids[row, len(prefix) : len(prefix) + len(answer) - 1] = torch.tensor(answer[:-1])
+            if unaided[row]:
+                ids[row, len(prefix) :] = guess
             targets[row, : len(answer)] = torch.tensor(answer)
         return ids.to(device), targets.to(device)
 
@@ -106,7 +124,8 @@ class Objective(nn.Module):
         _, height, width, _ = images.shape
         grid = (height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE)
         cells = grid[0] * grid[1]
-        ids, targets = self._tokens(labels, cells, images.device)
+        unaided = torch.rand(len(labels)) < self.unaided_share
+        ids, targets = self._tokens(labels, cells, unaided, images.device)
         patches = encode_images(
             self.model.model.visual, to_patches(images), grid, self.run_block
         )  # (B, P, D)
@@ -119,7 +138,7 @@ class Objective(nn.Module):
         glyph_loss, order_loss = self.glyph_heads(
             patches, grid, boxes, targets, self.model.lm_head.weight
         )
-        return Outcome(token_loss, glyph_loss, order_loss, exact, caseless)
+        return Outcome(token_loss, glyph_loss, order_loss, exact, caseless, unaided)
 
     def _decode(
         self, ids: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int]

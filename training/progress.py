@@ -36,9 +36,10 @@ class Recent:
         """Count one batch."""
         self.token_loss.append(float(outcome.token_loss.detach()))
         self.glyph_loss.append(float(outcome.glyph_loss.detach()))
-        for kind, hit in zip(batch.kinds, outcome.caseless.tolist(), strict=True):
-            self.hits.setdefault(kind, deque(maxlen=600)).append(hit)
-            if batch.level == level:
+        rows = zip(batch.kinds, outcome.caseless.tolist(), outcome.unaided.tolist(), strict=True)
+        for kind, hit, unaided in rows:
+            self.hits.setdefault("at_once" if unaided else kind, deque(maxlen=600)).append(hit)
+            if batch.level == level and not unaided:
                 self.level_hits.append(hit)
 
     def summary(self) -> dict[str, float]:

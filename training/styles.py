@@ -76,6 +76,24 @@ def _count(rng: random.Random, chance: float, low: int, high: int) -> int:
     return rng.randint(low, high) if rng.random() < chance else 0
 
 
+# Kinds of clutter and how often each occurs at full difficulty.
+_CLUTTER = (
+    ("decoys", 0.15),
+    ("straight_lines", 0.45),
+    ("curves", 0.45),
+    ("arcs", 0.33),
+    ("strokes", 0.14),
+    ("dots", 0.45),
+    ("strike", 0.3),
+)
+_MOST_CLUTTER = 3  # with more kinds at once nobody reads it, and a model only learns to guess
+
+
+def _clutter_kinds(rng: random.Random, difficulty: float) -> frozenset[str]:
+    kinds = [kind for kind, chance in _CLUTTER if rng.random() < chance * difficulty]
+    return frozenset(rng.sample(kinds, min(len(kinds), _MOST_CLUTTER)))
+
+
 def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     """Draw a look.
 
@@ -85,13 +103,16 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     """
     d = difficulty
     crowd = rng.random() * d  # one latent for clutter, so that quiet and busy looks both occur
-    dark = rng.random() < 0.15 * d
+    dark = rng.random() < 0.1 * d
     strong_text = crowd > 0.5 or rng.random() < 0.6  # clutter over pale text is unreadable
     grain = 1.0 if strong_text else 0.4  # and so is what is behind it
+    clutter = _clutter_kinds(rng, d)
+    thick = rng.random() < 0.2
+    crossings = 0.3 * crowd if thick else crowd  # many thick lines leave nothing to read
     return Style(
         canvas_height=int(rng.triangular(26, 120, 52)),
-        em=rng.uniform(0.2, 0.45)
-        if rng.random() < 0.09 * d
+        em=rng.uniform(0.22, 0.45)
+        if rng.random() < 0.07 * d
         else rng.triangular(0.8 - 0.4 * d, 0.9 + 0.25 * d, 0.8),
         layout=rng.choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
         tracking=rng.gauss(0.06, 0.12 * d + 0.03),
@@ -102,29 +123,29 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         common_shear=rng.gauss(0, 0.25) if rng.random() < 0.2 * d else 0.0,
         size_jitter=_maybe(rng, 0.4 * d, 0.05, 0.3),
         rise=_maybe(rng, 0.6 * d, 0.02, 0.25),
-        stretch=rng.uniform(0.75, 1.3) if rng.random() < 0.35 * d else 1.0,
+        stretch=rng.uniform(0.6, 1.35) if rng.random() < 0.4 * d else 1.0,
         fill=rng.choices(
             ("solid", "hollow", "relief", "outlined", "gradient", "hatched"),
-            (10, 1.8 * d, 0.8 * d, 1.0 * d, 0.6 * d, 0.15 * d),
+            (10, 2.4 * d, 1.0 * d, 1.2 * d, 0.6 * d, 0.15 * d),
         )[0],
         stroke=rng.uniform(0.02, 0.07),
         shadow=_maybe(rng, 0.22 * d, 0.02, 0.1),
         colours=rng.choices(("black", "one", "each"), (3, 9 * d, 7 * d))[0],
-        contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.68 * d, 0.85),
+        contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.6 * d, 0.85),
         dark_background=dark,
         background=rng.choices(
             ("white", "plain", "gradient", "bands", "blobs", "grain", "grid", "rings", "shapes"),
             (5, 4 * d, 2 * d, 0.7 * d, 1.6 * d, 1.2 * d, 0.5 * d, 0.5 * d, 0.8 * d),
         )[0],
         background_strength=grain * rng.random() * (0.25 + 0.45 * d),
-        decoys=_count(rng, 0.12 * d, 5, 60),
-        straight_lines=_count(rng, 0.4 * d, 1, 2 + int(5 * crowd)),
-        curves=_count(rng, 0.4 * d, 1, 1 + int(3 * crowd)),
-        arcs=_count(rng, 0.3 * d, 1, 2 + int(10 * crowd)),
-        strokes=_count(rng, 0.12 * d, 20, 160),
-        dots=_count(rng, 0.4 * d, 5, 20 + int(250 * crowd**2)),
-        line_width=rng.uniform(0.008, 0.03) if rng.random() < 0.8 else rng.uniform(0.03, 0.06),
-        strike=_maybe(rng, 0.28 * d, 0.015, 0.09),
+        decoys=_count(rng, "decoys" in clutter, 5, 60),
+        straight_lines=_count(rng, "straight_lines" in clutter, 1, 2 + int(6 * crossings)),
+        curves=_count(rng, "curves" in clutter, 1, 1 + int(3 * crossings)),
+        arcs=_count(rng, "arcs" in clutter, 1, 2 + int(10 * crossings)),
+        strokes=_count(rng, "strokes" in clutter, 20, 160),
+        dots=_count(rng, "dots" in clutter, 5, 20 + int(250 * crowd**2)),
+        line_width=rng.uniform(0.03, 0.06) if thick else rng.uniform(0.008, 0.03),
+        strike=_maybe(rng, "strike" in clutter, 0.015, 0.075),
         strike_smooth=rng.random() < 0.65,
         lines_in_ink=rng.random() < 0.4,
         lines_over=rng.random() < 0.7,

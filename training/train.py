@@ -46,6 +46,7 @@ from training.vision import compiled_block, run_block
 
 _GLYPH_WEIGHT = 0.5
 _ORDER_WEIGHT = 0.3
+_UNAIDED_SHARE = 0.3
 _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
@@ -69,6 +70,7 @@ class Trainer:
             self.model,
             self.processor.tokenizer,
             compiled_block() if arguments.compile else run_block,
+            _UNAIDED_SHARE,
         ).to(self.device)
         self.average = {
             name: value.detach().clone() for name, value in self.model.named_parameters()
