@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import platform
 from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
+from qwen_captcha.backends import projection
 from qwen_captcha.backends.projection import Projection
 
 WIDTHS = {"one": [8], "several": [8, 4, 4]}
@@ -24,6 +26,38 @@ def test_results_are_those_of_the_layers_side_by_side(widths: list[int], bias: b
     with torch.inference_mode():
         expected = torch.cat([layer(states) for layer in deepcopy(separate)], dim=-1)
         torch.testing.assert_close(Projection(*separate)(states), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (3,), (2, 5)], ids=str)
+def test_packing_a_small_matrix_changes_no_result(
+    dtype: torch.dtype, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(48, 80).to(dtype)
+    states = torch.randn(*shape, 48).to(dtype)
+    packed = Projection(layer)
+    monkeypatch.setattr(projection, "LARGEST_PACKED_BYTES", layer.weight.nbytes - 1)
+    plain = Projection(layer)
+    assert plain._packed is None
+    if platform.machine() in ("x86_64", "AMD64"):
+        assert packed._packed is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(states), plain(states))
+
+
+def test_a_torch_that_cannot_pack_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projection.mkldnn, "is_available", lambda: False)
+    [layer] = layers([8], bias=True)
+    assert Projection(layer)._packed is None
+    monkeypatch.undo()
+
+    def refuse(weight: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
+    states = torch.randn(2, 6)
+    torch.testing.assert_close(Projection(layer)(states), layer(states))
 
 
 def test_the_layers_go_on_working_with_weights_that_exist_once() -> None:

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    PatchMerger,
     Qwen2VisionTransformerPretrainedModel,
     Qwen2VLVisionBlock,
 )
@@ -42,6 +43,8 @@ class VisionEncoder:
             raise ValueError(f"The vision encoder has the activation {visual.config.hidden_act}.")
         self._visual = visual
         self._blocks = [_Block(block) for block in visual.blocks]
+        self._project = Projection(_linear_layer(visual.patch_embed.proj))
+        self._merger = _Merger(visual.merger)
         self._merge_size: int = visual.spatial_merge_size
         self._rotation = lru_cache(maxsize=CACHED_ROTATIONS)(self._build_rotation)
 
@@ -57,13 +60,11 @@ class VisionEncoder:
         for block in self._blocks:
             hidden, rotation = hidden.to(block.device), rotation.to(block.device)
             hidden = block.forward(hidden, rotation, grids)
-        tokens: torch.Tensor = self._visual.merger(hidden)  # (P / 4, width of the text model)
-        return tokens
+        return self._merger.forward(hidden)
 
     def _embed(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        # The convolution's stride is its kernel: a matrix product, 7 times faster as one.
-        kernel = self._visual.patch_embed.proj.weight.flatten(1)  # (C, values of a patch)
-        return functional.linear(pixel_values.to(kernel.device, kernel.dtype), kernel)
+        kernel = self._visual.patch_embed.proj.weight
+        return self._project(pixel_values.to(kernel.device, kernel.dtype))
 
     def _build_rotation(self, grid: Grid) -> Rotation:
         """Return the rotary embedding of one image's patches, (L, 1, 1, S)."""
@@ -118,6 +119,32 @@ class _Block:
         inner = self._widen(normed)  # (P, 4 * C)
         # In place: with eight images these tensors are larger than a core's cache.
         return self._narrow(inner.mul_((inner * 1.702).sigmoid_()))
+
+
+class _Merger:
+    """Makes one image token of the four patches of a square."""
+
+    def __init__(self, merger: PatchMerger) -> None:
+        self._before = merger.ln_q
+        self._width: int = merger.hidden_size
+        widen, self._activation, narrow = merger.mlp
+        self._widen, self._narrow = Projection(widen), Projection(narrow)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the image tokens (P / 4, width of the text model) of patches (P, C)."""
+        squares = _norm(self._before, hidden).view(-1, self._width)  # (P / 4, 4 * C)
+        return self._narrow(self._activation(self._widen(squares)))
+
+
+def _linear_layer(convolution: nn.Conv3d) -> nn.Linear:
+    """Return the layer that a convolution is whose stride is its kernel, on the same weights.
+
+    As a matrix product it is 7 times faster.
+    """
+    kernel = convolution.weight.detach().flatten(1)  # (C, values of a patch)
+    layer = nn.Linear(kernel.shape[1], kernel.shape[0], bias=False, device="meta")
+    layer.weight = nn.Parameter(kernel, requires_grad=False)
+    return layer
 
 
 def _norm(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
