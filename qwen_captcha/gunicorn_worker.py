@@ -191,7 +191,9 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def handle_request(self, req: Any, conn: TConn) -> object:
         """Serve one request whose head is read."""
         req.body.reader = _BodyReader(req.body.reader)
-        return super().handle_request(req, conn)
+        stays = super().handle_request(req, conn)
+        conn.sock.flush()
+        return stays
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer a request that never reached the application, or broke outside of it."""

@@ -1,9 +1,9 @@
-"""How long a client may take to send a request, and what it still sends after a refusal.
+"""A connection to a client, seen from the server: how long it may take, and what it gets.
 
 Responsible for: a socket that gives up on a client which sends nothing for a while, or too little
-in all; reading on after the last reply, for a while. Leaves what is answered then to
-`gunicorn_worker.py`. Invariant: reading one request ends after `REQUEST_S` and lingering after
-`LINGER_S`, whatever the client does, so that a thread is never held for longer.
+in all, and that sends replies whole; reading on after the last reply, for a while. Leaves what is
+answered then to `gunicorn_worker.py`. Invariant: reading one request ends after `REQUEST_S` and
+lingering after `LINGER_S`, whatever the client does, so that a thread is never held for longer.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ LINGER_S = 10.0
 # A client that neither sends nor closes for so long has read what it wants to read.
 LINGER_IDLE_S = 2.0
 CHUNK_BYTES = 64 * 1024
+# How the head of a reply begins; that of an interim one, as 100, is awaited by its client.
+FINAL_STATUS = tuple(
+    f"HTTP/1.{version} {digit}".encode() for version in (0, 1) for digit in (2, 3, 4, 5)
+)
 
 
 class TooSlow(ParseException):  # type: ignore[misc]
@@ -33,7 +37,10 @@ class TooSlow(ParseException):  # type: ignore[misc]
 
 
 class PatientSocket:
-    """A socket whose reads end; in all else the socket that it wraps.
+    """A socket whose reads end and whose replies are sent whole; else the socket that it wraps.
+
+    gunicorn sends the head of a reply before its body. A process that is killed in between leaves
+    half a reply, which a proxy can neither complete nor ask another instance for.
 
     Args:
         wrapped: The connection to a client.
@@ -44,6 +51,7 @@ class PatientSocket:
         self._wrapped = wrapped
         self._when_waiting = when_waiting
         self._deadline = 0.0
+        self._head = b""
         self.expect_request()
 
     def __getattr__(self, name: str) -> Any:
@@ -52,6 +60,19 @@ class PatientSocket:
     def expect_request(self) -> None:
         """Start the clock of the next request."""
         self._deadline = time.monotonic() + REQUEST_S
+
+    def sendall(self, data: bytes) -> None:
+        """Send some bytes; the head of a reply waits for what follows it, or for `flush`."""
+        if data.endswith(b"\r\n\r\n") and data.startswith(FINAL_STATUS):
+            self._head = data
+            return
+        whole, self._head = self._head + data, b""
+        self._wrapped.sendall(whole)
+
+    def flush(self) -> None:
+        """Send the head of a reply that has no body."""
+        if self._head:
+            self.sendall(b"")
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return at most `size` bytes, none where the client has closed.

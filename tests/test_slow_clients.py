@@ -118,6 +118,22 @@ def test_a_timeout_that_somebody_set_keeps_its_own_error(
         ours.recv(100)
 
 
+def test_a_reply_is_sent_whole(ends: tuple[PatientSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.setblocking(False)
+    ours.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert theirs.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for body in (b"{}", b""):
+        ours.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        with pytest.raises(BlockingIOError):
+            theirs.recv(100)
+        ours.sendall(body) if body else ours.flush()
+        assert theirs.recv(100).endswith(b"%d\r\n\r\n%b" % (len(body), body))
+    ours.flush()
+    with pytest.raises(BlockingIOError):
+        theirs.recv(100)
+
+
 def test_who_is_too_slow_is_told_so() -> None:
     with running(gunicorn_command("fake_backend:create_impatient_app()")) as server:
         server.wait_until_ready()
