@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -96,7 +97,16 @@ def endure(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Run:
                 run.faults.append(f"{route} {name}: {fault}")
             if number in looks:
                 run.states[number] = state_of(pid)
+                _say(run)
     return run
+
+
+def _say(run: Run) -> None:
+    """Tell a person who waits."""
+    number, state = list(run.states.items())[-1]
+    median_ms = 1000 * statistics.median(run.latencies_s[-100:])
+    print(f"{number} requests: {state.resident_bytes // MIB} MiB, {median_ms:.1f} ms",
+          file=sys.stderr, flush=True)  # fmt: skip
 
 
 def judge(run: Run) -> Verdicts:
