@@ -126,7 +126,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         stretch=rng.uniform(0.6, 1.35) if rng.random() < 0.4 * d else 1.0,
         fill=rng.choices(
             ("solid", "hollow", "relief", "outlined", "gradient", "hatched"),
-            (10, 2.4 * d, 1.0 * d, 1.2 * d, 0.6 * d, 0.15 * d),
+            (10, 3.2 * d, 1.3 * d, 1.2 * d, 0.6 * d, 0.15 * d),
         )[0],
         stroke=rng.uniform(0.02, 0.07),
         shadow=_maybe(rng, 0.22 * d, 0.02, 0.1),

@@ -26,6 +26,9 @@ _POOLS = (
     (LOWER + UPPER, 1),
     ("".join(sorted(_EASY_LATIN)), 2),
 )
+# Letters that differ by a stroke or its direction, as N from H, M and W; they come oftener.
+_MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
+_MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
 _LENGTHS = ((1, 1), (2, 1), (3, 3), (4, 12), (5, 10), (6, 6), (7, 2), (8, 2), (10, 0.3))
 _OPERATORS = (("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2))
@@ -86,7 +89,9 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
     if kind == "chinese":
         hanzi = HANZI_FREQUENT if rng.random() < 0.7 else HANZI_LEVEL_1
         return "".join(rng.choices(hanzi, k=min(length, 6)))
-    code = rng.choices(_weighted(rng, _POOLS), k=length)
+    pool = _weighted(rng, _POOLS)
+    weights = [_MISTAKEN_WEIGHT if letter in _MISTAKEN else 1.0 for letter in pool]
+    code = rng.choices(pool, weights, k=length)
     if length > 1 and rng.random() < _DOUBLED:
         place = rng.randrange(1, length)
         code[place] = code[place - 1]
