@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, BinaryIO
 
 from gunicorn.http.errors import ParseException
 
@@ -68,6 +68,11 @@ class PatientSocket:
             return
         whole, self._head = self._head + data, b""
         self._wrapped.sendall(whole)
+
+    def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+        """Send a file behind the head that waits for it; returns how many bytes of it."""
+        self.flush()
+        return self._wrapped.sendfile(file, offset, count)
 
     def flush(self) -> None:
         """Send the head of a reply that has no body."""

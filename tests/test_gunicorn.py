@@ -25,9 +25,11 @@ from live_server import (
     send_and_close,
 )
 
+import qwen_captcha
 from qwen_captcha.gunicorn_errors import error_reply, refusal_of
 from qwen_captcha.patience import linger
 
+PACKAGE = Path(qwen_captcha.__file__).parent
 QUICK = gunicorn_command("fake_backend:create_quick_app()")
 IMAGE = image_bytes(120)
 MIB = 1024 * 1024
@@ -142,6 +144,16 @@ def test_what_is_not_valid_http_is_answered_with_the_one_error_object(
 def test_what_is_valid_http_is_answered(server: Server, request_bytes: bytes) -> None:
     [reply] = send_and_close(server.port, [request_bytes])
     assert (reply.status, reply.json["text"]) == (200, "w120")
+
+
+def test_a_file_is_a_whole_reply(server: Server) -> None:
+    style = next((PACKAGE / "web/assets").glob("*.css"))
+    request = b"GET /assets/%s HTTP/1.1\r\n%sConnection: close\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
+        connection.sendall(request % (style.name.encode(), HOST))
+        head, _, body = receive_all(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert body == style.read_bytes()
 
 
 def test_replies_keep_the_order_of_pipelined_requests(server: Server) -> None:

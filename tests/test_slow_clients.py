@@ -134,6 +134,16 @@ def test_a_reply_is_sent_whole(ends: tuple[PatientSocket, socket.socket]) -> Non
         theirs.recv(100)
 
 
+def test_a_file_follows_its_head(ends: tuple[PatientSocket, socket.socket], tmp_path: Path) -> None:
+    ours, theirs = ends
+    (tmp_path / "page").write_bytes(b"<html>")
+    ours.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    with (tmp_path / "page").open("rb") as page:
+        assert ours.sendfile(page, offset=1, count=4) == 4
+    ours.close()
+    assert receive_all(theirs) == b"HTTP/1.1 200 OK\r\n\r\nhtml"
+
+
 def test_who_is_too_slow_is_told_so() -> None:
     with running(gunicorn_command("fake_backend:create_impatient_app()")) as server:
         server.wait_until_ready()
