@@ -88,8 +88,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         super().load_wsgi()
         self.service = self.wsgi.extensions["captcha_service"]
         self.quick_refusals = QuickRefusals(self.service.metrics)
-        # Connections whose request a thread has been given and has taken no place for yet: as many
-        # as there are places would be given to threads in the time that those take to look.
+        # Connections whose request was given to a thread that has no place for it yet. Without them
+        # the queue looks empty after each batch, until its threads come to fill it.
         self.coming: set[TConn] = set()
         self.served = threading.local()
         self.service.gate.on_taken = self._not_coming

@@ -125,6 +125,7 @@ class _Merger:
     """Makes one image token of the four patches of a square."""
 
     def __init__(self, merger: PatchMerger) -> None:
+        self._device: torch.device = merger.ln_q.weight.device
         self._before = merger.ln_q
         self._width: int = merger.hidden_size
         widen, self._activation, narrow = merger.mlp
@@ -132,7 +133,8 @@ class _Merger:
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the image tokens (P / 4, width of the text model) of patches (P, C)."""
-        squares = _norm(self._before, hidden).view(-1, self._width)  # (P / 4, 4 * C)
+        normed = _norm(self._before, hidden.to(self._device))
+        squares = normed.view(-1, self._width)  # (P / 4, 4 * C)
         return self._narrow(self._activation(self._widen(squares)))
 
 
