@@ -30,7 +30,6 @@ from gunicorn.glogging import Logger
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from qwen_captcha.errors import QueueFull
 from qwen_captcha.gunicorn_errors import error_reply, refusal_of
 from qwen_captcha.newcomers import keep_newcomers_out
 from qwen_captcha.patience import IDLE_S, PatientSocket, linger
@@ -106,14 +105,13 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         if self.alive and not conn.initialized and not conn.data_ready:
             self._await_request(conn)
             return
-        if self.alive and (error := self.service.refusal(len(self.coming))) is not None:
-            refused = self._refuse(conn, error)
-            if refused:
-                conn.set_timeout()
-                self.keepalived_conns.append(conn)
-                self._register(conn, self.on_client_socket_readable)
-            if refused is not None:
-                return
+        refused = self._refuse(conn)
+        if refused:
+            conn.set_timeout()
+            self.keepalived_conns.append(conn)
+            self._register(conn, self.on_client_socket_readable)
+        if refused is not None:
+            return
         self.coming.add(conn)
         super().enqueue_req(conn)
 
@@ -125,14 +123,13 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """
         if client.fileno() < 0:
             return  # It made room for a newcomer in this same round of events.
-        if self.alive and (error := self.service.refusal(len(self.coming))) is not None:
-            refused = self._refuse(conn, error)
-            if refused is not None:
-                self.keepalived_conns.remove(conn)
-                if refused:
-                    conn.set_timeout()
-                    self.keepalived_conns.append(conn)
-                return
+        refused = self._refuse(conn)
+        if refused is not None:
+            self.keepalived_conns.remove(conn)
+            if refused:
+                conn.set_timeout()
+                self.keepalived_conns.append(conn)
+            return
         super().on_client_socket_readable(conn, client)
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
@@ -154,11 +151,15 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def _register(self, conn: TConn, callback: Callable[[TConn, socket.socket], None]) -> None:
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, conn))
 
-    def _refuse(self, conn: TConn, error: QueueFull) -> bool | None:
+    def _refuse(self, conn: TConn) -> bool | None:
         """Refuse the request that has arrived; returns whether the connection stays.
 
-        None where it is not a plain request: then its bytes are the parser's.
+        None where there is a place for it, or where it is not a plain request: then its bytes are
+        the parser's.
         """
+        error = self.service.refusal(len(self.coming)) if self.alive else None
+        if error is None:
+            return None
         if conn.parser is not None and conn.parser.unreader.buf.getvalue():
             return None
         try:

@@ -4,9 +4,9 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.vocabulary import Vocabulary
+from qwen_captcha.backends.vocabulary import GUESS, Vocabulary
 from training.build import build_config, build_model, build_processor, save_checkpoint
-from training.objective import GUESS, Objective, to_patches
+from training.objective import Objective, to_patches
 from training.optimizers import Optimizers
 from training.vision import encode_images
 

@@ -26,6 +26,7 @@ from training.styles import sample_style
 from training.texts import sample_text
 
 _SHARE_OF_CURRENT = 0.7
+EASIEST = 0.3  # least difficulty of what is drawn, as a share of the level's
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Batch:
 
 
 def draw_captcha(
-    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random, *, easiest: float = 0.3
+    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random, *, easiest: float = EASIEST
 ) -> tuple[Drawing, str, str]:
     """Draw one captcha of a level; return it with its text as drawn and its kind.
 

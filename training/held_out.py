@@ -21,7 +21,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from qwen_captcha.arithmetic import evaluate_expression
 from training.curriculum import LEVELS
-from training.dataset import draw_captcha
+from training.dataset import EASIEST, draw_captcha
 from training.fonts import FontLibrary
 from training.render import Drawing
 
@@ -37,7 +37,7 @@ _KINDS = {
 
 
 def draw_held_out(
-    count: int, fonts: FontLibrary, seed: int, *, easiest: float = 0.3
+    count: int, fonts: FontLibrary, seed: int, *, easiest: float = EASIEST
 ) -> Iterator[tuple[Drawing, str, str]]:
     """Yield captchas of the last level, each with its text as drawn and its kind.
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
+from qwen_captcha.backends.vocabulary import GUESS
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
 from training.glyph_heads import IGNORED, GlyphHeads
 from training.vision import RunBlock, encode_images, run_block
@@ -24,8 +25,6 @@ from training.vision import RunBlock, encode_images, run_block
 # OpenAI CLIP's normalisation, the image processor's default.
 _MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
 _STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
-# What the service guesses a token to be while nothing is known (`backends/vocabulary.py`).
-GUESS = "a"
 _ID = {token: index for index, token in enumerate(SPECIAL_TOKENS)}
 
 

@@ -28,6 +28,8 @@ from qwen_captcha.charsets import Charset
 
 # Charsets whose masks are kept; a mask takes a byte a token.
 KEPT_CHARSETS = 64
+# What a token to come is guessed to be while nothing is known: answers go on after it.
+GUESS = "a"
 # Of a sequence of 2, 3 and 4 bytes in UTF-8.
 _FIRST_CODE_POINTS = {2: 0x80, 3: 0x800, 4: 0x10000}
 
@@ -63,8 +65,7 @@ class Vocabulary:
             [by_spelling.get((s or b"").swapcase(), i) for i, s in enumerate(self.spellings)],
             device=device,
         )
-        # What a token to come is guessed to be while nothing is known: answers go on after it.
-        self.guess = by_spelling.get(b"a", 0)
+        self.guess = by_spelling.get(GUESS.encode(), 0)
         keys, variants = _case_tables(self.spellings)
         self._case_keys, self._case_variants = keys.to(device), variants.to(device)
         self._whole = _WholeTokens(self.spellings)
