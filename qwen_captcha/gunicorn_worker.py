@@ -184,7 +184,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Serve one request of a connection; called by a thread of the pool."""
         self.served.conn = conn
         outcome = super().handle(conn)
-        self.coming.discard(conn)
+        self._not_coming()
+        self.served.conn = None  # A thread that rests keeps no connection and no body.
         if outcome is False:
             linger(conn.sock)
         return outcome
