@@ -24,6 +24,7 @@ from qwen_captcha.backends.base import (
     ReadingTask,
     RemoteEngine,
 )
+from qwen_captcha.backends.kernel_caches import limit_kernel_caches
 from qwen_captcha.backends.load_plan import GIB, Gpu, LoadPlan, plan_for_cpu, plan_for_gpus
 from qwen_captcha.calibration import Calibration, CalibrationError, read_calibration
 from qwen_captcha.model_files import CheckpointFiles
@@ -162,6 +163,7 @@ class Qwen2VLBackend:
         return model_files.described_weights(folder, self._checkpoint)
 
     def _load_reader(self, files: CheckpointFiles) -> CaptchaReader:
+        limit_kernel_caches()
         # Seconds: torch and transformers are imported here and not before.
         from qwen_captcha.backends import loading
         from qwen_captcha.backends.reader import CaptchaReader
