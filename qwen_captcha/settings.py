@@ -251,6 +251,11 @@ def set_variables(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+def set_unset_variables(variables: Mapping[str, str]) -> None:
+    """Set those variables of this process that nobody has set."""
+    os.environ.update({**variables, **os.environ})
+
+
 def load_settings(environ: Mapping[str, str]) -> Settings:
     """Parse and validate the settings.
 

@@ -10,12 +10,11 @@ size and batches of any composition filled both, 0.7 GiB, and read no faster for
 
 from __future__ import annotations
 
-import os
+from qwen_captcha.settings import set_unset_variables
 
 LIMITS = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
 
 
 def limit_kernel_caches() -> None:
     """Set the limits; it has no effect on a process that has imported torch."""
-    for name, value in LIMITS.items():
-        os.environ.setdefault(name, value)
+    set_unset_variables(LIMITS)
