@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from training.glyph_heads import IGNORED, GlyphHeads, box_distances, patch_centres
+from training.glyph_heads import GlyphHeads, box_distances, patch_centres
+from training.sampled_vocabulary import IGNORED, SampledVocabulary
 
 
 def test_patch_centres_go_cell_by_cell() -> None:
@@ -31,11 +32,12 @@ def test_losses_ignore_what_lies_behind_a_labels_end() -> None:
     heads = GlyphHeads(16)
     patches, embedding = torch.randn(2, 8, 16), torch.randn(140, 16)
     targets = torch.tensor([[3, 130, 2], [5, 2, IGNORED]])
+    vocabulary = SampledVocabulary.whole(140, torch.device("cpu"))
     boxes = torch.rand(2, 2, 4)
     boxes[1, 1] = 0
     with torch.no_grad():
-        losses = heads(patches, (1, 2), boxes, targets, embedding)
+        losses = heads(patches, (1, 2), boxes, targets, vocabulary, embedding)
         boxes[1, 1] = 0.5
-        again = heads(patches, (1, 2), boxes, targets, embedding)
+        again = heads(patches, (1, 2), boxes, targets, vocabulary, embedding)
     assert [float(loss) for loss in losses] == [float(loss) for loss in again]
     assert all(loss.isfinite() and loss > 0 for loss in losses)

@@ -6,8 +6,9 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.vocabulary import GUESS, Vocabulary
 from training.build import build_config, build_model, build_processor, save_checkpoint
-from training.objective import Objective, to_patches
+from training.objective import Objective, readable, to_patches
 from training.optimizers import Optimizers
+from training.sampled_vocabulary import IGNORED
 from training.vision import encode_images
 
 GRIDS = [(3, 8), (2, 6), (1, 1), (4, 7)]
@@ -21,7 +22,7 @@ def processor() -> Qwen2VLProcessor:
 @pytest.fixture(scope="module")
 def objective(processor: Qwen2VLProcessor) -> Objective:
     model = build_model(build_config(depth=2, width=64, heads=2), seed=0)
-    return Objective(model.eval(), processor.tokenizer)
+    return Objective(model, processor.tokenizer).eval()
 
 
 def random_images(grid: tuple[int, int], count: int = 2) -> torch.Tensor:
@@ -77,7 +78,7 @@ def test_encoder_and_decoder_equal_plain_transformers(
 def test_an_answer_given_at_once_depends_on_the_image_alone(
     processor: Qwen2VLProcessor, objective: Objective
 ) -> None:
-    at_once = Objective(objective.model, processor.tokenizer, unaided_share=1.0)
+    at_once = Objective(objective.model, processor.tokenizer, unaided_share=1.0).eval()
     at_once.load_state_dict(objective.state_dict())
     images, boxes = random_images((2, 6)), torch.zeros(2, 5, 4)
     unaided = at_once(images, ["abcde", "12345"], boxes)
@@ -113,9 +114,36 @@ def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:
     assert outcome.exact.all()
     assert outcome.glyph_loss < 0.5 * first.glyph_loss
     assert outcome.order_loss < 0.5 * first.order_loss
-    hit = objective(images, ["A", "B", "7", "!", "A"], boxes)
+    hit = objective.eval()(images, ["A", "B", "7", "!", "A"], boxes)
     assert hit.exact.tolist() == [False, True, True, False, True]
     assert hit.caseless.tolist() == [True, True, True, False, True]
+
+
+def test_the_worst_read_of_each_way_of_answering_is_left_out() -> None:
+    losses = torch.tensor([[0.1, 0.2], [3.0, 1.0], [2.5, 0.0], [9.0, 9.0], [8.0, 9.0]])
+    targets = torch.tensor([[5, 2], [5, 2], [2, IGNORED], [5, 2], [5, 2]])
+    unaided = torch.tensor([False, False, False, True, True])
+    assert readable(losses, targets, unaided, 0.0).all()
+    # Of three the mean a token counts, so the third is the worst; of two, half is one.
+    assert readable(losses, targets, unaided, 0.5).tolist() == [True, True, False, False, True]
+
+
+@torch.no_grad()
+def test_losses_are_those_of_what_is_kept(
+    processor: Qwen2VLProcessor, objective: Objective
+) -> None:
+    half = Objective(objective.model, processor.tokenizer, hopeless_share=0.5).eval()
+    half.load_state_dict(objective.state_dict())
+    images, labels = random_images((2, 2)), ["a", "b"]
+    boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(2, 1, 4)
+    single = [
+        objective(images[row : row + 1], labels[row : row + 1], boxes[:1]) for row in range(2)
+    ]
+    best = min(single, key=lambda outcome: float(outcome.token_loss))
+    both = half(images, labels, boxes)
+    for name in ("token_loss", "glyph_loss", "order_loss"):
+        torch.testing.assert_close(getattr(both, name), getattr(best, name))
+        assert getattr(single[0], name) != getattr(single[1], name)
 
 
 def test_saved_checkpoint_loads_with_equal_bf16_weights(

@@ -15,10 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from training.build import MERGE_SIZE
+from training.sampled_vocabulary import IGNORED, SampledVocabulary
 
-IGNORED = -100
 LONGEST = 24  # most characters whose order is told apart
-FREQUENT = 128  # the first token ids: special tokens, digits, letters, signs
 
 
 def patch_centres(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -59,6 +58,7 @@ class GlyphHeads(nn.Module):
         grid: tuple[int, int],
         boxes: torch.Tensor,
         targets: torch.Tensor,
+        vocabulary: SampledVocabulary,
         embedding: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the two losses, scalars.
@@ -68,15 +68,15 @@ class GlyphHeads(nn.Module):
             grid: Rows and columns of cells.
             boxes: (B, N, 4).
             targets: Token ids of the answers, (B, N + 1) with the end token, `IGNORED` after it.
+            vocabulary: What a character is chosen among.
             embedding: The output embedding, (V, D), by which characters are told.
         """
         characters = targets[:, 1:].ne(IGNORED)  # (B, N): a token follows, so no end token
         distances = box_distances(boxes, grid)
         nearness = torch.softmax(-2 * distances.square(), dim=-1).to(patches.dtype)  # (B, N, P)
         pooled = self.project(nearness @ patches)[characters]  # (characters, D)
-        present, wanted = self._candidates(targets[:, :-1][characters])
-        logits = functional.linear(pooled, embedding[present])  # (characters, candidates)
-        glyph_loss = functional.cross_entropy(logits.float(), wanted)
+        logits = vocabulary.logits(pooled, embedding)
+        glyph_loss = vocabulary.losses(logits, targets[:, :-1][characters]).mean()
         absent = ~characters[..., None]
         nearest, owner = distances.masked_fill(absent, torch.inf).min(dim=1)  # each (B, P)
         order = torch.where(nearest <= 1, owner.clamp_max(LONGEST - 1) + 1, 0)
@@ -84,14 +84,3 @@ class GlyphHeads(nn.Module):
             self.order(patches).float().flatten(0, 1), order.flatten()
         )
         return glyph_loss, order_loss
-
-    @staticmethod
-    def _candidates(wanted: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the token ids to choose among and where in them the wanted ones are.
-
-        All Latin ids and what else the batch holds: telling 7,000 characters apart here, beside
-        the token loss that does, took a tenth of a step.
-        """
-        frequent = torch.arange(FREQUENT, device=wanted.device)
-        present, places = torch.unique(torch.cat([frequent, wanted]), return_inverse=True)
-        return present, places[FREQUENT:]

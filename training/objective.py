@@ -5,7 +5,7 @@ the auxiliary ones (`glyph_heads.py`) tell the vision encoder where each drawn c
 which gets the model off its first plateau. Leaves optimisation to `train.py`.
 
 Dims: B batch, C channels, H/W pixels, R/K rows and columns of cells, P patches an image,
-T tokens, V vocabulary, D width.
+T tokens, A tokens of an answer, V vocabulary, C tokens chosen among, D width.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.vocabulary import GUESS
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
-from training.glyph_heads import IGNORED, GlyphHeads
+from training.glyph_heads import GlyphHeads
+from training.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.vision import RunBlock, encode_images, run_block
 
 # OpenAI CLIP's normalisation, the image processor's default.
@@ -41,6 +41,30 @@ def to_patches(images: torch.Tensor) -> torch.Tensor:
     )
     pixels = pixels.permute(0, 1, 4, 2, 5, 7, 3, 6)  # (B, R, K, 2, 2, C, 14, 14)
     return pixels.reshape(batch, rows * columns * MERGE_SIZE**2, -1)
+
+
+def readable(
+    losses: torch.Tensor, targets: torch.Tensor, unaided: torch.Tensor, hopeless_share: float
+) -> torch.Tensor:
+    """Return which images (B,) to learn from: all but the worst read of each way of answering.
+
+    Nobody reads a tenth of what the renderer draws: text in its background's colour, under lines
+    or in a heap. Half of the whole gradient came from there. Source: the trimmed loss of Shen and
+    Sanghavi 2019, https://arxiv.org/abs/1810.11874.
+
+    Args:
+        losses: Of each token, (B, A), 0 after an answer's end.
+        targets: Token ids, (B, A), `IGNORED` after an answer's end.
+        unaided: (B,) bool, answered at once: such answers are worse and are ranked by themselves.
+        hopeless_share: Of those answered in the same way.
+    """
+    means = losses.detach().sum(dim=1) / targets.ne(IGNORED).sum(dim=1)
+    kept = torch.ones_like(means, dtype=torch.bool)
+    for group in (unaided.to(means.device), ~unaided.to(means.device)):
+        rows = torch.nonzero(group).flatten()
+        worst = means[rows].argsort(descending=True)[: int(hopeless_share * len(rows))]
+        kept[rows[worst]] = False
+    return kept
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,7 @@ class Objective(nn.Module):
             were known: the service guesses several tokens ahead of the certain ones, and such
             guesses are worth the more the oftener they are right. Source: the parallel decoding of
             Ghazvininejad et al. 2019, https://arxiv.org/abs/1904.09324, in its first step.
+        hopeless_share: Share of a batch, the worst read, from which nothing is learnt.
     """
 
     def __init__(
@@ -74,12 +99,14 @@ class Objective(nn.Module):
         tokenizer: PreTrainedTokenizerFast,
         run_block: RunBlock = run_block,
         unaided_share: float = 0.0,
+        hopeless_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.run_block = run_block
         self.unaided_share = unaided_share
+        self.hopeless_share = hopeless_share
         vocabulary = model.config.text_config.vocab_size
         self.glyph_heads = GlyphHeads(model.config.vision_config.embed_dim)
         self.register_buffer("lower", self._lower_ids(vocabulary), persistent=False)
@@ -129,15 +156,23 @@ class Objective(nn.Module):
             self.model.model.visual, to_patches(images), grid, self.run_block
         )  # (B, P, D)
         hidden = self._decode(ids, self.model.model.visual.merger(patches), grid)
-        logits = self.model.lm_head(hidden[:, cells + 1 :])  # (B, A, V)
-        token_loss = functional.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED
-        )
-        exact, caseless = self._hits(logits.argmax(-1), targets)
+        vocabulary = self._vocabulary(targets)
+        embedding = self.model.lm_head.weight
+        logits = vocabulary.logits(hidden[:, cells + 1 :], embedding)  # (B, A, C)
+        losses = vocabulary.losses(logits, targets)  # (B, A)
+        exact, caseless = self._hits(vocabulary.ids[logits.argmax(-1)], targets)
+        kept = readable(losses, targets, unaided, self.hopeless_share)
+        token_loss = losses[kept].sum() / targets[kept].ne(IGNORED).sum()
         glyph_loss, order_loss = self.glyph_heads(
-            patches, grid, boxes, targets, self.model.lm_head.weight
+            patches[kept], grid, boxes[kept], targets[kept], vocabulary, embedding
         )
         return Outcome(token_loss, glyph_loss, order_loss, exact, caseless, unaided)
+
+    def _vocabulary(self, targets: torch.Tensor) -> SampledVocabulary:
+        size = self.model.config.text_config.vocab_size
+        if self.training:
+            return SampledVocabulary.sample(targets, size)
+        return SampledVocabulary.whole(size, targets.device)
 
     def _decode(
         self, ids: torch.Tensor, cells: torch.Tensor, grid: tuple[int, int]

@@ -15,17 +15,17 @@ Value = TypeVar("Value")
 
 KINDS = ("digits", "latin", "math", "chinese", "chinese_math")
 
-# Many generators leave out what people confuse.
-_EASY_LATIN = "".join(set(LATIN) - set("0oO1lIi"))
 _POOLS = (
-    (LATIN, 3),
+    (LATIN, 5),
     (LOWER + DIGITS, 4),
     (UPPER + DIGITS, 4),
     (UPPER, 2),
     (LOWER, 2),
     (LOWER + UPPER, 1),
-    ("".join(sorted(_EASY_LATIN)), 2),
 )
+# Many generators leave out what people confuse.
+_CONFUSED = frozenset("0oO1lIi")
+_WITHOUT_CONFUSED = 0.5
 # Letters that differ by a stroke or its direction, as N from H, M and W; they come oftener.
 _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
@@ -90,6 +90,8 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
         hanzi = HANZI_FREQUENT if rng.random() < 0.7 else HANZI_LEVEL_1
         return "".join(rng.choices(hanzi, k=min(length, 6)))
     pool = _weighted(rng, _POOLS)
+    if rng.random() < _WITHOUT_CONFUSED:
+        pool = "".join(letter for letter in pool if letter not in _CONFUSED)
     weights = [_MISTAKEN_WEIGHT if letter in _MISTAKEN else 1.0 for letter in pool]
     code = rng.choices(pool, weights, k=length)
     if length > 1 and rng.random() < _DOUBLED:

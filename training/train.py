@@ -47,6 +47,7 @@ from training.vision import compiled_block, run_block
 _GLYPH_WEIGHT = 0.5
 _ORDER_WEIGHT = 0.3
 _UNAIDED_SHARE = 0.3
+_HOPELESS_SHARE = 0.1
 _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
@@ -66,12 +67,16 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = build_processor()
         self.model = self._initial_model().to(self.device)
+        if self.device.type == "cpu":  # the fused kernel's backward pass is slower there
+            self.model.set_attn_implementation({"text_config": "eager"})
         self.objective = Objective(
             self.model,
             self.processor.tokenizer,
             compiled_block() if arguments.compile else run_block,
             _UNAIDED_SHARE,
-        ).to(self.device)
+            _HOPELESS_SHARE,
+        )
+        self.objective.to(self.device).train()  # loaded weights come as for inference
         self.average = {
             name: value.detach().clone() for name, value in self.model.named_parameters()
         }
@@ -226,7 +231,7 @@ class Trainer:
     def _describe(self, folder: Path) -> None:
         """Write how the checkpoint came about and what it reads to `training.json` in it."""
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        objective = Objective(model.eval(), self.processor.tokenizer)
+        objective = Objective(model, self.processor.tokenizer).eval()
         description = {
             "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
             "progress": asdict(self.progress),

@@ -53,7 +53,7 @@ def main() -> None:
         arguments.checkpoint, dtype=torch.float32
     )
     tokenizer = AutoProcessor.from_pretrained(arguments.checkpoint).tokenizer
-    objective = Objective(model.eval(), tokenizer)
+    objective = Objective(model, tokenizer).eval()
     print(json.dumps(validate(objective, arguments.batches), indent=2))
 
 
