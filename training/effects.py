@@ -11,6 +11,7 @@ import random
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
 
 from training.styles import Style
@@ -77,11 +78,10 @@ def _low_resolution(image: Image, factor: float) -> Image:
     return np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR))
 
 
-def _palette(image: Image, colours: int) -> Image:
-    """Quantise each channel so that about `colours` colours remain."""
-    levels = max(2.0, colours ** (1 / 3))
-    step = 255 / (levels - 1)
-    return np.asarray(np.round(image / step) * step, dtype=np.float32)
+def _palette(image: NDArray[np.uint8], colours: int) -> NDArray[np.uint8]:
+    """Keep the image's own `colours` colours, as a GIF or PNG with a palette does."""
+    quantised = PIL.Image.fromarray(image).quantize(colours, PIL.Image.Quantize.FASTOCTREE)
+    return np.asarray(quantised.convert("RGB"))
 
 
 def _jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
@@ -124,7 +124,7 @@ def develop(
             :, None
         ]
     _frame(image, style, rng)
-    if style.palette:
-        image = _palette(image, style.palette)
     finished = np.clip(image, 0, 255).astype(np.uint8)
+    if style.palette:
+        finished = _palette(finished, style.palette)
     return _jpeg(finished, style.jpeg) if style.jpeg else finished

@@ -113,7 +113,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         canvas_height=int(rng.triangular(26, 120, 52)),
         em=rng.uniform(0.22, 0.45)
         if rng.random() < 0.07 * d
-        else rng.triangular(0.8 - 0.4 * d, 0.9 + 0.25 * d, 0.8),
+        else rng.triangular(0.8 - 0.3 * d, 0.9 + 0.25 * d, 0.8),
         layout=rng.choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
         tracking=rng.gauss(0.06, 0.12 * d + 0.03),
         align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
