@@ -1,7 +1,7 @@
 """Which tokens the losses of one step choose among: a sampled softmax.
 
 Responsible for: a few hundred tokens that stand for all. Scoring 7,000 characters for every token
-of an answer took a seventh of a training step. Source: importance sampling of the normaliser,
+of an answer took a tenth of a training step. Source: importance sampling of the normaliser,
 Bengio and Senecal 2003; Jean et al. 2015, https://arxiv.org/abs/1412.2007.
 Invariant: the expected normaliser is that of the whole vocabulary.
 
