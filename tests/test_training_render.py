@@ -83,6 +83,24 @@ def test_boxes_hold_the_ink_they_name(fonts: FontLibrary) -> None:
             assert np.all(np.diff(drawn.boxes[:, 0]) > 0)
 
 
+def _lopsidedness(image: np.ndarray, box: np.ndarray) -> float:
+    """How much more ink, as a share, one half of the box's width has than the other."""
+    width = image.shape[1]
+    ink = 255.0 - image[..., 0]
+    middle, reach = round(box[0] * width), int(box[2] * width) + 4
+    left, right = ink[:, middle - reach : middle].sum(), ink[:, middle : middle + reach].sum()
+    return float(abs(left - right) / (left + right))
+
+
+def test_some_hollow_letters_are_thicker_on_one_side(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(0), 0.0), canvas_height=100, jpeg=0, colours="black")
+    hollow = replace(plain, background="white", fill="hollow", stroke=0.06, contrast=1.0)
+    drawn = [render("I", hollow, aspect=2.0, fonts=fonts, seed=seed) for seed in range(30)]
+    shares = [_lopsidedness(one.image, one.boxes[0]) for one in drawn]
+    assert min(shares) < 0.05
+    assert max(shares) > 0.2
+
+
 def test_text_changes_the_image(fonts: FontLibrary) -> None:
     style = sample_style(random.Random(3), difficulty=0.0)
     three, eight = (

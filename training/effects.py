@@ -35,7 +35,7 @@ def displacement(
             length = rng.uniform(0.5, 2.0) * height
             source_x += style.wave * height * np.sin(2 * math.pi * y / length + rng.uniform(0, 6.3))
     if style.ripple:
-        length = rng.uniform(0.15, 0.45) * height
+        length = rng.uniform(0.08, 0.45) * height
         source_x += style.ripple * height * np.sin(2 * math.pi * y / length + rng.uniform(0, 6.3))
         source_y += style.ripple * height * np.sin(2 * math.pi * x / length + rng.uniform(0, 6.3))
     if style.swirl or style.lens:

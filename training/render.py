@@ -26,6 +26,8 @@ from training.texts import KINDS, sample_text
 # An image is too small to share among threads, and OpenCV's pool does not survive a fork.
 cv2.setNumThreads(0)
 
+_UNEVEN = 0.5  # share of the hollow letters whose outline is not of one width
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -78,7 +80,11 @@ def _decorated(mask: glyphs.Mask, style: Style, em: float, rng: random.Random) -
     reach = max(1, round(style.stroke * em))
     if style.fill == "hollow":
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        return np.asarray(cv2.dilate(mask, kernel) - mask * np.float32(0.95))
+        inner = mask
+        if rng.random() < _UNEVEN:  # the outline is thicker on one side
+            shift = rng.randint(-reach, reach), rng.randint(-reach, reach)
+            inner = np.roll(mask, shift, axis=(0, 1))
+        return np.asarray(np.maximum(0, cv2.dilate(mask, kernel) - inner * np.float32(0.95)))
     if style.fill == "relief":  # the edges that face one way, strongest there
         shift = rng.choice((-reach, reach)), rng.choice((-reach, reach))
         rim = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8))) - mask
