@@ -31,7 +31,7 @@ from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from qwen_captcha.gunicorn_errors import error_reply, refusal_of
-from qwen_captcha.newcomers import keep_newcomers_out
+from qwen_captcha.newcomers import HANDSHAKE_S, keep_newcomers_out
 from qwen_captcha.patience import IDLE_S, PatientSocket, linger
 from qwen_captcha.quick_refusals import QuickRefusals, plain_request
 
@@ -216,17 +216,19 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             self._leave_listeners()
 
     def _leave_listeners(self) -> None:
-        """Accept who is connected already, then stop to listen.
+        """Accept who is at the door already, then stop to listen.
 
         Who comes later is refused at once and can turn to another instance; a listener that
         stayed open would let them wait for a reply until the process ends.
         """
         for listener in self.sockets:
             keep_newcomers_out(listener)
-            counted = -1
-            while counted != self.nr_conns:
-                counted = self.nr_conns
-                self.accept(listener)
+            self.poller.register(listener, selectors.EVENT_READ, self.accept)
+        deadline = time.monotonic() + HANDSHAKE_S
+        while self.sockets and (left_s := deadline - time.monotonic()) > 0:
+            self.wait_for_and_dispatch_events(left_s)
+        for listener in self.sockets:
+            self.poller.unregister(listener)
             listener.close()
         self.sockets: list[socket.socket] = []
 

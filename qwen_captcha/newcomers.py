@@ -1,11 +1,12 @@
-"""A listening socket that lets nobody in any more, but keeps who is connected already.
+"""A listening socket that lets nobody in any more, but keeps who is at the door already.
 
 Responsible for: the kernel's part in a stop that loses nobody. Between the last `accept` and the
-closing of a listener somebody may connect, and is reset by the closing. Linux can drop the
-packets that open connections first; whoever they came from tries again and is refused then.
-Elsewhere that moment stays. Invariant: connections that exist are not touched.
+closing of a listener somebody may connect, and is reset by the closing. Linux can drop the packets
+that open connections first; whoever they came from tries again after a second and is refused then.
+Elsewhere that moment stays. Invariant: connections that exist are not touched, and those that are
+being opened still come to be: their client may think that they exist, and send its request.
 
-Source: socket(7) on SO_ATTACH_FILTER; classic BPF's `ret #0`, which passes nothing.
+Source: socket(7) on SO_ATTACH_FILTER, and classic BPF, which sees a segment from its TCP header on.
 """
 
 from __future__ import annotations
@@ -16,16 +17,27 @@ import socket
 import struct
 import sys
 
+# Seconds that a client across an ocean takes for its part of opening a connection; less than the
+# one after which it tries again.
+HANDSHAKE_S = 0.3
 SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python does not name it
-_RETURN_NOTHING = struct.pack("HBBI", 0x06, 0, 0, 0)
+# Each is operation, jumps where true and where false, operand.
+_FIRST_SEGMENTS_ARE_DROPPED = (
+    (0x30, 0, 0, 13),  # ldb [13]: the flags
+    (0x54, 0, 0, 0x12),  # and #(SYN | ACK)
+    (0x15, 0, 1, 0x02),  # jeq #SYN, else skip one
+    (0x06, 0, 0, 0),  # ret #0: nothing passes
+    (0x06, 0, 0, 0xFFFF_FFFF),  # ret #-1: all of it passes
+)
 
 
 def keep_newcomers_out(listener: socket.socket) -> None:
     """Drop what would open further connections, where the system can."""
     if sys.platform != "linux":
         return
-    instructions = ctypes.create_string_buffer(_RETURN_NOTHING)
+    program = b"".join(struct.pack("HBBI", *step) for step in _FIRST_SEGMENTS_ARE_DROPPED)
+    instructions = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, padding, their address.
-    program = struct.pack("HL", 1, ctypes.addressof(instructions))
+    described = struct.pack("HL", len(_FIRST_SEGMENTS_ARE_DROPPED), ctypes.addressof(instructions))
     with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, described)
