@@ -8,7 +8,7 @@ import pytest
 
 from training.fonts import FontLibrary, FontsMissingError, draws, package_table
 from training.render import render
-from training.styles import sample_style
+from training.styles import _MOST_TRAITS, _TRAITS, sample_style
 from training.texts import KINDS, sample_text
 
 # matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
@@ -55,6 +55,25 @@ def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
         for seed in range(500)
     ]
     assert set(counts) == {0, 1, 2, 3}
+
+
+def test_a_look_is_a_few_traits() -> None:
+    looks = [sample_style(random.Random(seed)) for seed in range(500)]
+    counts = [sum(getattr(look, name) != off for name, off in _TRAITS.items()) for look in looks]
+    assert max(counts) == _MOST_TRAITS[1]
+    assert min(counts) <= _MOST_TRAITS[0]
+    for name, off in _TRAITS.items():
+        assert any(getattr(look, name) != off for look in looks), f"{name} never occurs"
+
+
+def test_a_bend_moves_ink_and_its_boxes(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    bent = replace(plain, bend=0.08)
+    straight, moved = (
+        render("XX", style, aspect=2.0, fonts=fonts, seed=1) for style in (plain, bent)
+    )
+    assert not np.array_equal(straight.image, moved.image)
+    assert np.abs(straight.boxes - moved.boxes).max() > 0.005
 
 
 def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:

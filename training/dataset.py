@@ -26,7 +26,7 @@ from training.styles import sample_style
 from training.texts import sample_text
 
 _SHARE_OF_CURRENT = 0.7
-EASIEST = 0.3  # least difficulty of what is drawn, as a share of the level's
+EASIEST = 0.4  # least difficulty of what is drawn, as a share of the level's
 
 
 @dataclass(frozen=True)

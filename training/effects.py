@@ -23,7 +23,7 @@ def displacement(
     style: Style, size: tuple[int, int], rng: random.Random
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Return the source coordinates (x, y), each (H, W), of the style's warp, or None."""
-    if not (style.wave or style.ripple or style.swirl or style.lens):
+    if not (style.wave or style.ripple or style.bend or style.swirl or style.lens):
         return None
     height, width = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -38,6 +38,12 @@ def displacement(
         length = rng.uniform(0.08, 0.45) * height
         source_x += style.ripple * height * np.sin(2 * math.pi * y / length + rng.uniform(0, 6.3))
         source_y += style.ripple * height * np.sin(2 * math.pi * x / length + rng.uniform(0, 6.3))
+    if style.bend:  # waves in any direction, other ones across than along
+        for source in (source_x, source_y):
+            for _ in range(2):
+                angle, turns = rng.uniform(0, 6.3), 6.3 / (rng.uniform(0.4, 1.6) * height)
+                phase = turns * (x * math.cos(angle) + y * math.sin(angle)) + rng.uniform(0, 6.3)
+                source += 0.6 * style.bend * height * np.sin(phase)
     if style.swirl or style.lens:
         centre_x = rng.uniform(0.2, 0.8) * width
         centre_y = rng.uniform(0.3, 0.7) * height

@@ -75,20 +75,28 @@ def _ink_colour(style: Style, base: Colour, rng: random.Random) -> Colour:
     return (red, green, blue)
 
 
-def _decorated(mask: glyphs.Mask, style: Style, em: float, rng: random.Random) -> glyphs.Mask:
+def _heavy_side(style: Style, em: float, rng: random.Random) -> tuple[int, int]:
+    """Return how far down and to the right outlines are thickest, the same for all letters."""
+    reach = max(1, round(style.stroke * em))
+    if style.fill == "relief":
+        return rng.choice((-reach, reach)), rng.choice((-reach, reach))
+    if rng.random() < _UNEVEN:
+        return rng.randint(-reach, reach), rng.randint(-reach, reach)
+    return 0, 0
+
+
+def _decorated(
+    mask: glyphs.Mask, style: Style, em: float, heavy_side: tuple[int, int], rng: random.Random
+) -> glyphs.Mask:
     """Return the coverage after hollowing, carving, hatching or nothing."""
     reach = max(1, round(style.stroke * em))
     if style.fill == "hollow":
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        inner = mask
-        if rng.random() < _UNEVEN:  # the outline is thicker on one side
-            shift = rng.randint(-reach, reach), rng.randint(-reach, reach)
-            inner = np.roll(mask, shift, axis=(0, 1))
+        inner = np.roll(mask, heavy_side, axis=(0, 1))
         return np.asarray(np.maximum(0, cv2.dilate(mask, kernel) - inner * np.float32(0.95)))
     if style.fill == "relief":  # the edges that face one way, strongest there
-        shift = rng.choice((-reach, reach)), rng.choice((-reach, reach))
         rim = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8))) - mask
-        lit = np.roll(mask, shift, axis=(0, 1)) - mask
+        lit = np.roll(mask, heavy_side, axis=(0, 1)) - mask
         return np.asarray(np.clip(np.maximum(lit, np.float32(0.6) * rim), 0, 1))
     if style.fill == "hatched":
         step = max(2, round(0.12 * em))
@@ -111,6 +119,7 @@ def _ink_text(
     coverage = np.zeros((height, width), np.float32)
     colour = np.zeros((height, width, 3), np.float32)
     colour[:] = inks[0]
+    heavy_side = _heavy_side(style, em, rng)
     for glyph, ink in zip(placed, inks, strict=True):
         layer = np.zeros((height, width), np.float32)
         part = glyphs.paste(layer, glyph)
@@ -118,7 +127,7 @@ def _ink_text(
             continue
         if style.aliased:
             layer = np.where(layer > 0.5, np.float32(1), np.float32(0))
-        piece = _decorated(layer, style, em, rng) if style.fill != "solid" else layer
+        piece = _decorated(layer, style, em, heavy_side, rng) if style.fill != "solid" else layer
         if style.fade:
             piece = piece * (1 - style.fade * rng.random())
         stronger = piece > coverage

@@ -11,7 +11,8 @@ angles degrees, probabilities and contrasts in [0, 1].
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Style:
     wave: float
     wave_length: float
     ripple: float
+    bend: float
     swirl: float
     lens: float
     warp_everything: bool
@@ -94,6 +96,40 @@ def _clutter_kinds(rng: random.Random, difficulty: float) -> frozenset[str]:
     return frozenset(rng.sample(kinds, min(len(kinds), _MOST_CLUTTER)))
 
 
+# What makes a captcha harder, and its value where it is switched off.
+_TRAITS: dict[str, Any] = {
+    "rotation": 0.0,
+    "shear": 0.0,
+    "common_shear": 0.0,
+    "size_jitter": 0.0,
+    "rise": 0.0,
+    "stretch": 1.0,
+    "fill": "solid",
+    "shadow": 0.0,
+    "wave": 0.0,
+    "ripple": 0.0,
+    "bend": 0.0,
+    "swirl": 0.0,
+    "lens": 0.0,
+    "blur": 0.0,
+    "noise": 0.0,
+    "specks": 0.0,
+    "low_resolution": 0.0,
+    "palette": 0,
+    "filter": "",
+    "fade": 0.0,
+    "aliased": False,
+    **{kind: 0 for kind, _ in _CLUTTER},
+}
+_MOST_TRAITS = (2, 7)  # a generator does a few things, and those thoroughly
+
+
+def _of_few_traits(rng: random.Random, style: Style) -> Style:
+    traits = [name for name, off in _TRAITS.items() if getattr(style, name) != off]
+    kept = rng.sample(traits, min(len(traits), rng.randint(*_MOST_TRAITS)))
+    return replace(style, **{name: _TRAITS[name] for name in traits if name not in kept})
+
+
 def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     """Draw a look.
 
@@ -109,7 +145,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     clutter = _clutter_kinds(rng, d)
     thick = rng.random() < 0.2
     crossings = 0.3 * crowd if thick else crowd  # many thick lines leave nothing to read
-    return Style(
+    style = Style(
         canvas_height=int(rng.triangular(26, 120, 52)),
         em=rng.uniform(0.22, 0.45)
         if rng.random() < 0.07 * d
@@ -145,13 +181,14 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         strokes=_count(rng, "strokes" in clutter, 20, 160),
         dots=_count(rng, "dots" in clutter, 5, 20 + int(250 * crowd**2)),
         line_width=rng.uniform(0.03, 0.06) if thick else rng.uniform(0.008, 0.03),
-        strike=_maybe(rng, "strike" in clutter, 0.015, 0.075),
+        strike=_maybe(rng, "strike" in clutter, 0.015, rng.choice((0.075, 0.075, 0.1))),
         strike_smooth=rng.random() < 0.65,
         lines_in_ink=rng.random() < 0.4,
         lines_over=rng.random() < 0.7,
         wave=_maybe(rng, 0.4 * d, 0.01, 0.1),
         wave_length=rng.uniform(0.5, 3.0),
         ripple=_maybe(rng, 0.16 * d, 0.005, 0.03),
+        bend=_maybe(rng, 0.16 * d, 0.02, 0.08),
         swirl=_maybe(rng, 0.05 * d, -0.5, 0.5),
         lens=_maybe(rng, 0.08 * d, 0.1, 0.4),
         warp_everything=rng.random() < 0.5,
@@ -167,3 +204,4 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         fade=_maybe(rng, 0.1 * d, 0.2, 0.65),
         aliased=rng.random() < 0.12 * d,
     )
+    return _of_few_traits(rng, style)
