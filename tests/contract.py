@@ -25,6 +25,7 @@ from qwen_captcha.app import checked_backend, create_app
 from qwen_captcha.backends.base import ReadingTask
 from qwen_captcha.checkpoints import BUNDLED_CHECKPOINT
 from qwen_captcha.decoding import DecodingConstraints
+from qwen_captcha.options import Kind
 from qwen_captcha.recognition import CONFIDENCE_UNKNOWN, NOT_RESTRICTED, PROMPT_IGNORED
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
@@ -464,7 +465,9 @@ class TestTransformersServe(OverAnEngine):
         remote = app.extensions["captcha_service"].backend
         images = [draw(text) for text in ("4711", "0815", "W8mZ", "iIl1", "3+4=?", "验证")]
         images += [image.resize((100, 30)) for image in images]
-        tasks = [ReadingTask(image, "Read it.", 32) for image in images]
+        # As text, greedily: doubtful arithmetic would be searched for here, and not there.
+        as_text = DecodingConstraints(kind=Kind.TEXT)
+        tasks = [ReadingTask(image, "Read it.", 32, as_text) for image in images]
         more = DecodingConstraints(alternatives=3)
         searches = [ReadingTask(image, "Read it.", 32, more) for image in images]
         for there, here, found in zip(
