@@ -218,8 +218,9 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def _leave_listeners(self) -> None:
         """Accept who is at the door already, then stop to listen.
 
-        Who comes later is refused at once and can turn to another instance; a listener that
-        stayed open would let them wait for a reply until the process ends.
+        Who comes later is refused at once, or at the second try if it is while this takes its
+        `HANDSHAKE_S`, and can turn to another instance; a listener that stayed open would let
+        them wait for a reply until the process ends.
         """
         for listener in self.sockets:
             keep_newcomers_out(listener)
