@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 import pytest
 
+from training.clutter import _draw_spokes
 from training.fonts import FontLibrary, FontsMissingError, draws, package_table
 from training.render import render
 from training.styles import _MOST_TRAITS, _TRAITS, sample_style
@@ -76,6 +77,38 @@ def test_a_bend_moves_ink_and_its_boxes(fonts: FontLibrary) -> None:
     assert np.abs(straight.boxes - moved.boxes).max() > 0.005
 
 
+def test_perspective_gives_equal_letters_unequal_shapes(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    flat, tilted = (
+        render("XX", style, aspect=2.0, fonts=fonts, seed=1).boxes[:, 2:]
+        for style in (plain, replace(plain, quad=0.3))
+    )
+    assert np.array_equal(flat[0], flat[1])
+    assert np.abs(tilted[0] - tilted[1]).max() > 0.01
+
+
+def test_a_hatched_strike_lets_paper_through(fonts: FontLibrary) -> None:
+    plain = replace(
+        sample_style(random.Random(1), 0.0), jpeg=0, colours="black", contrast=1.0, strike=0.2
+    )
+    whole, hatched = (
+        render("I", style, aspect=3.0, fonts=fonts, seed=1).image < 128
+        for style in (
+            replace(plain, background="white", strike_hatched=False),
+            replace(plain, background="white", strike_hatched=True),
+        )
+    )
+    assert 0.1 * whole.sum() < (whole & ~hatched).sum() < 0.6 * whole.sum()
+
+
+def test_spokes_meet_in_one_point() -> None:
+    canvas = np.zeros((100, 200, 3), np.float32)
+    _draw_spokes(canvas, (60, 40), (255.0, 255.0, 255.0), random.Random(1))
+    near, far = canvas[35:46, 55:66], canvas[80:91, 150:161]
+    assert canvas[40, 60].min() > 200
+    assert 2 * far.mean() < near.mean()
+
+
 def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
     for seed in range(30):
         style = sample_style(random.Random(seed), difficulty=0.0)
@@ -85,7 +118,7 @@ def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
 
 def test_boxes_hold_the_ink_they_name(fonts: FontLibrary) -> None:
     plain = replace(sample_style(random.Random(1), difficulty=0.0), background="white", jpeg=0)
-    for style in (plain, replace(plain, wave=0.08, warp_everything=False)):
+    for style in (plain, replace(plain, wave=0.3, warp_everything=False)):
         for seed in range(20):
             drawn = render("Wi8", style, aspect=3.0, fonts=fonts, seed=seed)
             ink = drawn.image.min(axis=2) < 128

@@ -47,7 +47,12 @@ def paint_background(
         angle = rng.uniform(0, 2 * math.pi)
         y, x = np.mgrid[0:height, 0:width].astype(np.float32)
         ramp = (x / width - 0.5) * math.cos(angle) + (y / height - 0.5) * math.sin(angle)
-        image += ramp[..., None] * swing * noise.uniform(0.3, 1.6, 3).astype(np.float32)
+        image += (
+            ramp[..., None]
+            * swing
+            * rng.choice((1, 1, 2))
+            * noise.uniform(0.3, 1.6, 3).astype(np.float32)
+        )
     elif style.background == "bands":
         step = max(2, int(rng.uniform(0.1, 0.6) * height))
         axis = np.arange(width if rng.random() < 0.7 else height) // step
@@ -61,7 +66,7 @@ def paint_background(
         image += _field(noise, size, rng.uniform(1.0, 3.0), rng.choice((1, 3))) * swing * 0.7
     elif style.background == "shapes":
         _draw_shapes(image, base, swing, rng)
-    elif style.background in ("grid", "rings"):
+    elif style.background in ("grid", "rings", "spokes"):
         _draw_lattice(image, style, base, rng)
     return image
 
@@ -87,7 +92,8 @@ def _draw_shapes(image: Image, base: Colour, swing: float, rng: random.Random) -
 def _draw_lattice(image: Image, style: Style, base: Colour, rng: random.Random) -> None:
     height, width = image.shape[:2]
     shift = rng.choice((-1, 1)) * (15 + 90 * style.background_strength)
-    colour = tuple(value + shift * rng.uniform(0.4, 1.0) for value in base)
+    red, green, blue = (value + shift * rng.uniform(0.4, 1.0) for value in base)
+    colour = (red, green, blue)
     step = max(3, int(rng.uniform(0.06, 0.3) * height))
     if style.background == "grid":
         for x in range(rng.randrange(step), width, step):
@@ -96,8 +102,21 @@ def _draw_lattice(image: Image, style: Style, base: Colour, rng: random.Random) 
             cv2.line(image, (0, y), (width, y), colour, 1)
         return
     centre = (rng.randrange(width), rng.randrange(height))
+    if style.background == "spokes":
+        _draw_spokes(image, centre, colour, rng)
+        step *= 2
     for radius in range(step, width, step):
         cv2.circle(image, centre, radius, colour, 1, cv2.LINE_AA)
+
+
+def _draw_spokes(image: Image, centre: tuple[int, int], colour: Colour, rng: random.Random) -> None:
+    """Draw wavering lines from `centre` outwards in place."""
+    count, wavering = rng.randint(12, 60), rng.uniform(0, 0.15)
+    radii = np.linspace(0, image.shape[1], 24)
+    for index in range(count):
+        turns = 2 * math.pi * index / count + wavering * np.sin(radii / rng.uniform(2, 12))
+        points = np.stack([np.cos(turns), np.sin(turns)], axis=1) * radii[:, None] + centre
+        cv2.polylines(image, [points.astype(np.int32)], False, colour, 1, cv2.LINE_AA)
 
 
 def random_colour(rng: random.Random) -> Colour:
@@ -186,15 +205,20 @@ def _curve(size: tuple[int, int], rng: random.Random) -> NDArray[np.int32]:
 
 
 def draw_strike(
-    image: Image, style: Style, through: list[tuple[float, float]], colour: Colour
+    image: Image,
+    style: Style,
+    through: list[tuple[float, float]],
+    colour: Colour,
+    rng: random.Random,
 ) -> None:
     """Draw the line that strikes a word out, in place.
 
     Args:
         image: (H, W, 3).
-        style: Gives thickness and whether the line bends smoothly or in corners.
+        style: Gives thickness and whether the line bends smoothly or in corners and is hatched.
         through: Points (x, y) in pixels from left to right, at least two.
         colour: Usually the text's own.
+        rng: Source of randomness.
     """
     points = np.array(through)
     if style.strike_smooth:
@@ -205,7 +229,15 @@ def draw_strike(
         padded = np.pad(y, reach, mode="edge")
         points = np.stack([x, np.convolve(padded, kernel / kernel.sum(), "valid")], axis=1)
     thickness = max(1, round(style.strike * min(1.0, 1.4 * style.em) * image.shape[0]))
-    cv2.polylines(image, [points.astype(np.int32)], False, colour, thickness, cv2.LINE_AA)
+    line = [points.astype(np.int32)]
+    if not style.strike_hatched:
+        cv2.polylines(image, line, False, colour, thickness, cv2.LINE_AA)
+        return
+    coverage = np.zeros(image.shape[:2], np.float32)
+    cv2.polylines(coverage, line, False, 1.0, thickness + 1, cv2.LINE_AA)
+    y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
+    coverage[(x + rng.choice((-1, 0, 1)) * y) % rng.randint(2, 5) == 0] = 0
+    image += coverage[..., None] * (np.array(colour, np.float32) - image)
 
 
 def draw_dots(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:

@@ -29,11 +29,11 @@ def displacement(
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     source_x, source_y = x.copy(), y.copy()
     if style.wave:
-        length = style.wave_length * height
-        source_y += style.wave * height * np.sin(2 * math.pi * x / length + rng.uniform(0, 6.3))
+        length = style.wave_length * height / (2 * math.pi)
+        source_y += style.wave * length * np.sin(x / length + rng.uniform(0, 6.3))
         if rng.random() < 0.6:
-            length = rng.uniform(0.5, 2.0) * height
-            source_x += style.wave * height * np.sin(2 * math.pi * y / length + rng.uniform(0, 6.3))
+            length = rng.uniform(0.5, 2.0) * height / (2 * math.pi)
+            source_x += style.wave * length * np.sin(y / length + rng.uniform(0, 6.3))
     if style.ripple:
         length = rng.uniform(0.08, 0.45) * height
         source_x += style.ripple * height * np.sin(2 * math.pi * y / length + rng.uniform(0, 6.3))

@@ -54,6 +54,18 @@ def _transform(mask: Mask, matrix: NDArray[np.float64]) -> Mask:
     )
 
 
+def _in_perspective(mask: Mask, reach: float, rng: random.Random) -> Mask:
+    """Move each corner by up to `reach` of width and height; the result is as large as needed."""
+    height, width = mask.shape
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32)
+    moves = [[rng.uniform(-reach, reach) * side for side in (width, height)] for _ in corners]
+    moved = corners + np.array(moves, np.float32)
+    moved -= moved.min(axis=0)
+    new_width, new_height = np.ceil(moved.max(axis=0)).astype(int) + 1
+    matrix = cv2.getPerspectiveTransform(corners, moved)
+    return np.asarray(cv2.warpPerspective(mask, matrix, (int(new_width), int(new_height))))
+
+
 def _matrix(style: Style, scale: float, rng: random.Random) -> NDArray[np.float64]:
     angle = math.radians(rng.uniform(-style.rotation, style.rotation))
     shear = style.common_shear + rng.uniform(-style.shear, style.shear)
@@ -122,6 +134,8 @@ def _place(
         if not character.isspace():
             matrix = _matrix(style, scale, rng)
             turned = _transform(mask, matrix) if mask.size else np.zeros((1, 1), np.float32)
+            if style.quad:
+                turned = _in_perspective(turned, style.quad, rng)
             middle_x = x + step / 2 if style.layout == "cells" else x + advance / 2
             middle_y = baseline + (mask.shape[0] / 2 - above) * scale
             middle_y += rng.uniform(-style.rise, style.rise) * height

@@ -233,7 +233,7 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
         _ink_text(image, placed, style, inks, None if style.warp_everything else source, rng)
         if style.strike:
             colour = first if rng.random() < 0.7 else _ink_colour(style, base, rng)
-            clutter.draw_strike(image, style, _strike_points(placed, size, rng), colour)
+            clutter.draw_strike(image, style, _strike_points(placed, size, rng), colour, rng)
     if style.lines_over:
         clutter.draw_lines(image, style, first, base, rng)
         clutter.draw_dots(image, style, first, base, rng)

@@ -5,7 +5,8 @@ Responsible for: the distribution of looks, from plain to hostile. Leaves drawin
 are wide enough that real ones fall inside.
 
 Units: lengths are fractions of the em size (text) or of the canvas height (everything else),
-angles degrees, probabilities and contrasts in [0, 1].
+`quad` one of a character's own width and height, `wave` the steepest slope of a wave, angles
+degrees, probabilities and contrasts in [0, 1].
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Style:
     font_per_character: bool
     rotation: float
     shear: float
+    quad: float
     common_shear: float
     size_jitter: float
     rise: float
@@ -48,6 +50,7 @@ class Style:
     line_width: float
     strike: float
     strike_smooth: bool
+    strike_hatched: bool
     lines_in_ink: bool
     lines_over: bool
     wave: float
@@ -100,6 +103,7 @@ def _clutter_kinds(rng: random.Random, difficulty: float) -> frozenset[str]:
 _TRAITS: dict[str, Any] = {
     "rotation": 0.0,
     "shear": 0.0,
+    "quad": 0.0,
     "common_shear": 0.0,
     "size_jitter": 0.0,
     "rise": 0.0,
@@ -130,6 +134,20 @@ def _of_few_traits(rng: random.Random, style: Style) -> Style:
     return replace(style, **{name: _TRAITS[name] for name in traits if name not in kept})
 
 
+_BACKGROUNDS = (
+    "white",
+    "plain",
+    "gradient",
+    "bands",
+    "blobs",
+    "grain",
+    "grid",
+    "rings",
+    "spokes",
+    "shapes",
+)
+
+
 def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     """Draw a look.
 
@@ -145,20 +163,20 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     clutter = _clutter_kinds(rng, d)
     thick = rng.random() < 0.2
     crossings = 0.3 * crowd if thick else crowd  # many thick lines leave nothing to read
+    small = rng.random() < 0.1 * d
     style = Style(
         canvas_height=int(rng.triangular(26, 120, 52)),
-        em=rng.uniform(0.22, 0.45)
-        if rng.random() < 0.07 * d
-        else rng.triangular(0.8 - 0.3 * d, 0.9 + 0.35 * d, 0.8),
+        em=rng.uniform(0.22, 0.45) if small else rng.triangular(0.8 - 0.3 * d, 0.9 + 0.35 * d, 0.8),
         layout=rng.choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
         tracking=rng.gauss(0.06, 0.12 * d + 0.03),
         align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
         font_per_character=rng.random() < 0.25 * d,
         rotation=_maybe(rng, 0.6 * d, 3, 40) * (1.0 if rng.random() < 0.3 else 0.55),
         shear=_maybe(rng, 0.3 * d, 0.1, 0.5),
+        quad=_maybe(rng, 0.2 * d, 0.05, 0.3),
         common_shear=rng.gauss(0, 0.32) if rng.random() < 0.25 * d else 0.0,
         size_jitter=_maybe(rng, 0.4 * d, 0.05, 0.3),
-        rise=_maybe(rng, 0.6 * d, 0.02, 0.25),
+        rise=_maybe(rng, 0.6 * d, 0.02, 0.4 if small else 0.25),
         stretch=rng.uniform(0.5, 1.35) if rng.random() < 0.45 * d else 1.0,
         fill=rng.choices(
             ("solid", "hollow", "relief", "outlined", "gradient", "hatched"),
@@ -170,8 +188,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.6 * d, 0.85),
         dark_background=dark,
         background=rng.choices(
-            ("white", "plain", "gradient", "bands", "blobs", "grain", "grid", "rings", "shapes"),
-            (5, 4 * d, 2 * d, 0.7 * d, 1.6 * d, 1.2 * d, 0.5 * d, 0.5 * d, 0.8 * d),
+            _BACKGROUNDS, (5, *(weight * d for weight in (4, 2, 0.7, 1.6, 1.2, 0.5, 0.5, 0.6, 0.8)))
         )[0],
         background_strength=grain * rng.random() * (0.25 + 0.45 * d),
         decoys=_count(rng, "decoys" in clutter, 5, 60),
@@ -183,23 +200,24 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         line_width=rng.uniform(0.03, 0.06) if thick else rng.uniform(0.008, 0.03),
         strike=_maybe(rng, "strike" in clutter, 0.015, rng.choice((0.075, 0.075, 0.1))),
         strike_smooth=rng.random() < 0.65,
+        strike_hatched=rng.random() < 0.2,
         lines_in_ink=rng.random() < 0.4,
         lines_over=rng.random() < 0.7,
-        wave=_maybe(rng, 0.4 * d, 0.01, 0.1),
+        wave=_maybe(rng, 0.4 * d, 0.05, 0.75),
         wave_length=rng.uniform(0.5, 3.0),
         ripple=_maybe(rng, 0.16 * d, 0.005, 0.03),
         bend=_maybe(rng, 0.16 * d, 0.02, 0.08),
         swirl=_maybe(rng, 0.05 * d, -0.5, 0.5),
         lens=_maybe(rng, 0.08 * d, 0.1, 0.4),
         warp_everything=rng.random() < 0.5,
-        blur=_maybe(rng, 0.22 * d, 0.005, 0.017),
+        blur=_maybe(rng, 0.22 * d, 0.005, 0.022),
         noise=grain * _maybe(rng, 0.22 * d, 2, 22),
         specks=_maybe(rng, 0.12 * d, 0.002, 0.05),
         low_resolution=_maybe(rng, 0.25 * d, 0.45, 0.85),
         palette=rng.choice((4, 8, 16, 32, 128)) if rng.random() < 0.12 * d else 0,
         jpeg=rng.randint(35, 92) if rng.random() < 0.45 else 0,
         border=rng.random() < 0.12 * d,
-        letterbox=_maybe(rng, 0.04 * d, 0.08, 0.25),
+        letterbox=_maybe(rng, (0.25 if small else 0.02) * d, 0.08, 0.25),
         filter=rng.choices(("", "invert", "edges", "emboss"), (30, 1.2 * d, 0.4 * d, 0.4 * d))[0],
         fade=_maybe(rng, 0.1 * d, 0.2, 0.65),
         aliased=rng.random() < 0.12 * d,
