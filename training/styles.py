@@ -134,18 +134,19 @@ def _of_few_traits(rng: random.Random, style: Style) -> Style:
     return replace(style, **{name: _TRAITS[name] for name in traits if name not in kept})
 
 
-_BACKGROUNDS = (
-    "white",
-    "plain",
-    "gradient",
-    "bands",
-    "blobs",
-    "grain",
-    "grid",
-    "rings",
-    "spokes",
-    "shapes",
-)
+# Kinds of background other than white paper, and how often each occurs at full difficulty where
+# white occurs five times.
+_BACKGROUNDS = {
+    "plain": 4,
+    "gradient": 2,
+    "bands": 0.7,
+    "blobs": 1.6,
+    "grain": 1.2,
+    "grid": 0.5,
+    "rings": 0.5,
+    "spokes": 0.6,
+    "shapes": 0.8,
+}
 
 
 def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
@@ -188,7 +189,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.6 * d, 0.85),
         dark_background=dark,
         background=rng.choices(
-            _BACKGROUNDS, (5, *(weight * d for weight in (4, 2, 0.7, 1.6, 1.2, 0.5, 0.5, 0.6, 0.8)))
+            ("white", *_BACKGROUNDS), (5, *(weight * d for weight in _BACKGROUNDS.values()))
         )[0],
         background_strength=grain * rng.random() * (0.25 + 0.45 * d),
         decoys=_count(rng, "decoys" in clutter, 5, 60),
