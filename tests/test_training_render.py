@@ -88,14 +88,13 @@ def test_perspective_gives_equal_letters_unequal_shapes(fonts: FontLibrary) -> N
 
 
 def test_a_hatched_strike_lets_paper_through(fonts: FontLibrary) -> None:
-    plain = replace(
-        sample_style(random.Random(1), 0.0), jpeg=0, colours="black", contrast=1.0, strike=0.2
-    )
+    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    struck = replace(plain, colours="black", contrast=1.0, strike=0.2)
     whole, hatched = (
         render("I", style, aspect=3.0, fonts=fonts, seed=1).image < 128
         for style in (
-            replace(plain, background="white", strike_hatched=False),
-            replace(plain, background="white", strike_hatched=True),
+            replace(struck, strike_hatched=False),
+            replace(struck, strike_hatched=True),
         )
     )
     assert 0.1 * whole.sum() < (whole & ~hatched).sum() < 0.6 * whole.sum()
