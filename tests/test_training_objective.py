@@ -100,7 +100,7 @@ def test_the_service_guesses_what_training_gives(processor: Qwen2VLProcessor) ->
 def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:
     model = build_model(build_config(depth=1, width=64, heads=2), seed=0)
     objective = Objective(model, processor.tokenizer)
-    optimizers = Optimizers(objective)
+    optimizers = Optimizers(objective, bf16=False)
     images, labels = random_images((2, 2), 5), ["a", "B", "7", "?", "A"]
     boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(5, 1, 4)
     first = objective(images, labels, boxes)

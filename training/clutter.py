@@ -50,7 +50,7 @@ def paint_background(
         image += (
             ramp[..., None]
             * swing
-            * rng.choice((1, 1, 2))
+            * rng.choice((1, 1, 2, 4))
             * noise.uniform(0.3, 1.6, 3).astype(np.float32)
         )
     elif style.background == "bands":

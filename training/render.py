@@ -167,10 +167,11 @@ def _strike_points(
 ) -> list[tuple[float, float]]:
     """Return where a striking line goes: near each character's middle, and beyond both ends."""
     height, width = size
+    astray = rng.choice((0.3, 0.3, 0.05))  # of a character's height
     middles = sorted(
         (
             glyph.left + glyph.mask.shape[1] / 2,
-            glyph.top + glyph.mask.shape[0] * rng.uniform(0.2, 0.8),
+            glyph.top + glyph.mask.shape[0] * rng.uniform(0.5 - astray, 0.5 + astray),
         )
         for glyph in placed
     )

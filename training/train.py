@@ -80,7 +80,7 @@ class Trainer:
         self.average = {
             name: value.detach().clone() for name, value in self.model.named_parameters()
         }
-        self.optimizers = Optimizers(self.objective)
+        self.optimizers = Optimizers(self.objective, bf16=arguments.bf16)
         self.progress = Progress(level=arguments.level)
         self.recent = Recent()
         self.out: Path = arguments.out
