@@ -17,6 +17,7 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.backends.hardware import cpu_flags
 from qwen_captcha.backends.load_plan import Precision, plan_for_cpu
 from qwen_captcha.backends.loading import visible_gpus
@@ -38,6 +39,7 @@ class PlainSettings:
         min_pixels: Lower bound of an image's pixels after resizing.
         max_pixels: Upper bound of it.
         precision: Number type of the weights.
+        crops_to_text: Whether the model is shown only the part of an image that holds text.
         device: `cpu` or `cuda`.
         threads: Threads that torch may use on the CPU.
     """
@@ -48,6 +50,7 @@ class PlainSettings:
     min_pixels: int
     max_pixels: int
     precision: Precision
+    crops_to_text: bool
     device: str
     threads: int
 
@@ -70,6 +73,7 @@ def plain_settings(settings: Settings, device: str, threads: int) -> PlainSettin
         min_pixels=low,
         max_pixels=high,
         precision=_precision(files, name, device),
+        crops_to_text=files.facts.crops_to_text,
         device=device,
         threads=threads,
     )
@@ -101,6 +105,8 @@ class PlainGenerate:
         """Return what the model says about one encoded image."""
         with Image.open(io.BytesIO(data)) as encoded:
             image = encoded.convert("RGB")
+        if self.settings.crops_to_text:
+            image = crop_to_text(image)
         messages = [{"role": "user", "content": self._content(image)}]
         text = self._processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True

@@ -51,11 +51,13 @@ class CaptchaFacts:
         answers_questions: It can answer what a captcha asks instead of transcribing it.
         pixel_range: The least and the most pixels of an image that it was trained on, or None
             where the settings decide.
+        crops_to_text: It was trained on what `backends.cropping` leaves of an image.
     """
 
     follows_prompts: bool = True
     answers_questions: bool = True
     pixel_range: tuple[int, int] | None = None
+    crops_to_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,7 @@ def read_facts(folder: Path, name: str) -> CaptchaFacts:
             follows_prompts=bool(facts["follows_prompts"]),
             answers_questions=bool(facts["answers_questions"]),
             pixel_range=(low, high),
+            crops_to_text=bool(facts.get("crops_to_text", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise BackendLoadError(

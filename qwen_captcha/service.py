@@ -16,6 +16,7 @@ from PIL import Image
 from qwen_captcha import __version__
 from qwen_captcha.admission import Admission, ModelState
 from qwen_captcha.backends.base import Backend, Reading, ReadingTask
+from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
 from qwen_captcha.connection import stays
@@ -244,10 +245,9 @@ class CaptchaService:
             admission.skip()
             self._cache.put(file_key, kept)
             return kept
+        task = self._task(image, options, admission.deadline)
         ticket, joined = self._in_flight.join_or_start(
-            pixel_key,
-            admission.join,
-            lambda: admission.submit(self._task(image, options, admission.deadline)),
+            pixel_key, admission.join, lambda: admission.submit(task)
         )
         cache = CacheUse.HIT if joined else CacheUse.MISS
         return _Work(ticket, (file_key, pixel_key), cache)
@@ -281,7 +281,8 @@ class CaptchaService:
         """Return what the backend is asked."""
         prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
         constraints = self._constraints(options)
-        return ReadingTask(image, prompt, self._max_new_tokens, constraints, deadline)
+        shown = crop_to_text(image) if self.backend.capabilities.crops_to_text else image
+        return ReadingTask(shown, prompt, self._max_new_tokens, constraints, deadline)
 
     def _constraints(self, options: Options) -> DecodingConstraints:
         """Return what the answer may look like."""

@@ -7,9 +7,10 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from qwen_captcha.backends.base import Capabilities, Reading, ReadingTask
+from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.calibration import Curve, Evidence
 from training.calibrate import Outcome, collect, figures_of, fit, fit_curve
 
@@ -62,14 +63,21 @@ def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: 
 def test_what_was_read_is_judged_as_the_service_answers() -> None:
     said = {"aB3": "Ab3", "3+5=?": "5+3=", "9": "8", "5/0": "5/0", "7": ""}
 
+    shown: list[tuple[int, int]] = []
+
     def read(tasks: Sequence[ReadingTask]) -> list[Reading]:
+        shown[:] = [task.image.size for task in tasks]
         return [Reading(text, math.log(0.5), complete=True) for text in said.values()]
 
-    image = Image.new("RGB", (60, 20))
+    image = Image.new("RGB", (100, 40), "white")
+    ImageDraw.Draw(image).rectangle((20, 10, 50, 20), "black")
     judged = collect([(image, drawn) for drawn in said], read, Capabilities())
+    assert shown == [image.size] * len(said)
     # Neither an expression without a value nor an image without an answer is an outcome.
     assert [(outcome.kind, outcome.right) for outcome in judged] == [
         ("text", True),
         ("math", True),
         ("digits", False),
     ]
+    collect([(image, drawn) for drawn in said], read, Capabilities(crops_to_text=True))
+    assert shown == [crop_to_text(image).size] * len(said) != [image.size] * len(said)

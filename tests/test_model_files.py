@@ -147,6 +147,8 @@ def test_the_newer_names_of_processor_files_will_do(folder: Path) -> None:
 def test_a_checkpoint_states_its_own_facts(folder: Path) -> None:
     write_json(folder / "captcha.json", {**FACTS, "trained": "long"})
     assert inspect_checkpoint(folder, "mine").facts == CaptchaFacts(False, False, (100, 200))
+    write_json(folder / "captcha.json", {**FACTS, "crops_to_text": True})
+    assert inspect_checkpoint(folder, "mine").facts.crops_to_text
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable
 
 import pytest
 from conftest import FakeClock, ServiceFactory
 from fake_backend import PATIENCE_S, FakeBackend, image_bytes, width_of
+from PIL import Image
 
 from qwen_captcha.admission import ModelState
 from qwen_captcha.backends.base import Capabilities, ReadingTask
+from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.errors import (
     CaptchaServiceError,
     DeadlineExceeded,
@@ -82,6 +85,22 @@ def test_a_model_that_follows_no_prompts_gets_the_default_one(
     assert answer.warnings == (
         "prompt had no effect: the loaded model does not follow instructions.",
     )
+
+
+def test_a_model_that_was_trained_on_cropped_images_is_shown_those(
+    start_service: ServiceFactory,
+) -> None:
+    canvas = Image.new("RGB", (200, 100), "white")
+    canvas.paste(Image.effect_noise((60, 20), 100).convert("RGB"), (100, 50))
+    data = io.BytesIO()
+    canvas.save(data, "PNG")
+    for crops in (False, True):
+        backend = FakeBackend(capabilities=Capabilities(crops_to_text=crops))
+        start_service(backend).recognize(data.getvalue(), Options(), FAR)
+        shown = backend.batches[0][0].image
+        assert shown.tobytes() == (crop_to_text(canvas) if crops else canvas).tobytes()
+    assert shown.width < 80
+    assert shown.height < 30
 
 
 def test_an_image_that_cannot_be_read_is_an_error_and_asks_no_model(

@@ -183,6 +183,7 @@ def save_checkpoint(
         "follows_prompts": False,
         "answers_questions": False,
         "pixel_range": [MIN_PIXELS, MAX_PIXELS],
+        "crops_to_text": True,
     }
     (folder / "captcha.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

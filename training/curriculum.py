@@ -40,16 +40,18 @@ class Level:
         return rng.choices([k for k, _ in self.kinds], weights=[w for _, w in self.kinds])[0]
 
 
-# What 10 to 24 visual tokens make of the canvases of real generators, from 80x30 to 450x150.
+# What 10 to 24 visual tokens make of the canvases of real generators, cropped to their text.
 WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
     ((2, 6), 8),
-    ((2, 7), 3),
-    ((2, 8), 2),
+    ((2, 7), 4),
+    ((2, 8), 3),
+    ((2, 5), 3),
+    ((2, 9), 2),
+    ((3, 5), 2),
     ((3, 6), 2),
-    ((2, 9), 1),
-    ((2, 5), 1),
-    ((3, 5), 1),
-    ((3, 7), 1),
+    ((3, 7), 2),
+    ((3, 8), 1),
+    ((2, 10), 1),
     ((2, 12), 1),
 )
 _CODES = (("digits", 2.0), ("latin", 8.0))

@@ -1,8 +1,8 @@
 """Endless batches of freshly drawn captchas, drawn by worker processes.
 
-Responsible for: seeding, resizing to the model's grid and batching. Leaves the curriculum's pace
-to the trainer, which raises the shared level. Invariant: a batch is a function of the run's
-seed, its index and the level alone.
+Responsible for: seeding, cropping to the text, resizing to the model's grid and batching. Leaves
+the curriculum's pace to the trainer, which raises the shared level. Invariant: a batch is a
+function of the run's seed, its index and the level alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from qwen_captcha.backends.cropping import Box, text_box, widened
 from training.build import CELL
 from training.curriculum import Grid, Level
 from training.fonts import FontLibrary
@@ -27,6 +28,9 @@ from training.texts import sample_text
 
 _SHARE_OF_CURRENT = 0.7
 EASIEST = 0.4  # least difficulty of what is drawn, as a share of the level's
+# Aspect of an image over that of its grid: whole cells are a coarse measure.
+_NARROWEST, _WIDEST = 0.8, 1.25
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,35 @@ def draw_captcha(
     return drawing, text, kind
 
 
+def draw_cropped(
+    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random
+) -> tuple[Drawing, str, str]:
+    """Draw one captcha and crop it to its text, as the service does; return it as `draw_captcha`.
+
+    Of a few it is the first whose text has about the grid's aspect, or the last with more of the
+    canvas around it.
+    """
+    aspect = grid[1] / grid[0]
+    low, high = _NARROWEST * aspect, _WIDEST * aspect
+    for _ in range(_TRIES):
+        drawn, text, kind = draw_captcha(level, grid, fonts, rng)
+        box = text_box(drawn.image)
+        if low <= (box.right - box.left) / (box.bottom - box.top) <= high:
+            break
+    height, width = drawn.image.shape[:2]
+    return _cropped(drawn, widened(box, (width, height), low, high)), text, kind
+
+
+def _cropped(drawn: Drawing, box: Box) -> Drawing:
+    """Return a part of a drawing; characters may be cut at its edge or stand outside."""
+    height, width = drawn.image.shape[:2]
+    across, down = width / (box.right - box.left), height / (box.bottom - box.top)
+    shift = np.array([box.left / width, box.top / height, 0, 0], np.float32)
+    scale = np.array([across, down, across, down], np.float32)
+    part = drawn.image[box.top : box.bottom, box.left : box.right]
+    return Drawing(part, (drawn.boxes - shift) * scale)
+
+
 def _padded(boxes: list[NDArray[np.float32]]) -> torch.Tensor:
     padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
     for row, box in zip(padded, boxes, strict=True):
@@ -83,7 +116,7 @@ def draw_batch(level: Level, index: int, fonts: FontLibrary, seed: int, batch_si
     size = (grid[1] * CELL, grid[0] * CELL)
     images, boxes, labels, kinds = [], [], [], []
     for _ in range(batch_size):
-        drawn, text, kind = draw_captcha(level, grid, fonts, rng)
+        drawn, text, kind = draw_cropped(level, grid, fonts, rng)
         resized = Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC)
         images.append(np.asarray(resized))
         boxes.append(drawn.boxes)

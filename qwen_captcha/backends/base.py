@@ -29,12 +29,14 @@ class Capabilities:
     Attributes:
         follows_prompts: It obeys a free instruction; otherwise prompts have no effect.
         answers_questions: It can answer what a captcha asks instead of transcribing it.
+        crops_to_text: It is to be shown what `cropping.crop_to_text` leaves of an image.
         token_probabilities: It reports the probabilities of its tokens.
         calibration: Turns these into the probability of being right; None where there is none.
     """
 
     follows_prompts: bool = True
     answers_questions: bool = True
+    crops_to_text: bool = False
     token_probabilities: bool = True
     calibration: Calibration | None = None
 

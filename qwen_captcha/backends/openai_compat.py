@@ -110,6 +110,7 @@ class OpenAIBackend:
         return Capabilities(
             follows_prompts=self._facts.follows_prompts,
             answers_questions=self._facts.answers_questions,
+            crops_to_text=self._facts.crops_to_text,
             token_probabilities=SERVERS[self._server or "openai"].token_probabilities,
         )
 

@@ -128,6 +128,7 @@ class Qwen2VLBackend:
         self._capabilities = Capabilities(
             follows_prompts=files.facts.follows_prompts,
             answers_questions=files.facts.answers_questions,
+            crops_to_text=files.facts.crops_to_text,
             calibration=_read_calibration(files),
         )
         try:

@@ -1,0 +1,73 @@
+"""What the model learns from: drawn captchas, cropped as the service crops."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from qwen_captcha.backends.cropping import text_box
+from training import dataset
+from training.curriculum import LEVELS, Grid
+from training.dataset import draw_batch, draw_captcha, draw_cropped
+from training.fonts import FontLibrary
+
+# matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
+FACE = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
+FONTS = FontLibrary(latin=((FACE,),), hanzi=())
+PLAIN = LEVELS[1]
+
+
+def test_a_batch_is_a_function_of_seed_and_index() -> None:
+    first, again, other = (draw_batch(PLAIN, index, FONTS, 3, 4) for index in (7, 7, 8))
+    assert first.images.equal(again.images)
+    assert first.boxes.equal(again.boxes)
+    assert first.labels == again.labels
+    assert first.labels != other.labels
+    assert first.images.shape == (4, 56, 112, 3)
+
+
+@pytest.mark.parametrize("grid", [(2, 4), (2, 8), (3, 5)])
+def test_a_drawing_is_cropped_to_about_the_aspect_of_its_grid(grid: Grid) -> None:
+    rng = random.Random(4)
+    for _ in range(20):
+        drawn, _, _ = draw_cropped(PLAIN, grid, FONTS, rng)
+        height, width = drawn.image.shape[:2]
+        assert 0.75 < width / height * grid[0] / grid[1] < 1.33
+
+
+def test_boxes_follow_their_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, text, _ = draw_captcha(PLAIN, (2, 4), FONTS, random.Random(5))
+    monkeypatch.setattr(dataset, "draw_captcha", lambda *_: (whole, text, "latin"))
+    part, _, _ = draw_cropped(PLAIN, (2, 4), FONTS, random.Random(5))
+    assert part.image.size < whole.image.size
+    for before, after in zip(whole.boxes, part.boxes, strict=True):
+        dark = [
+            _pixels(drawing.image, box).mean() for drawing, box in ((whole, before), (part, after))
+        ]
+        assert abs(dark[0] - dark[1]) < 8
+
+
+def _pixels(image: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Return what lies in a character's box."""
+    height, width = image.shape[:2]
+    x, y, half_width, half_height = box
+    rows = slice(max(0, round((y - half_height) * height)), round((y + half_height) * height))
+    columns = slice(max(0, round((x - half_width) * width)), round((x + half_width) * width))
+    return image[rows, columns]
+
+
+def test_what_is_cropped_keeps_all_ink_in_plain_print() -> None:
+    rng = random.Random(6)
+    for _ in range(30):
+        drawn, _, _ = draw_captcha(LEVELS[0], (2, 4), FONTS, rng)
+        box = text_box(drawn.image)
+        height, width = drawn.image.shape[:2]
+        for x, y, half_width, half_height in drawn.boxes:
+            assert box.left <= (x - half_width) * width + 3
+            assert box.right >= (x + half_width) * width - 3
+            assert box.top <= (y - half_height) * height + 3
+            assert box.bottom >= (y + half_height) * height - 3
