@@ -24,9 +24,10 @@ _FRAME = 3
 # Share of all edges that is left out at each side.
 _OUTSIDE = 0.005
 # Lines with this share of the edges of those with most, or less, are left out at each side, too, as
-# dots and lines beside the text make. A share of the picture's side is looked at together.
+# dots and lines beside the text make. Some lines are looked at together: rows, as a share of the
+# picture's height, and columns, of the text's, so that no letter loses its end.
 _SPARSE = 0.15
-_NEIGHBOURS = 0.06
+_ROWS, _COLUMNS = 0.06, 0.5
 # What is added to the box on each side, of its height.
 _MARGIN = 0.12
 # A box below this share of the height is a speck, not text.
@@ -53,10 +54,10 @@ def text_box(pixels: NDArray[np.uint8]) -> Box:
     planes = inside.transpose(2, 0, 1).astype(np.int16, order="C")  # (C, H, W)
     # Bars and lines across have no edges along a row. Along a column nothing is that harmless: a
     # letter may be one upright stroke.
-    top, bottom = _extent(_edges(planes, axis=2).sum(axis=1))
+    top, bottom = _extent(_edges(planes, axis=2).sum(axis=1), int(_ROWS * height))
     text = planes[:, top:bottom]
     across = np.pad(_edges(text, axis=2).sum(axis=0), (0, 1))
-    left, right = _extent(across + _edges(text, axis=1).sum(axis=0))
+    left, right = _extent(across + _edges(text, axis=1).sum(axis=0), int(_COLUMNS * (bottom - top)))
     if bottom - top < _LEAST * height or right - left < _LEAST * height:
         return Box(0, 0, width, height)
     margin = max(_FRAME, math.ceil(_MARGIN * (bottom - top)))
@@ -75,7 +76,7 @@ def _edges(planes: NDArray[np.int16], axis: int) -> NDArray[np.int16]:
     return np.asarray(np.maximum(steps, _NOISE) - np.int16(_NOISE))
 
 
-def _extent(edges: NDArray[np.int_]) -> tuple[int, int]:
+def _extent(edges: NDArray[np.int_], neighbours: int) -> tuple[int, int]:
     """Return the first and past the last of the lines that hold nearly all edges, densely."""
     total = edges.sum()
     if not total:
@@ -83,7 +84,7 @@ def _extent(edges: NDArray[np.int_]) -> tuple[int, int]:
     share = np.cumsum(edges) / total
     first = np.searchsorted(share, _OUTSIDE, side="right")
     last = np.searchsorted(share, 1 - _OUTSIDE, side="left")
-    near = np.convolve(edges, np.ones(int(_NEIGHBOURS * len(edges)) // 2 * 2 + 1), "same")
+    near = np.convolve(edges, np.ones(min(neighbours, len(edges) - 1) // 2 * 2 + 1), "same")
     dense = np.flatnonzero(near >= _SPARSE * near.max())
     return max(int(first), int(dense[0])), min(int(last), int(dense[-1])) + 1
 
