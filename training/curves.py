@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import ScalarFormatter
+from matplotlib.ticker import LogLocator, ScalarFormatter
 
 from training.texts import KINDS
 
@@ -54,6 +54,7 @@ def draw_curves(rows: list[Row]) -> Figure:
     losses, matches, pace = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1))
     _draw_series(losses, rows, ("loss", "glyph"), "loss: next token, character in a box")
     losses.set_yscale("log")
+    losses.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
     for formatter in (losses.yaxis.set_major_formatter, losses.yaxis.set_minor_formatter):
         formatter(ScalarFormatter())
     _draw_series(matches, rows, KINDS, "exact match on fresh captchas, letter case ignored")
