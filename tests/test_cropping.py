@@ -117,3 +117,17 @@ def test_one_letter_keeps_some_of_what_is_beside_it() -> None:
     ImageDraw.Draw(image).rectangle((95, 10, 105, 50), "black")
     box = text_box(np.asarray(image))
     assert 1.6 <= (box.right - box.left) / (box.bottom - box.top) <= 1.8
+
+
+def test_a_box_is_never_empty_nor_outside() -> None:
+    random = np.random.default_rng(2)
+    for _ in range(500):
+        height, width = random.integers(1, (60, 200))
+        pixels = np.full((height, width, 3), random.integers(0, 256), np.uint8)
+        for _ in range(random.integers(0, 6)):
+            top, left = random.integers(0, (height, width))
+            down, across = random.integers(1, 60, 2)
+            pixels[top : top + down, left : left + across] = random.integers(0, 256, 3)
+        box = text_box(pixels)
+        assert 0 <= box.left < box.right <= width
+        assert 0 <= box.top < box.bottom <= height
