@@ -39,7 +39,7 @@ def test_packing_a_small_matrix_changes_no_result(
     layer = nn.Linear(48, 80).to(dtype)
     states = torch.randn(*shape, 48).to(dtype)
     packed = Projection(layer)
-    monkeypatch.setattr(projection, "LARGEST_PACKED_BYTES", layer.weight.nbytes - 1)
+    monkeypatch.setattr(projection, "LARGEST_PACKED", layer.weight.numel() - 1)
     plain = Projection(layer)
     assert plain._packed is None
     # oneDNN has no bf16 for a processor with AVX2 alone.

@@ -16,9 +16,9 @@ from torch import nn
 from torch.backends import mkldnn
 from torch.nn import functional
 
-# A second copy of a matrix up to this size is worth its memory: a captcha takes a fifth less time.
-# The bundled checkpoint's are smaller, the 2B's are larger.
-LARGEST_PACKED_BYTES = 4 * 1024**2
+# A second copy of a matrix of up to so many numbers is worth its memory: a captcha takes a fifth
+# less time. The bundled checkpoint's are smaller, most of the 2B's are larger.
+LARGEST_PACKED = 2 * 1024**2
 
 
 class Projection:
@@ -69,7 +69,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor | None:
     compiler calls for a linear layer whose weight it has frozen.
     """
     present: bool = mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if weight.device.type != "cpu" or weight.nbytes > LARGEST_PACKED_BYTES or not present:
+    if weight.device.type != "cpu" or weight.numel() > LARGEST_PACKED or not present:
         return None
     try:
         packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
