@@ -286,8 +286,7 @@ class CaptchaService:
 
     def _constraints(self, options: Options) -> DecodingConstraints:
         """Return what the answer may look like."""
-        follows_prompts = self.backend.capabilities.follows_prompts
-        return constraints_for(options, follows_prompts=follows_prompts)
+        return constraints_for(options, follows_prompts=self.backend.capabilities.follows_prompts)
 
     def _load(self) -> float:
         """Load the model and try it once; returns the seconds that reading one image took."""
