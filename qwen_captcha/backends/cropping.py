@@ -54,10 +54,11 @@ def text_box(pixels: NDArray[np.uint8]) -> Box:
     planes = inside.transpose(2, 0, 1).astype(np.int16, order="C")  # (C, H, W)
     # Bars and lines across have no edges along a row. Along a column nothing is that harmless: a
     # letter may be one upright stroke.
-    top, bottom = _extent(_edges(planes, axis=2).sum(axis=1), int(_ROWS * height))
-    text = planes[:, top:bottom]
-    across = np.pad(_edges(text, axis=2).sum(axis=0), (0, 1))
-    left, right = _extent(across + _edges(text, axis=1).sum(axis=0), int(_COLUMNS * (bottom - top)))
+    upright = _edges(planes, axis=2)
+    top, bottom = _extent(upright.sum(axis=1), int(_ROWS * height))
+    across = np.pad(upright[top:bottom].sum(axis=0), (0, 1))
+    along = _edges(planes[:, top:bottom], axis=1).sum(axis=0)
+    left, right = _extent(across + along, int(_COLUMNS * (bottom - top)))
     if bottom - top < _LEAST * height or right - left < _LEAST * height:
         return Box(0, 0, width, height)
     margin = max(_FRAME, math.ceil(_MARGIN * (bottom - top)))
