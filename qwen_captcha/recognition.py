@@ -11,8 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from PIL import Image
+
 from qwen_captcha.answers import ExtractedAnswer
 from qwen_captcha.backends.base import Capabilities, Reading
+from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.candidates import find_candidates
 from qwen_captcha.confidence import confidence_of
 from qwen_captcha.decoding import constraints_for
@@ -71,6 +74,11 @@ class Answer:
 def obeyed_options(options: Options, capabilities: Capabilities) -> Options:
     """Return the options that the model can follow: without a prompt where it follows none."""
     return options if capabilities.follows_prompts else replace(options, prompt=None)
+
+
+def image_shown(image: Image.Image, capabilities: Capabilities) -> Image.Image:
+    """Return what the model is shown of an image: its text alone where it was trained so."""
+    return crop_to_text(image) if capabilities.crops_to_text else image
 
 
 def answer_from_reading(reading: Reading, asked: Options, capabilities: Capabilities) -> Answer:

@@ -16,7 +16,6 @@ from PIL import Image
 from qwen_captcha import __version__
 from qwen_captcha.admission import Admission, ModelState
 from qwen_captcha.backends.base import Backend, Reading, ReadingTask
-from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
 from qwen_captcha.connection import stays
@@ -32,6 +31,7 @@ from qwen_captcha.recognition import (
     CacheUse,
     answer_from_reading,
     failed_answer,
+    image_shown,
     obeyed_options,
 )
 from qwen_captcha.settings import Settings
@@ -281,7 +281,7 @@ class CaptchaService:
         """Return what the backend is asked."""
         prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
         constraints = self._constraints(options)
-        shown = crop_to_text(image) if self.backend.capabilities.crops_to_text else image
+        shown = image_shown(image, self.backend.capabilities)
         return ReadingTask(shown, prompt, self._max_new_tokens, constraints, deadline)
 
     def _constraints(self, options: Options) -> DecodingConstraints:

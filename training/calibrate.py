@@ -29,13 +29,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from evaluation.scores import auroc, ece
 from qwen_captcha.answers import extract_answer
 from qwen_captcha.backends.base import Capabilities, Reading, ReadingTask
-from qwen_captcha.backends.cropping import crop_to_text
 from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
 from qwen_captcha.calibration import Calibration, Curve, Evidence, log_odds_of
 from qwen_captcha.candidates import find_candidates
 from qwen_captcha.confidence import evidence_of, kind_of_answer
 from qwen_captcha.options import Options
 from qwen_captcha.prompts import prompt_for
+from qwen_captcha.recognition import image_shown
 from qwen_captcha.settings import load_settings
 from training.fonts import FontLibrary
 from training.held_out import draw_held_out
@@ -81,8 +81,8 @@ def collect(
 ) -> list[Outcome]:
     """Have captchas read as the service would; return an outcome for each that has an answer."""
     options = Options()
-    shown = crop_to_text if capabilities.crops_to_text else lambda image: image
-    tasks = [ReadingTask(shown(image), prompt_for(options), 32) for image, _ in captchas]
+    shown = [image_shown(image, capabilities) for image, _ in captchas]
+    tasks = [ReadingTask(image, prompt_for(options), 32) for image in shown]
     outcomes = []
     for (_, drawn), reading in zip(captchas, read(tasks), strict=True):
         truth = extract_answer(drawn, options, answers_questions=capabilities.answers_questions)
