@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from qwen_captcha.backends.cropping import Box, crop_to_text, text_box, widened
 
-Picture = NDArray[np.uint8]
 TEXT = (60, 40, 140, 64)  # left, top, right, bottom of what `picture` draws
 
 
-def picture(size: tuple[int, int] = (240, 100), background: str = "white") -> Image.Image:
+def picture() -> Image.Image:
     """Return a picture with strokes over `TEXT`."""
-    image = Image.new("RGB", size, background)
+    image = Image.new("RGB", (240, 100), "white")
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = TEXT
     for x in range(left, right - 3, 8):
@@ -59,7 +57,7 @@ def with_noise(image: Image.Image) -> Image.Image:
 def with_dots(image: Image.Image) -> Image.Image:
     """Add single dots, far from the text, too."""
     draw = ImageDraw.Draw(image)
-    for place in range(0, 9):
+    for place in range(9):
         draw.point(((place * 83) % image.width, (place * 37) % image.height), "black")
     return image
 
