@@ -203,7 +203,8 @@ VARIABLES: tuple[Variable, ...] = (
     # A larger batch asks for the interpreter less often, which counts when many ask for it.
     _whole_number("max_batch_size", "MAX_BATCH_SIZE", 32, 1, 1024,
         "Most images that share one forward pass of the model."),
-    _decimal_number("max_queue_delay_ms", "MAX_QUEUE_DELAY_MS", 5, 0, 1000,
+    # The 32 images of a batch are decoded in about 10 ms.
+    _decimal_number("max_queue_delay_ms", "MAX_QUEUE_DELAY_MS", 25, 0, 1000,
         "Longest wait for images that are still being decoded, to share a forward pass with; "
         "a request that is alone never waits."),
     _whole_number("max_queue_size", "MAX_QUEUE_SIZE", 128, 1, 4095,

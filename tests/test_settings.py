@@ -48,7 +48,7 @@ def test_defaults_are_the_documented_ones() -> None:
         max_batch_images=64,
         max_prompt_characters=2000,
         max_batch_size=32,
-        max_queue_delay_ms=5.0,
+        max_queue_delay_ms=25.0,
         max_queue_size=128,
         ocr_timeout_s=8.0,
         batch_ocr_timeout_s=60.0,

@@ -7,7 +7,7 @@ from checkpoints import SHAPES, Shape, small_model
 from qwen_captcha.backends.preprocessing import Grid
 from qwen_captcha.backends.vision_encoder import VisionEncoder
 
-PATCH_VALUES = 3 * 2 * 14 * 14
+CHANNELS, FRAMES, PATCH_PIXELS = 3, 2, 14 * 14
 BATCHES = {
     "one image": [Grid(4, 8)],
     "equal sizes": [Grid(4, 8)] * 3,
@@ -19,7 +19,21 @@ BATCHES = {
 def patches(grids: list[Grid]) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     count = sum(grid.rows * grid.columns for grid in grids)
-    return torch.randn(count, PATCH_VALUES, generator=generator)
+    return torch.randn(count, CHANNELS * PATCH_PIXELS, generator=generator)
+
+
+def of_two_frames(pixel_values: torch.Tensor) -> torch.Tensor:
+    """Return patches as the model expects them, (P, channels x 2 frames x 14 x 14)."""
+    frame = pixel_values.view(-1, CHANNELS, 1, PATCH_PIXELS)
+    return frame.expand(-1, -1, FRAMES, -1).flatten(1)
+
+
+def tokens_of_the_model(
+    visual: torch.nn.Module, pixel_values: torch.Tensor, grids: list[Grid]
+) -> torch.Tensor:
+    thw = torch.tensor([[1, *grid] for grid in grids])
+    tokens: torch.Tensor = visual(of_two_frames(pixel_values), thw).pooler_output
+    return tokens
 
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
@@ -28,7 +42,7 @@ def test_the_tokens_are_those_of_the_model(shape: Shape, grids: list[Grid]) -> N
     visual = small_model(shape).model.visual
     pixel_values = patches(grids)
     with torch.inference_mode():
-        expected = visual(pixel_values, torch.tensor([[1, *grid] for grid in grids])).pooler_output
+        expected = tokens_of_the_model(visual, pixel_values, grids)
         tokens = VisionEncoder(visual).encode(pixel_values, grids)
     torch.testing.assert_close(tokens, expected, rtol=1e-4, atol=1e-4)
 
@@ -38,7 +52,7 @@ def test_bf16_weights_are_computed_in_bf16() -> None:
     grids = BATCHES["runs of equal sizes"]
     pixel_values = patches(grids)
     with torch.inference_mode():
-        expected = visual(pixel_values, torch.tensor([[1, *grid] for grid in grids])).pooler_output
+        expected = tokens_of_the_model(visual, pixel_values, grids)
         tokens = VisionEncoder(visual).encode(pixel_values, grids)
     assert tokens.dtype == torch.bfloat16
     # bf16 has three digits.

@@ -59,7 +59,8 @@ class Batch:
         input_ids: (B, T).
         attention_mask: (B, T) bool, False where padded.
         position_ids: (3, B, T).
-        pixel_values: (P, channels x 2 frames x 14 x 14), normalised.
+        pixel_values: (P, channels x 14 x 14), normalised; the second frame that the model expects
+            of a still image would be equal to this one.
         grids: One for each image, in the order of the rows.
     """
 
@@ -122,25 +123,26 @@ class Preprocessor:
         return Grid(image.height // self._patch_size, image.width // self._patch_size)
 
     def _patches(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Return the normalised patches (P, values of a patch) of images of the sizes shown.
+        """Return the normalised patches (P, values of one frame) of images of the sizes shown.
 
-        The steps are the processor's own; around them it spends more time on its arguments.
+        The steps are the processor's own; around them it spends more time on its arguments, and it
+        repeats the frame.
         """
         steps = self._processor.image_processor
         patches = []
         for _, run in groupby(images, lambda image: image.size):
             pixels = np.stack([np.asarray(image) for image in run])  # (N, H, W, C)
             values = steps.rescale_and_normalize(
-                torch.from_numpy(pixels).permute(0, 3, 1, 2),
+                # In order, for arithmetic on strided numbers takes several times as long.
+                torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
                 steps.do_rescale,
                 steps.rescale_factor,
                 steps.do_normalize,
                 steps.image_mean,
                 steps.image_std,
             )  # (N, C, H, W)
-            flat, _, _ = steps.patchify(
-                values, steps.patch_size, steps.merge_size, steps.temporal_patch_size
-            )  # (N, L, values of a patch)
+            # (N, L, values of one frame)
+            flat, _, _ = steps.patchify(values, steps.patch_size, steps.merge_size, 1)
             patches.append(flat.flatten(0, 1))
         return torch.cat(patches)
 

