@@ -87,6 +87,27 @@ def test_perspective_gives_equal_letters_unequal_shapes(fonts: FontLibrary) -> N
     assert np.abs(tilted[0] - tilted[1]).max() > 0.01
 
 
+def test_uneven_gaps_leave_the_text_as_wide_as_it_was(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(1), 0.0), layout="run", tracking=0.3)
+    even, uneven = (
+        render("HHHHHH", style, aspect=5.0, fonts=fonts, seed=7).boxes
+        for style in (plain, replace(plain, gap_jitter=0.3))
+    )
+    distances = [np.diff(boxes[:, 0]) for boxes in (even, uneven)]
+    assert np.ptp(distances[0]) < 0.02 < np.ptp(distances[1])
+    assert distances[1].min() > 0
+    # The last character's gap is behind it.
+    assert abs(distances[0].sum() - distances[1].sum()) < 0.3 / 5
+
+
+def test_stretched_letters_are_unequally_wide_and_equally_tall(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(1), 0.0), layout="run")
+    style = replace(plain, stretch_jitter=0.4)
+    boxes = render("HHHHHH", style, aspect=5.0, fonts=fonts, seed=7).boxes
+    assert np.ptp(boxes[:, 2]) / boxes[:, 2].mean() > 0.2
+    assert np.ptp(boxes[:, 3]) / boxes[:, 3].mean() < 0.1
+
+
 def test_a_hatched_strike_lets_paper_through(fonts: FontLibrary) -> None:
     plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
     struck = replace(plain, colours="black", contrast=1.0, strike=0.2)

@@ -29,10 +29,10 @@ from training.alphabet import ALPHABET
 PATCH_SIZE = 14
 MERGE_SIZE = 2
 CELL = PATCH_SIZE * MERGE_SIZE  # 28 pixels a side: one visual token
-# 10 to 24 visual tokens: a 160x60 captcha becomes 168x56 pixels, 12 tokens, 48 patches. Half of
-# what larger images would cost, in training and in reading; 24 keep a 345x65 strip two cells high.
-MIN_PIXELS = 10 * CELL * CELL
-MAX_PIXELS = 24 * CELL * CELL
+# 16 to 32 visual tokens: a captcha of 160x60 pixels becomes 196x84, 21 tokens, 84 patches, of
+# which a letter covers a dozen.
+MIN_PIXELS = 16 * CELL * CELL
+MAX_PIXELS = 32 * CELL * CELL
 
 PAD = "<|endoftext|>"
 SPECIAL_TOKENS = [

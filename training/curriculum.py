@@ -40,19 +40,20 @@ class Level:
         return rng.choices([k for k, _ in self.kinds], weights=[w for _, w in self.kinds])[0]
 
 
-# What 10 to 24 visual tokens make of the canvases of real generators, cropped to their text.
+# What 16 to 32 visual tokens make of the canvases of real generators, cropped to their text.
 WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
-    ((2, 6), 8),
-    ((2, 7), 4),
-    ((2, 8), 3),
-    ((2, 5), 3),
-    ((2, 9), 2),
-    ((3, 5), 2),
-    ((3, 6), 2),
-    ((3, 7), 2),
-    ((3, 8), 1),
-    ((2, 10), 1),
-    ((2, 12), 1),
+    ((3, 7), 9),
+    ((3, 8), 8),
+    ((2, 9), 4),
+    ((2, 8), 2),
+    ((4, 7), 2),
+    ((2, 12), 1.5),
+    ((3, 6), 1.5),
+    ((3, 9), 1),
+    ((3, 10), 1),
+    ((2, 10), 0.5),
+    ((2, 11), 0.5),
+    ((4, 6), 0.5),
 )
 _CODES = (("digits", 2.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))

@@ -21,6 +21,8 @@ from training.styles import Style
 
 Mask = NDArray[np.float32]
 
+_LEAST_GAP = -0.25  # em; letters that lie on each other any further are read by nobody
+
 
 @dataclass(frozen=True)
 class PlacedGlyph:
@@ -70,9 +72,10 @@ def _matrix(style: Style, scale: float, rng: random.Random) -> NDArray[np.float6
     angle = math.radians(rng.uniform(-style.rotation, style.rotation))
     shear = style.common_shear + rng.uniform(-style.shear, style.shear)
     size = scale * (1 + rng.uniform(-style.size_jitter, style.size_jitter))
+    stretch = style.stretch * (1 + rng.uniform(-style.stretch_jitter, style.stretch_jitter))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     slant = np.array([[1.0, -shear], [0.0, 1.0]])
-    return np.asarray(turn @ slant @ np.diag([size * style.stretch, size]))
+    return np.asarray(turn @ slant @ np.diag([size * stretch, size]))
 
 
 def _is_hanzi(character: str) -> bool:
@@ -108,7 +111,17 @@ def lay_out(
     natural = sum((advance / source + tracking) * style.stretch for _, _, advance, _ in drawn)
     fill = rng.uniform(0.8, 1.02) if len(text) > 2 else 0.95
     em = min(em, fill * width / max(natural, 0.4), 1.25 * height)
-    return _place(drawn, style, (height, width), em / source, tracking * em, rng)
+    gaps = [max(_LEAST_GAP, tracking + change) * em for change in _changes(style, drawn, rng)]
+    return _place(drawn, style, (height, width), em / source, gaps, rng)
+
+
+def _changes(
+    style: Style, drawn: list[tuple[str, Mask, float, float]], rng: random.Random
+) -> list[float]:
+    """Return by how much the gap behind each character differs, in em; none in all."""
+    changes = [rng.uniform(-style.gap_jitter, style.gap_jitter) for _ in drawn]
+    mean = sum(changes) / max(1, len(changes))
+    return [change - mean for change in changes]
 
 
 def _place(
@@ -116,11 +129,14 @@ def _place(
     style: Style,
     size: tuple[int, int],
     scale: float,
-    tracking: float,
+    gaps: list[float],
     rng: random.Random,
 ) -> list[PlacedGlyph]:
     height, width = size
-    advances = [advance * scale * style.stretch + tracking for _, _, advance, _ in drawn]
+    advances = [
+        advance * scale * style.stretch + gap
+        for (_, _, advance, _), gap in zip(drawn, gaps, strict=True)
+    ]
     slack = width - sum(advances)
     if style.layout == "cells":
         steps, x = [advance + slack / len(drawn) for advance in advances], 0.0

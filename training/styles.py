@@ -24,6 +24,7 @@ class Style:
     em: float
     layout: str
     tracking: float
+    gap_jitter: float
     align: float
     font_per_character: bool
     rotation: float
@@ -33,6 +34,7 @@ class Style:
     size_jitter: float
     rise: float
     stretch: float
+    stretch_jitter: float
     fill: str
     stroke: float
     shadow: float
@@ -105,9 +107,11 @@ _TRAITS: dict[str, Any] = {
     "shear": 0.0,
     "quad": 0.0,
     "common_shear": 0.0,
+    "gap_jitter": 0.0,
     "size_jitter": 0.0,
     "rise": 0.0,
     "stretch": 1.0,
+    "stretch_jitter": 0.0,
     "fill": "solid",
     "shadow": 0.0,
     "wave": 0.0,
@@ -170,15 +174,17 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         em=rng.uniform(0.22, 0.45) if small else rng.triangular(0.8 - 0.3 * d, 0.9 + 0.35 * d, 0.8),
         layout=rng.choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
         tracking=rng.gauss(0.06, 0.12 * d + 0.03),
+        gap_jitter=_maybe(rng, 0.4 * d, 0.05, 0.35),
         align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
         font_per_character=rng.random() < 0.25 * d,
         rotation=_maybe(rng, 0.6 * d, 3, 40) * (1.0 if rng.random() < 0.3 else 0.55),
         shear=_maybe(rng, 0.3 * d, 0.1, 0.5),
         quad=_maybe(rng, 0.2 * d, 0.05, 0.3),
         common_shear=rng.gauss(0, 0.32) if rng.random() < 0.25 * d else 0.0,
-        size_jitter=_maybe(rng, 0.4 * d, 0.05, 0.3),
+        size_jitter=_maybe(rng, 0.4 * d, 0.05, 0.4),
         rise=_maybe(rng, 0.6 * d, 0.02, 0.4 if small else 0.25),
         stretch=rng.uniform(0.5, 1.35) if rng.random() < 0.45 * d else 1.0,
+        stretch_jitter=_maybe(rng, 0.3 * d, 0.05, 0.4),
         fill=rng.choices(
             ("solid", "hollow", "relief", "outlined", "gradient", "hatched"),
             (10, 4.2 * d, 2 * d, 1.2 * d, 0.6 * d, 0.15 * d),
