@@ -66,7 +66,7 @@ def test_what_is_cropped_keeps_all_ink_in_plain_print() -> None:
         box = text_box(drawn.image)
         height, width = drawn.image.shape[:2]
         for x, y, half_width, half_height in drawn.boxes:
-            assert box.left <= (x - half_width) * width + 3
-            assert box.right >= (x + half_width) * width - 3
-            assert box.top <= (y - half_height) * height + 3
-            assert box.bottom >= (y + half_height) * height - 3
+            assert box.left <= max(0, (x - half_width) * width) + 3
+            assert box.right >= min(width, (x + half_width) * width) - 3
+            assert box.top <= max(0, (y - half_height) * height) + 3
+            assert box.bottom >= min(height, (y + half_height) * height) - 3
