@@ -111,16 +111,15 @@ def lay_out(
     natural = sum((advance / source + tracking) * style.stretch for _, _, advance, _ in drawn)
     fill = rng.uniform(0.8, 1.02) if len(text) > 2 else 0.95
     em = min(em, fill * width / max(natural, 0.4), 1.25 * height)
-    gaps = [max(_LEAST_GAP, tracking + change) * em for change in _changes(style, drawn, rng)]
+    changes = _gap_changes(len(drawn), style.gap_jitter, rng)
+    gaps = [max(_LEAST_GAP, tracking + change) * em for change in changes]
     return _place(drawn, style, (height, width), em / source, gaps, rng)
 
 
-def _changes(
-    style: Style, drawn: list[tuple[str, Mask, float, float]], rng: random.Random
-) -> list[float]:
-    """Return by how much the gap behind each character differs, in em; none in all."""
-    changes = [rng.uniform(-style.gap_jitter, style.gap_jitter) for _ in drawn]
-    mean = sum(changes) / max(1, len(changes))
+def _gap_changes(count: int, jitter: float, rng: random.Random) -> list[float]:
+    """Return by how much the gap behind each character is wider, in em; their sum is 0."""
+    changes = [rng.uniform(-jitter, jitter) for _ in range(count)]
+    mean = sum(changes) / max(1, count)
     return [change - mean for change in changes]
 
 
