@@ -1,7 +1,9 @@
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import matplotlib
 import numpy as np
 import pytest
@@ -75,6 +77,35 @@ def test_a_bend_moves_ink_and_its_boxes(fonts: FontLibrary) -> None:
     )
     assert not np.array_equal(straight.image, moved.image)
     assert np.abs(straight.boxes - moved.boxes).max() > 0.005
+
+
+def test_a_jagged_warp_makes_no_new_shades(fonts: FontLibrary) -> None:
+    plain = replace(
+        sample_style(random.Random(1), 0.0),
+        jpeg=0,
+        background="white",
+        colours="black",
+        aliased=True,
+        wave=0.5,
+        warp_everything=True,
+    )
+    smooth, jagged = (
+        render("XX", replace(plain, jagged=jagged), aspect=2.0, fonts=fonts, seed=1).image
+        for jagged in (False, True)
+    )
+    assert len(np.unique(jagged)) == 2 < len(np.unique(smooth))
+
+
+def test_scattered_pixels_stay_near_their_letters(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    sharp, frayed = (
+        render("XX", replace(plain, scatter=scatter), aspect=2.0, fonts=fonts, seed=1).image
+        for scatter in (0.0, 0.035)
+    )
+    assert not np.array_equal(sharp, frayed)
+    reach = 2 + math.ceil(0.035 * sharp.shape[0])
+    near = cv2.erode(sharp, np.ones((2 * reach + 1, 2 * reach + 1), np.uint8))
+    assert (frayed >= near).all()
 
 
 def test_perspective_gives_equal_letters_unequal_shapes(fonts: FontLibrary) -> None:

@@ -23,7 +23,8 @@ def displacement(
     style: Style, size: tuple[int, int], rng: random.Random
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
     """Return the source coordinates (x, y), each (H, W), of the style's warp, or None."""
-    if not (style.wave or style.ripple or style.bend or style.swirl or style.lens):
+    warps = (style.wave, style.ripple, style.bend, style.swirl, style.lens, style.scatter)
+    if not any(warps):
         return None
     height, width = size
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -53,6 +54,13 @@ def displacement(
         zoom = 1 - style.lens * near
         source_x = centre_x + zoom * (dx * np.cos(angle) - dy * np.sin(angle))
         source_y = centre_y + zoom * (dx * np.sin(angle) + dy * np.cos(angle))
+    if style.scatter:
+        noise = np.random.default_rng(rng.getrandbits(32))
+        reach = style.scatter * height
+        source_x += noise.uniform(-reach, reach, size).astype(np.float32)
+        source_y += noise.uniform(-reach, reach, size).astype(np.float32)
+    if style.jagged:
+        return np.rint(source_x), np.rint(source_y)
     return source_x, source_y
 
 

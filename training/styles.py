@@ -61,6 +61,8 @@ class Style:
     bend: float
     swirl: float
     lens: float
+    scatter: float
+    jagged: bool
     warp_everything: bool
     blur: float
     noise: float
@@ -119,6 +121,7 @@ _TRAITS: dict[str, Any] = {
     "bend": 0.0,
     "swirl": 0.0,
     "lens": 0.0,
+    "scatter": 0.0,
     "blur": 0.0,
     "noise": 0.0,
     "specks": 0.0,
@@ -216,6 +219,8 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         bend=_maybe(rng, 0.16 * d, 0.02, 0.08),
         swirl=_maybe(rng, 0.05 * d, -0.5, 0.5),
         lens=_maybe(rng, 0.08 * d, 0.1, 0.4),
+        scatter=_maybe(rng, 0.08 * d, 0.01, 0.035),
+        jagged=rng.random() < 0.4,  # warps as most generators compute them, pixel by pixel
         warp_everything=rng.random() < 0.5,
         blur=_maybe(rng, 0.22 * d, 0.005, 0.022),
         noise=grain * _maybe(rng, 0.22 * d, 2, 22),
