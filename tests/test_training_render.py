@@ -11,7 +11,7 @@ import pytest
 from training.clutter import _draw_spokes
 from training.fonts import FontLibrary, FontsMissingError, draws, package_table
 from training.render import render
-from training.styles import _MOST_TRAITS, _TRAITS, sample_style
+from training.styles import _MOST_TRAITS, _TRAITS, Style, sample_style
 from training.texts import KINDS, sample_text
 
 # matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
@@ -22,6 +22,10 @@ DEJAVU = Path(matplotlib.get_data_path()) / "fonts/ttf"
 def fonts() -> FontLibrary:
     names = ("DejaVuSans.ttf", "DejaVuSerif-Bold.ttf", "DejaVuSansMono.ttf")
     return FontLibrary(latin=(tuple(str(DEJAVU / name) for name in names),), hanzi=())
+
+
+def plain_print() -> Style:
+    return replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
 
 
 def test_same_seed_same_pixels_other_seed_other_pixels(fonts: FontLibrary) -> None:
@@ -70,7 +74,7 @@ def test_a_look_is_a_few_traits() -> None:
 
 
 def test_a_bend_moves_ink_and_its_boxes(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    plain = plain_print()
     bent = replace(plain, bend=0.08)
     straight, moved = (
         render("XX", style, aspect=2.0, fonts=fonts, seed=1) for style in (plain, bent)
@@ -80,15 +84,7 @@ def test_a_bend_moves_ink_and_its_boxes(fonts: FontLibrary) -> None:
 
 
 def test_a_jagged_warp_makes_no_new_shades(fonts: FontLibrary) -> None:
-    plain = replace(
-        sample_style(random.Random(1), 0.0),
-        jpeg=0,
-        background="white",
-        colours="black",
-        aliased=True,
-        wave=0.5,
-        warp_everything=True,
-    )
+    plain = replace(plain_print(), colours="black", aliased=True, wave=0.5, warp_everything=True)
     smooth, jagged = (
         render("XX", replace(plain, jagged=jagged), aspect=2.0, fonts=fonts, seed=1).image
         for jagged in (False, True)
@@ -97,7 +93,7 @@ def test_a_jagged_warp_makes_no_new_shades(fonts: FontLibrary) -> None:
 
 
 def test_scattered_pixels_stay_near_their_letters(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    plain = plain_print()
     sharp, frayed = (
         render("XX", replace(plain, scatter=scatter), aspect=2.0, fonts=fonts, seed=1).image
         for scatter in (0.0, 0.035)
@@ -109,7 +105,7 @@ def test_scattered_pixels_stay_near_their_letters(fonts: FontLibrary) -> None:
 
 
 def test_perspective_gives_equal_letters_unequal_shapes(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    plain = plain_print()
     flat, tilted = (
         render("XX", style, aspect=2.0, fonts=fonts, seed=1).boxes[:, 2:]
         for style in (plain, replace(plain, quad=0.3))
@@ -119,7 +115,7 @@ def test_perspective_gives_equal_letters_unequal_shapes(fonts: FontLibrary) -> N
 
 
 def test_uneven_gaps_leave_the_text_as_wide_as_it_was(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), 0.0), layout="run", tracking=0.3)
+    plain = replace(plain_print(), layout="run", tracking=0.3)
     even, uneven = (
         render("HHHHHH", style, aspect=5.0, fonts=fonts, seed=7).boxes
         for style in (plain, replace(plain, gap_jitter=0.3))
@@ -132,7 +128,7 @@ def test_uneven_gaps_leave_the_text_as_wide_as_it_was(fonts: FontLibrary) -> Non
 
 
 def test_stretched_letters_are_unequally_wide_and_equally_tall(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), 0.0), layout="run")
+    plain = replace(plain_print(), layout="run")
     style = replace(plain, stretch_jitter=0.4)
     boxes = render("HHHHHH", style, aspect=5.0, fonts=fonts, seed=7).boxes
     assert np.ptp(boxes[:, 2]) / boxes[:, 2].mean() > 0.2
@@ -140,7 +136,7 @@ def test_stretched_letters_are_unequally_wide_and_equally_tall(fonts: FontLibrar
 
 
 def test_a_hatched_strike_lets_paper_through(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), 0.0), jpeg=0, background="white")
+    plain = plain_print()
     struck = replace(plain, colours="black", contrast=1.0, strike=0.2)
     whole, hatched = (
         render("I", style, aspect=3.0, fonts=fonts, seed=1).image < 128
@@ -168,7 +164,7 @@ def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
 
 
 def test_boxes_hold_the_ink_they_name(fonts: FontLibrary) -> None:
-    plain = replace(sample_style(random.Random(1), difficulty=0.0), background="white", jpeg=0)
+    plain = plain_print()
     for style in (plain, replace(plain, wave=0.3, warp_everything=False)):
         for seed in range(20):
             drawn = render("Wi8", style, aspect=3.0, fonts=fonts, seed=seed)

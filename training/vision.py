@@ -19,6 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     rotate_half,
 )
 
+from qwen_captcha.backends.vision_encoder import still_image_kernel
 from training.build import MERGE_SIZE
 
 
@@ -79,12 +80,11 @@ def encode_images(
 
     Args:
         visual: The encoder.
-        pixel_values: Patches of one frame, (B, P, C * 14 * 14): a still image's two frames are
-            equal, so the sum of the kernel's two halves does for both.
+        pixel_values: Patches of one frame, (B, P, C * 14 * 14).
         grid: Rows and columns of cells.
         run_block: Runs one block; `compiled_block()` where a compiler is at hand.
     """
-    kernel = visual.patch_embed.proj.weight.sum(dim=2).flatten(1)  # (D, C * 14 * 14)
+    kernel = still_image_kernel(visual.patch_embed.proj.weight)  # (D, C * 14 * 14)
     hidden = functional.linear(pixel_values, kernel)
     head_dim = visual.config.embed_dim // visual.config.num_heads
     cos, sin = _rotations(grid, head_dim, hidden.device)

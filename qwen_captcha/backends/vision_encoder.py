@@ -143,13 +143,23 @@ class _Merger:
 def _linear_layer(convolution: nn.Conv3d) -> nn.Linear:
     """Return the layer that a convolution is for equal frames if its stride is its kernel.
 
-    As a matrix product it is 7 times faster, and the sum of the kernel's frames does for both.
+    As a matrix product it is 7 times faster.
     """
-    weight = convolution.weight.detach()  # (C, channels, frames, 14, 14)
-    kernel = weight.float().sum(dim=2).to(weight.dtype).flatten(1)  # (C, values of one frame)
+    kernel = still_image_kernel(convolution.weight.detach())
     layer = nn.Linear(kernel.shape[1], kernel.shape[0], bias=False, device="meta")
     layer.weight = nn.Parameter(kernel, requires_grad=False)
     return layer
+
+
+def still_image_kernel(weight: torch.Tensor) -> torch.Tensor:
+    """Return what a patch embedding's weight (C, channels, frames, 14, 14) does to one frame.
+
+    The frames of a still image are equal, so the sum of the kernel's frames does for all.
+
+    Returns:
+        (C, values of one frame), summed in fp32.
+    """
+    return weight.float().sum(dim=2).to(weight.dtype).flatten(1)
 
 
 def _norm(norm: nn.LayerNorm, hidden: torch.Tensor) -> torch.Tensor:
