@@ -35,6 +35,9 @@ from qwen_captcha.settings import settings_from_environment
 # There is nobody who would hang up: only a broken model keeps a script waiting so long.
 DEADLINE_S = 3600.0
 
+# Of Pillow's modes those that a PNG file can hold and the service can read.
+PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
+
 Picture = bytes | str | PurePath | Image.Image | np.ndarray
 
 _services: dict[bool | None, CaptchaService] = {}
@@ -130,7 +133,7 @@ def image_file(img: Picture) -> bytes:
     Raises:
         InvalidBase64: A text is neither the path of a file nor base64.
         OSError: A path names no file.
-        TypeError: It is something else.
+        TypeError: It is something else, or an array that is no picture.
     """
     if isinstance(img, bytes):
         return img
@@ -139,24 +142,42 @@ def image_file(img: Picture) -> bytes:
     if isinstance(img, str):
         return _file_of_text(img)
     if isinstance(img, np.ndarray):
-        img = Image.fromarray(img)
+        img = _picture_of_array(img)
     if isinstance(img, Image.Image):
         file = io.BytesIO()
-        img.save(file, "PNG")
+        (img if img.mode in PNG_MODES else img.convert("RGB")).save(file, "PNG")
         return file.getvalue()
     raise TypeError(f"An image cannot be made from {type(img).__name__}.")
 
 
+def _picture_of_array(array: np.ndarray) -> Image.Image:
+    """Return the picture of an array (H, W) or (H, W, C), C from 1 to 4, of 8-bit values."""
+    grey = array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    try:
+        return Image.fromarray(grey)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"An image cannot be made from an array {array.shape} of {array.dtype}."
+        ) from error
+
+
 def _file_of_text(text: str) -> bytes:
     """Return the file that a text is the path of, else the bytes that it is base64 of."""
-    # Base64 of an image is longer than any path may be.
-    if len(text) < 4096 and Path(text).is_file():
+    if _is_file(text):
         return Path(text).read_bytes()
     digits = text.partition(",")[2] if text.startswith("data:") else text
     try:
         return base64.b64decode("".join(digits.split()), validate=True)
     except binascii.Error as error:
         raise InvalidBase64("The text is neither the path of a file nor base64.") from error
+
+
+def _is_file(text: str) -> bool:
+    """Return whether a text is the path of a file; base64 may be longer than a path can be."""
+    try:
+        return Path(text).is_file()
+    except OSError:
+        return False
 
 
 def _shared_service(use_gpu: bool | None) -> CaptchaService:

@@ -148,6 +148,21 @@ def test_every_kind_of_image_is_taken(tmp_path: Path) -> None:
     assert image_file(picture).startswith(b"\x89PNG")
 
 
+def test_base64_without_a_slash_for_longer_than_a_path_can_be_is_no_path() -> None:
+    data = IMAGE + bytes(300)  # a run of As
+    assert image_file(base64.b64encode(data).decode()) == data
+
+
+@pytest.mark.parametrize("mode", ["1", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "F", "I", "PA"])
+def test_a_picture_of_any_mode_is_taken(mode: str) -> None:
+    assert image_file(Image.new(mode, (30, 20))).startswith(b"\x89PNG")
+
+
+def test_an_array_with_one_channel_is_grey() -> None:
+    grey = np.arange(600, dtype=np.uint8).reshape(20, 30)
+    assert image_file(grey[:, :, None]) == image_file(grey)
+
+
 def test_what_is_no_kind_of_image_is_said() -> None:
     with pytest.raises(InvalidBase64):
         image_file("no-such-file.png")
@@ -155,6 +170,8 @@ def test_what_is_no_kind_of_image_is_said() -> None:
         image_file(Path("no-such-file.png"))
     with pytest.raises(TypeError, match="int"):
         image_file(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"array \(2, 3, 7\) of uint8"):
+        image_file(np.zeros((2, 3, 7), np.uint8))
 
 
 def test_a_model_that_cannot_be_loaded_is_an_error(
