@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qwen_captcha.arithmetic import evaluate_expression, looks_like_arithmetic
+from qwen_captcha.arithmetic import evaluate_expression, looks_like_arithmetic, with_signs
 from qwen_captcha.chatter import (
     find_announced,
     find_quoted,
@@ -80,7 +80,9 @@ def extract_answer(
         return ExtractedAnswer(text) if text else None
     if len(folded) > MAX_REPLY_CHARACTERS:
         return None
-    text = _read_text(plain_lines(folded), options.kind)
+    may_compute = options.kind in (Kind.AUTO, Kind.MATH)
+    lines = plain_lines(with_signs(folded) if may_compute else folded)
+    text = _read_text(lines, options.kind)
     if is_refusal(text) or not _has_alphanumeric(text):
         return None
     if options.kind is Kind.MATH or (options.kind is Kind.AUTO and looks_like_arithmetic(text)):

@@ -1,8 +1,8 @@
 """Arithmetic captchas: from the expression drawn to the integer that a person types.
 
 Responsible for: recognising arithmetic, the spellings of numbers and signs, and what an equation
-asks for. Understands `3+5=?`, `12×3=`, `8乘以7等于?`, `壹拾贰减叁`, `3+?=8`, full-width forms, and
-expressions that a model already answered. Leaves the grammar and computing to `expressions.py`,
+asks for. Understands `3+5=?`, `12×3=`, `8乘以7等于?`, `壹拾贰减叁`, `3+?=8`, `3+( )=8`, full-width
+forms, and expressions that a model already answered. Leaves the grammar and computing to `expressions.py`,
 and chatter around the expression to `answers.py`. Invariant: a value is an exact integer; no
 text, however long or deep, makes it slow or raises an error.
 
@@ -34,12 +34,15 @@ _SPELLINGS = {
     "(": [*"(（"],
     ")": [*")）"],
     "=": [*"=＝﹦", "等于", "等於", "是", "为", "為", "得"],
-    UNKNOWN: [*"?？﹖_＿□", "多少", "什么", "什麼", "几", "幾"],
+    UNKNOWN: [*"?？﹖_＿□", "()", "（）", "多少", "什么", "什麼", "几", "幾"],
 }
 _SIGNS = {spelling: sign for sign, spellings in _SPELLINGS.items() for spelling in spellings}
 # Every character that an expression may hold, spaces aside.
 CHARACTERS = "".join(_SIGNS) + "0123456789０１２３４５６７８９" + numerals.CHARACTERS
 _OPERATORS = ("+", "-", "*", "/", DIVIDES)
+# English words for signs. They stand between spaces, which codes lack.
+_WORDS = {"plus": "+", "minus": "-", "times": "*", "multiplied by": "*", "divided by": "/"}
+_WORD = re.compile(rf"(?<=[0-9])\s+({'|'.join(_WORDS)})\s+(?=[0-9?])", re.IGNORECASE)
 # Operators that codes contain, too.
 _IN_CODES = "xXｘＸ·•∙:：∶"
 
@@ -60,6 +63,11 @@ _OPERATOR = re.compile(_any_of(*_OPERATORS))
 # 是, 为 and 得 are too common in Chinese to make an equation of any text.
 _EQUALS = re.compile("[=＝﹦]|等[于於]")
 _ASKS = re.compile(_any_of("=", UNKNOWN))
+
+
+def with_signs(text: str) -> str:
+    """Return a text with signs for the English words between its numbers: `3 plus 5` is `3+5`."""
+    return _WORD.sub(lambda match: _WORDS[match[1].lower()], text)
 
 
 def looks_like_arithmetic(text: str) -> bool:

@@ -43,7 +43,8 @@ _FENCE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_WORD = re.compile(r"(\*\*|__)([^\s*_]*[^\s*_:])\1")
-_BOLD_MARK = re.compile(r"\*\*|__")
+# Underscores are a blank in `3+__=8`, and a mark only in a pair about words.
+_BOLD_MARK = re.compile(r"\*\*|(?<!\w)__(?=[^\W_])((?:(?!__).)*+)__(?!\w)")
 # A dash before a bare number is its sign, not a bullet.
 _LINE_MARKS = re.compile(r"(?:(?:#{1,6}|>|[*•])\s+|-\s+(?!\d+\W*$))*+")
 
@@ -67,7 +68,7 @@ def plain_lines(text: str) -> list[str]:
     """
     text = _BOLD_WORD.sub(r'"\2"', _plain_formula(_FENCE.sub("", text)))
     lines = (
-        _LINE_MARKS.sub("", line.strip(), count=1) for line in _BOLD_MARK.sub("", text).splitlines()
+        _LINE_MARKS.sub("", line.strip(), count=1) for line in _BOLD_MARK.sub(r"\1", text).splitlines()
     )
     return [line for line in lines if line.strip()]
 

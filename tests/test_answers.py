@@ -25,6 +25,29 @@ def answer_to(raw_response: str, kind: Kind = Kind.AUTO, **options: object) -> s
 @pytest.mark.parametrize(
     ("raw_response", "text"),
     [
+        ("3 plus 5 = ?", "8"),
+        ("12 Divided by 4", "3"),
+        ("12 times 3 minus 4 =", "32"),
+        ("3+__=8", "5"),
+        ("__+3=8", "5"),
+        ("3+____=8", "5"),
+        ("__3+5=?__", "8"),
+        ("3 + （ ） = 8", "5"),
+        ("3plus5", "3plus5"),
+        ("a__b", "a__b"),
+    ],
+)
+def test_arithmetic_in_english_words_and_with_blanks(raw_response: str, text: str):
+    assert answer_to(raw_response) == text
+
+
+def test_words_stay_where_the_text_is_wanted_as_it_stands():
+    assert answer_to("3 plus 5", Kind.TEXT) == "3plus5"
+
+
+@pytest.mark.parametrize(
+    ("raw_response", "text"),
+    [
         ("a3b9", "a3b9"),
         (" a3b9\n", "a3b9"),
         ("a3b9.", "a3b9"),
