@@ -149,8 +149,8 @@ def run_doctor(options: argparse.Namespace) -> int:
 def run_download(options: argparse.Namespace) -> int:
     """Download a model with progress bars; what is here already is kept."""
     if options.mirror:
-        # Read by huggingface_hub when it is imported; a mirror has no Xet storage.
-        set_variables({"HF_ENDPOINT": options.mirror, "HF_HUB_DISABLE_XET": "1"})
+        # Read by huggingface_hub when it is imported.
+        set_variables({"HF_ENDPOINT": options.mirror})
     from qwen_captcha.model_files import download_checkpoint
 
     try:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from qwen_captcha.backends.base import BackendLoadError
 
+HUB_HOST = "huggingface.co"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # `HfHubHTTPError` inherits from its HTTP library's base class, which is no OSError.
 _DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
@@ -52,6 +54,8 @@ def download(repo_id: str, patterns: Sequence[str]) -> Path:
             f"{repo_id} is not in the local cache and HF_HUB_OFFLINE forbids downloading it. "
             f"{how_to_get(repo_id)}"
         )
+    if urlsplit(constants.ENDPOINT).hostname != HUB_HOST:
+        constants.HF_HUB_DISABLE_XET = True  # a mirror has no Xet storage
     try:
         return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
     except _DOWNLOAD_ERRORS as error:

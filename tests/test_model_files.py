@@ -4,6 +4,7 @@ import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from fake_hub import FakeHub, running_hub
@@ -21,7 +22,7 @@ from qwen_captcha.model_files import (
     inspect_checkpoint,
     is_complete_in_cache,
 )
-from qwen_captcha.model_hub import is_hub_name
+from qwen_captcha.model_hub import HUB_HOST, is_hub_name
 from qwen_captcha.weight_files import Weights
 
 REPO_ID = "Qwen/Qwen2-VL-2B-Instruct"
@@ -90,6 +91,7 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_PROGRESS_BARS", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
         yield hub
 
 
@@ -324,6 +326,12 @@ def test_a_name_that_the_hub_does_not_have_is_refused_in_one_line(hub: FakeHub) 
     assert line.startswith("Qwen/Qwen2-VL-3B cannot be downloaded: ")
     assert "404" in line
     assert "\n" not in line
+
+
+def test_a_mirror_is_not_asked_for_the_hub_s_own_storage(hub: FakeHub) -> None:
+    assert urlsplit(hub.url).hostname != HUB_HOST
+    download_checkpoint(REPO_ID)
+    assert constants.HF_HUB_DISABLE_XET is True
 
 
 @pytest.mark.parametrize("download", [download_description, download_checkpoint])
