@@ -57,15 +57,24 @@ WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
 )
 _CODES = (("digits", 2.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))
-_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 4.0))
+_MOSTLY_CHINESE = (
+    ("digits", 0.5),
+    ("latin", 1.0),
+    ("math", 0.4),
+    ("chinese_math", 0.4),
+    ("chinese", 8.0),
+)
+_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 7.0))
 
 # Small images first: a level costs as many patches as it needs. Thousands of Chinese characters
-# last: brought in before Latin codes were read, their loss was half of all and did not fall.
+# last: brought in before Latin codes were read, their loss was half of all and did not fall. They
+# get a level of their own, whose batches the last one reviews.
 LEVELS = (
     Level(1, 0.1, (((2, 2), 1),), _CODES, 0.5),
     Level(3, 0.2, (((2, 4), 1),), _CODES, 0.35),
     Level(6, 0.35, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.35),
     Level(8, 0.8, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.6),
     Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.8),
+    Level(10, 0.6, WHOLE_IMAGE_GRIDS, _MOSTLY_CHINESE, 0.4),
     Level(10, 1.0, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1),
 )

@@ -28,6 +28,9 @@ from training.texts import sample_text
 
 _SHARE_OF_CURRENT = 0.7
 EASIEST = 0.4  # least difficulty of what is drawn, as a share of the level's
+# Chinese characters have several times a letter's strokes in the same patches: looks that leave a
+# letter readable leave nothing of them. Share of the difficulty.
+_DIFFICULTY_OF_CHINESE = 0.7
 # Aspect of an image over that of its grid: whole cells are a coarse measure.
 _NARROWEST, _WIDEST = 0.8, 1.25
 _TRIES = 3
@@ -59,7 +62,8 @@ def draw_captcha(
     """
     kind = level.choose_kind(rng)
     text = sample_text(rng, kind, level.longest)
-    style = sample_style(rng, level.difficulty * rng.uniform(easiest, 1.0))
+    share = _DIFFICULTY_OF_CHINESE if kind == "chinese" else 1.0
+    style = sample_style(rng, share * level.difficulty * rng.uniform(easiest, 1.0))
     aspect = grid[1] / grid[0] * rng.uniform(0.87, 1.18)
     drawing = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
     return drawing, text, kind

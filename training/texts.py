@@ -31,6 +31,8 @@ _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
 _LENGTHS = ((1, 1), (2, 1), (3, 3), (4, 12), (5, 10), (6, 6), (7, 2), (8, 2), (10, 0.3))
+_HAN_LENGTHS = ((1, 1), (2, 3), (3, 3), (4, 10), (5, 2), (6, 0.5))
+_HAN_FREQUENT = 0.4  # share of the codes whose characters are all frequent ones
 _OPERATORS = (("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2))
 _ENDINGS = (("=?", 6), ("=", 5), ("", 3), ("=？", 1), ("?", 0.3))
 _HAN_DIGITS = ("零一二三四五六七八九十", "零壹贰叁肆伍陆柒捌玖拾")
@@ -83,12 +85,12 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
         return _expression(rng)
     if kind == "chinese_math":
         return _chinese_expression(rng)
+    if kind == "chinese":
+        hanzi = HANZI_FREQUENT if rng.random() < _HAN_FREQUENT else HANZI_LEVEL_1
+        return "".join(rng.choices(hanzi, k=min(_weighted(rng, _HAN_LENGTHS), longest)))
     length = sample_length(rng, longest)
     if kind == "digits":
         return "".join(rng.choices(DIGITS, k=length))
-    if kind == "chinese":
-        hanzi = HANZI_FREQUENT if rng.random() < 0.7 else HANZI_LEVEL_1
-        return "".join(rng.choices(hanzi, k=min(length, 6)))
     pool = _weighted(rng, _POOLS)
     if rng.random() < _WITHOUT_CONFUSED:
         pool = "".join(letter for letter in pool if letter not in _CONFUSED)
