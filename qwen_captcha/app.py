@@ -30,6 +30,8 @@ from qwen_captcha.uploads import bound_bodies
 
 # gunicorn stops for good on a worker's exit status 3 and 4; any other one is respawned.
 EXIT_LOAD_FAILED = 3
+# Parts of a multipart form beyond the images of a batch. Each takes some kB, however small it is.
+FURTHER_FORM_PARTS = 1000
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ def create_app(
     app.json.sort_keys = False  # type: ignore[attr-defined]
     # Base64 in a form field; Werkzeug's own limit is 500 kB.
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes
+    app.config["MAX_FORM_PARTS"] = settings.max_batch_images + FURTHER_FORM_PARTS
     app.register_blueprint(create_blueprint(service, settings))
     app.register_blueprint(create_dialect_blueprint(service, settings))
     app.register_blueprint(create_pages(settings))

@@ -117,6 +117,8 @@ def read_body(request: Request) -> Body:
         return Body(image=data, query=request.args)
     if request.is_json:
         return Body(fields=_json_object(data), query=request.args, is_json=True)
+    if b"\0" in data:  # no form, but a file of a type that is not read, which is said so
+        return Body(image=data, query=request.args)
     return Body(fields=_urlencoded_fields(request), query=request.args)
 
 

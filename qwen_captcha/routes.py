@@ -244,6 +244,8 @@ def as_service_error(error: HTTPException, max_body_bytes: int) -> CaptchaServic
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
         return MethodNotAllowed(f"This route does not answer {request.method} requests.")
     if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        if (request.content_length or max_body_bytes + 1) <= max_body_bytes:
+            return BodyTooLarge(f"The form has more than {request.max_form_parts} parts.")
         return BodyTooLarge(f"The request body is over the limit of {max_body_bytes} bytes.")
     if error.code is not None and error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return InternalError("The service failed on this request.")

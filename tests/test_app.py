@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import threading
+from io import BytesIO
 
 import pytest
 from fake_backend import PATIENCE_S, FakeBackend, image_bytes
+from werkzeug.test import TestResponse
 
 from qwen_captcha import app as app_module
 from qwen_captcha.app import (
     EXIT_LOAD_FAILED,
+    FURTHER_FORM_PARTS,
     checked_backend,
     create_app,
     end_process,
@@ -26,6 +29,27 @@ def test_the_environment_is_used_where_no_settings_are_given(
     response = app.test_client().post("/ocr", data=b"x" * 1025, content_type="image/png")
     assert response.status_code == 413
     app.extensions["captcha_service"].begin_drain()
+
+
+def test_a_batch_may_have_more_files_than_flask_takes_by_default(backend: FakeBackend) -> None:
+    limits = {"MAX_BATCH_IMAGES": "1200", "MAX_QUEUE_SIZE": "1200", "HTTP_THREADS": "1201"}
+    app = create_app(load_settings(limits), backend)
+    client = app.test_client()
+
+    def post(images: int) -> TestResponse:
+        files = [(BytesIO(b"no image"), "x.png") for _ in range(images)]
+        return client.post("/batch-ocr", data={"images": files})
+
+    try:
+        assert app.extensions["captcha_service"].wait_until_loaded(PATIENCE_S)
+        assert len(post(1200).get_json()["results"]) == 1200
+        assert post(1201).get_json()["error_type"] == "too_many_images"
+        fields = {"field": ["1"] * (1200 + FURTHER_FORM_PARTS + 1)}
+        refused = client.post("/batch-ocr", data=fields, content_type="multipart/form-data")
+        assert refused.status_code == 413
+        assert refused.get_json()["error"] == "The form has more than 2200 parts."
+    finally:
+        app.extensions["captcha_service"].begin_drain()
 
 
 def test_a_setting_that_cannot_be_used_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
