@@ -177,15 +177,22 @@ def option_fields(fields: Mapping[str, object], range_name: str) -> dict[str, ob
     Args:
         fields: The fields of the request.
         range_name: The field that has the range: a number from 0 to 7, a text of characters or a
-            list of them.
+            list of them; blank where there is none.
+
+    Raises:
+        InvalidOption: There is a `charset`, too.
     """
     others = {name: value for name, value in fields.items() if name != range_name}
     value = fields.get(range_name)
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         value = "".join(value)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return others
+    if others.get("charset"):
+        raise InvalidOption(f"charset and {range_name} exclude each other: give only one of them.")
     if isinstance(value, str) and value.strip() not in RANGE_NUMBERS:
         return {**others, "charset": value}
-    return others if value is None else {**others, "charset_range": value}
+    return {**others, "charset_range": value}
 
 
 def probabilities(answer: Answer) -> dict[str, object]:

@@ -1,8 +1,9 @@
-"""EngineWatch: keeps the gate's state true for an engine that lives in another process.
+"""EngineWatch: keeps the gate's state true while nobody sends images.
 
-Responsible for: asking the engine every few seconds, so that `/health` knows of its end and of its
-return also while nobody sends images. Leaves how one asks to the backend, and counting failed
-images to `batching.py`. Invariant: a model that is being loaded stays so until it is loaded.
+Responsible for: asking an engine in another process every few seconds, so that `/health` knows of
+its end and of its return; having a broken model in this process try again, because a balancer
+that asks `/readyz` sends it no images. Leaves how one asks an engine to the backend, and counting
+failed images to `batching.py`. Invariant: a model that is being loaded stays so until it is loaded.
 """
 
 from __future__ import annotations
@@ -10,13 +11,42 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from qwen_captcha.admission import Gate, ModelState
+from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.errors import CaptchaServiceError, EngineBusy
 
 INTERVAL_S = 5.0
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
 log = logging.getLogger(__name__)
+
+
+def trial_probe(
+    batcher: MicroBatcher[Task, Result],
+    task: Task,
+    timeout_s: float,
+    monotonic: Callable[[], float],
+) -> Callable[[], None]:
+    """Return a probe of the model behind a batcher, which only a broken one has work with.
+
+    Args:
+        batcher: Hands tasks to the model.
+        task: What a broken model is to read.
+        timeout_s: Longest wait for it, in seconds.
+        monotonic: The batcher's clock, in seconds.
+    """
+
+    def probe() -> None:
+        if batcher.gate.state is ModelState.FAILED:
+            deadline = monotonic() + timeout_s
+            with batcher.admit(1, deadline) as admission:
+                admission.submit(task).wait(deadline)
+
+    return probe
 
 
 class EngineWatch:

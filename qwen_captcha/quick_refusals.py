@@ -5,8 +5,8 @@ its load, and the reply to it. Leaves when there is no place to `admission.py`, 
 `gunicorn_worker.py`, and every request that is in any way unusual to the application, which
 refuses it just as well, but in a thread of its own and ten times slower. A crowd of such threads
 takes the interpreter from the model's thread, which asks for it after each operator.
-Invariant: what is replied is what the application replies, byte for byte but for `Date` and the
-times.
+Invariant: what is replied is what the application replies to a caller whom it lets in, byte for
+byte but for `Date` and the times. Keys and rates are not looked at: nobody gets more than a refusal.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from qwen_captcha.batching import MicroBatcher
 from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
 from qwen_captcha.connection import stays
 from qwen_captcha.decoding import DecodingConstraints, constraints_for
-from qwen_captcha.engine_watch import EngineWatch
+from qwen_captcha.engine_watch import EngineWatch, trial_probe
 from qwen_captcha.errors import CallerLeft, CaptchaServiceError, QueueFull
 from qwen_captcha.images import ImageLimits, decode_image
 from qwen_captcha.metrics import Metrics
@@ -38,8 +38,7 @@ from qwen_captcha.settings import Settings
 from qwen_captcha.tickets import Ticket
 
 # The size of a common captcha, and the length of a common response.
-TRIAL_SIZE = (160, 60)
-TRIAL_NEW_TOKENS = 8
+TRIAL = ReadingTask(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
 
 # What an answer depends on: a digest of the file or of its pixels, and the options.
 Key = tuple[bytes, Options]
@@ -113,8 +112,9 @@ class CaptchaService:
     def start(self, on_failure: Callable[[Exception], None]) -> None:
         """Load the model in the background; `on_failure` is called where that fails."""
         self._batcher.start(self._load, on_failure)
-        if self.backend.remote is not None:
-            EngineWatch(self._batcher.gate, self.backend.remote.probe).start()
+        remote = self.backend.remote
+        retry = trial_probe(self._batcher, TRIAL, self._ocr_timeout_s, self.monotonic)
+        EngineWatch(self.gate, remote.probe if remote else retry).start()
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
@@ -295,6 +295,5 @@ class CaptchaService:
             self.backend.model_name, self.backend.device, __version__
         ).set(1)
         start = self.monotonic()
-        trial = Image.new("RGB", TRIAL_SIZE, "white")
-        self.backend.read([ReadingTask(trial, prompt_for(Options()), TRIAL_NEW_TOKENS)])
+        self.backend.read([TRIAL])
         return self.monotonic() - start

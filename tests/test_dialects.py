@@ -247,7 +247,8 @@ def test_whose_request_it_is(body: Body, name: str) -> None:
         (6, {"charset_range": 6}),
         ("0", {"charset_range": "0"}),
         ("012", {"charset": "012"}),
-        ("", {"charset": ""}),
+        ("", {}),
+        (" ", {}),
         (["a", "b"], {"charset": "ab"}),
         (["a", 1], {"charset_range": ["a", 1]}),
     ],
@@ -257,6 +258,18 @@ def test_ranges_of_ddddocr_are_options_of_ours(value: object, options: dict[str,
         "image": "x",
         **options,
     }
+
+
+def test_a_blank_range_leaves_our_own_option_alone() -> None:
+    assert option_fields({"charset": "01", "charsets": ""}, "charsets") == {"charset": "01"}
+
+
+@pytest.mark.parametrize("value", ["abc", "0", 0, ["a"]])
+def test_a_range_and_our_own_option_exclude_each_other(client: FlaskClient, value: object) -> None:
+    fields = {"image": BASE64, "charset": "01", "charset_range": value}
+    reply = client.post("/ocr", json=fields)
+    assert reply.status_code == 400
+    assert "exclude each other" in reply.json["detail"]
 
 
 @pytest.mark.parametrize("text", ["a", "aab0", "验证码", "1111"])

@@ -12,6 +12,8 @@ from PIL import Image
 from qwen_captcha.admission import ModelState
 from qwen_captcha.backends.base import Capabilities, ReadingTask
 from qwen_captcha.backends.cropping import crop_to_text
+from qwen_captcha.batching import FAILURES_UNTIL_BROKEN
+from qwen_captcha.engine_watch import EngineWatch, trial_probe
 from qwen_captcha.errors import (
     CaptchaServiceError,
     DeadlineExceeded,
@@ -25,7 +27,7 @@ from qwen_captcha.errors import (
 from qwen_captcha.options import Case, Kind, Options
 from qwen_captcha.prompts import prompt_for
 from qwen_captcha.recognition import Answer, CacheUse
-from qwen_captcha.service import CaptchaService
+from qwen_captcha.service import TRIAL, CaptchaService
 from qwen_captcha.settings import load_settings
 
 IMAGE = image_bytes(120)
@@ -405,6 +407,28 @@ def test_a_model_that_cannot_read_is_not_ready() -> None:
     assert [str(failure) for failure in failures] == ["non-finite logits"]
     assert service.model_state is ModelState.FAILED
     assert service.model_error == "The model could not be loaded."
+
+
+def test_a_broken_model_is_tried_again_while_nobody_sends_images(
+    start_service: ServiceFactory, backend: FakeBackend
+) -> None:
+    def fail(task: ReadingTask) -> str:
+        raise ValueError("the GPU is gone")
+
+    service = start_service(backend, CACHE_SIZE="0")
+    works, backend.say = backend.say, fail
+    retry = trial_probe(service._batcher, TRIAL, PATIENCE_S, service.monotonic)
+    watch = EngineWatch(service.gate, retry)
+    for _ in range(FAILURES_UNTIL_BROKEN):
+        watch.look()  # a model that works is left alone
+        with pytest.raises(InternalError):
+            service.recognize(IMAGE, Options(), FAR)
+    watch.look()
+    assert service.model_state is ModelState.FAILED
+    backend.say = works
+    watch.look()
+    assert service.model_state is ModelState.READY
+    assert len(backend.batches) == FAILURES_UNTIL_BROKEN
 
 
 def test_draining_answers_what_is_accepted(
