@@ -67,9 +67,8 @@ def plain_lines(text: str) -> list[str]:
     A word in bold comes back in double quotes, because models stress their answer so.
     """
     text = _BOLD_WORD.sub(r'"\2"', _plain_formula(_FENCE.sub("", text)))
-    lines = (
-        _LINE_MARKS.sub("", line.strip(), count=1) for line in _BOLD_MARK.sub(r"\1", text).splitlines()
-    )
+    text = _BOLD_MARK.sub(r"\1", text)
+    lines = (_LINE_MARKS.sub("", line.strip(), count=1) for line in text.splitlines())
     return [line for line in lines if line.strip()]
 
 

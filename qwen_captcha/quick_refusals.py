@@ -6,7 +6,7 @@ its load, and the reply to it. Leaves when there is no place to `admission.py`, 
 refuses it just as well, but in a thread of its own and ten times slower. A crowd of such threads
 takes the interpreter from the model's thread, which asks for it after each operator.
 Invariant: what is replied is what the application replies to a caller whom it lets in, byte for
-byte but for `Date` and the times. Keys and rates are not looked at: nobody gets more than a refusal.
+byte but for `Date` and the times. Keys and rates are not looked at, as nobody gets more than that.
 """
 
 from __future__ import annotations

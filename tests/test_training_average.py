@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
+from qwen_captcha.calibration import CALIBRATION
 from training import average
 from training.build import build_config, build_model, build_processor, save_checkpoint
 
@@ -40,6 +41,13 @@ def test_the_mean_lies_in_the_middle_and_says_of_what_it_is_one(
     description = json.loads((out / "training.json").read_text())
     assert description == {"mean_of": ["0", {"arguments": {"seed": "1"}}]}
     assert (out / "captcha.json").read_text() == (folders[0] / "captcha.json").read_text()
+
+
+def test_new_weights_are_without_the_calibration_of_the_old(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        save_checkpoint(build_model(build_config(), seed), build_processor(), tmp_path)
+        assert not (tmp_path / CALIBRATION).exists()
+        (tmp_path / CALIBRATION).write_text("{}")
 
 
 def test_other_shapes_are_refused(folders: list[Path], tmp_path: Path) -> None:

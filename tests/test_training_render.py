@@ -1,4 +1,5 @@
 import math
+import os
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from training.clutter import _draw_spokes
-from training.fonts import FontLibrary, FontsMissingError, draws, package_table
-from training.render import render
+from training.fonts import FONT_ROOT, FontLibrary, FontsMissingError, draws, package_table
+from training.render import _shifted, render
 from training.styles import _MOST_TRAITS, _TRAITS, Style, sample_style
 from training.texts import KINDS, sample_text
 
@@ -148,9 +149,40 @@ def test_a_hatched_strike_lets_paper_through(fonts: FontLibrary) -> None:
     assert 0.1 * whole.sum() < (whole & ~hatched).sum() < 0.6 * whole.sum()
 
 
+@pytest.mark.parametrize("trait", ["curves", "arcs", "straight_lines", "strike"])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_lines_are_smooth_where_the_style_says_so(
+    fonts: FontLibrary, trait: str, smooth: bool
+) -> None:
+    plain = replace(plain_print(), colours="black", aliased=True)
+    style = replace(plain, lines_in_ink=True, line_width=0.04, smooth_lines=smooth)
+    lined = replace(style, **{trait: 0.05 if trait == "strike" else 4})
+    image = render("I", lined, aspect=3.0, fonts=fonts, seed=1).image
+    added = image[render("I", style, aspect=3.0, fonts=fonts, seed=1).image != image]
+    shades = len(np.unique(added))
+    assert shades > 20 if smooth else shades < 10
+
+
+@pytest.mark.parametrize("fill", ["relief", "hollow"])
+def test_letters_made_small_to_fit_have_outlines_to_match(fonts: FontLibrary, fill: str) -> None:
+    style = replace(plain_print(), colours="black", contrast=1.0, canvas_height=100, em=1.0)
+    carved, solid = (
+        render("8888", replace(style, fill=name), aspect=0.7, fonts=fonts, seed=2).image < 128
+        for name in (fill, "solid")
+    )
+    assert 0.5 * solid.sum() < carved.sum() < 1.4 * solid.sum()
+
+
+def test_what_is_moved_over_the_edge_is_gone() -> None:
+    mask = np.eye(4, dtype=np.float32)
+    assert _shifted(mask, 1, 0).tolist() == [[0] * 4, *mask[:3].tolist()]
+    assert _shifted(mask, 0, -2).sum() == 2
+
+
 def test_spokes_meet_in_one_point() -> None:
-    canvas = np.zeros((100, 200, 3), np.float32)
-    _draw_spokes(canvas, (60, 40), (255.0, 255.0, 255.0), random.Random(1))
+    canvas = np.zeros((100, 200, 3), np.uint8)
+    smooth = replace(plain_print(), smooth_lines=True)
+    _draw_spokes(canvas, smooth, (60, 40), (255.0, 255.0, 255.0), random.Random(1))
     near, far = canvas[35:46, 55:66], canvas[80:91, 150:161]
     assert canvas[40, 60].min() > 200
     assert 2 * far.mean() < near.mean()
@@ -211,7 +243,21 @@ def test_text_changes_the_image(fonts: FontLibrary) -> None:
 def test_a_face_knows_what_it_lacks() -> None:
     face = str(DEJAVU / "DejaVuSansMono.ttf")
     assert draws(face, "a")
+    assert draws(face, " ")
     assert not draws(face, "验")
+
+
+def test_a_face_of_capitals_draws_no_small_letters() -> None:
+    capitals = [
+        str(FONT_ROOT / face)
+        for package in package_table().values()
+        for face in package.get("capitals_only", [])
+    ]
+    listed = {face for package in package_table().values() for face in package["latin"]}
+    assert {str(FONT_ROOT / face) for face in listed} >= set(capitals)
+    for face in filter(os.path.exists, capitals):
+        assert not draws(face, "a")
+        assert draws(face, "A")
 
 
 def test_missing_fonts_say_what_to_do(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from qwen_captcha.calibration import CALIBRATION
 from training.alphabet import ALPHABET
 
 PATCH_SIZE = 14
@@ -172,8 +173,12 @@ def save_checkpoint(
     processor: Qwen2VLProcessor,
     folder: Path,
 ) -> None:
-    """Write a bf16 checkpoint (safetensors) with processor files and `captcha.json`."""
+    """Write a bf16 checkpoint (safetensors) with processor files and `captcha.json`.
+
+    A calibration that the folder holds is of other weights, and is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / CALIBRATION).unlink(missing_ok=True)
     half = Qwen2VLForConditionalGeneration(model.config).to(torch.bfloat16)
     half.load_state_dict(model.state_dict())
     half.generation_config = model.generation_config

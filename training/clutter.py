@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -19,6 +21,7 @@ from training.glyphs import raw_mask
 from training.styles import Style
 
 Image = NDArray[np.float32]
+Canvas = NDArray[np.uint8]  # an image while lines are drawn on it
 Colour = tuple[float, float, float]
 
 
@@ -67,8 +70,21 @@ def paint_background(
     elif style.background == "shapes":
         _draw_shapes(image, base, swing, rng)
     elif style.background in ("grid", "rings", "spokes"):
-        _draw_lattice(image, style, base, rng)
+        with _in_8_bits(image) as canvas:
+            _draw_lattice(canvas, style, base, rng)
     return image
+
+
+def _line_type(style: Style) -> int:
+    return int(cv2.LINE_AA if style.smooth_lines else cv2.LINE_8)
+
+
+@contextmanager
+def _in_8_bits(image: Image) -> Iterator[Canvas]:
+    """Give the image to draw on as OpenCV draws smooth lines: on 8-bit images alone."""
+    canvas = np.clip(image, 0, 255).astype(np.uint8)
+    yield canvas
+    image[:] = canvas
 
 
 def _draw_shapes(image: Image, base: Colour, swing: float, rng: random.Random) -> None:
@@ -89,7 +105,7 @@ def _draw_shapes(image: Image, base: Colour, swing: float, rng: random.Random) -
             cv2.ellipse(image, points[0], axes, rng.uniform(0, 180), 0, 360, colour, -1)
 
 
-def _draw_lattice(image: Image, style: Style, base: Colour, rng: random.Random) -> None:
+def _draw_lattice(image: Canvas, style: Style, base: Colour, rng: random.Random) -> None:
     height, width = image.shape[:2]
     shift = rng.choice((-1, 1)) * (15 + 90 * style.background_strength)
     red, green, blue = (value + shift * rng.uniform(0.4, 1.0) for value in base)
@@ -103,20 +119,22 @@ def _draw_lattice(image: Image, style: Style, base: Colour, rng: random.Random) 
         return
     centre = (rng.randrange(width), rng.randrange(height))
     if style.background == "spokes":
-        _draw_spokes(image, centre, colour, rng)
+        _draw_spokes(image, style, centre, colour, rng)
         step *= 2
     for radius in range(step, width, step):
-        cv2.circle(image, centre, radius, colour, 1, cv2.LINE_AA)
+        cv2.circle(image, centre, radius, colour, 1, _line_type(style))
 
 
-def _draw_spokes(image: Image, centre: tuple[int, int], colour: Colour, rng: random.Random) -> None:
+def _draw_spokes(
+    image: Canvas, style: Style, centre: tuple[int, int], colour: Colour, rng: random.Random
+) -> None:
     """Draw wavering lines from `centre` outwards in place."""
     count, wavering = rng.randint(12, 60), rng.uniform(0, 0.15)
     radii = np.linspace(0, image.shape[1], 24)
     for index in range(count):
         turns = 2 * math.pi * index / count + wavering * np.sin(radii / rng.uniform(2, 12))
         points = np.stack([np.cos(turns), np.sin(turns)], axis=1) * radii[:, None] + centre
-        cv2.polylines(image, [points.astype(np.int32)], False, colour, 1, cv2.LINE_AA)
+        cv2.polylines(image, [points.astype(np.int32)], False, colour, 1, _line_type(style))
 
 
 def random_colour(rng: random.Random) -> Colour:
@@ -134,6 +152,11 @@ def _clutter_colour(style: Style, ink: Colour, base: Colour, rng: random.Random)
 
 def draw_lines(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:
     """Draw straight lines, curves, arcs and short strokes in place."""
+    with _in_8_bits(image) as canvas:
+        _draw_lines(canvas, style, ink, base, rng)
+
+
+def _draw_lines(image: Canvas, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:
     height, width = int(image.shape[0]), int(image.shape[1])
 
     def point() -> tuple[int, int]:
@@ -155,11 +178,11 @@ def draw_lines(image: Image, style: Style, ink: Colour, base: Colour, rng: rando
             points[0] = (int(rng.uniform(-0.05, 0.25) * width), points[0][1])
             points[-1] = (int(rng.uniform(0.75, 1.05) * width), points[-1][1])
         cv2.polylines(
-            image, [np.array(points, np.int32)], False, colour(), thickness(), cv2.LINE_AA
+            image, [np.array(points, np.int32)], False, colour(), thickness(), _line_type(style)
         )
     for _ in range(style.curves):
         cv2.polylines(
-            image, [_curve((height, width), rng)], False, colour(), thickness(), cv2.LINE_AA
+            image, [_curve((height, width), rng)], False, colour(), thickness(), _line_type(style)
         )
     for _ in range(style.arcs):
         radius = rng.uniform(0.04, 0.3) if rng.random() < 0.6 else rng.uniform(0.3, 1.5)
@@ -175,13 +198,13 @@ def draw_lines(image: Image, style: Style, ink: Colour, base: Colour, rng: rando
             start + sweep,
             colour(),
             thickness(),
-            cv2.LINE_AA,
+            _line_type(style),
         )
     for _ in range(style.strokes):
         x, y = point()
         reach = max(2.0, 0.12 * height)
         end = (int(x + rng.uniform(-reach, reach)), int(y + rng.uniform(-reach, reach)))
-        cv2.line(image, (x, y), end, colour(), 1, cv2.LINE_AA)
+        cv2.line(image, (x, y), end, colour(), 1, _line_type(style))
 
 
 def _curve(size: tuple[int, int], rng: random.Random) -> NDArray[np.int32]:
@@ -230,14 +253,14 @@ def draw_strike(
         points = np.stack([x, np.convolve(padded, kernel / kernel.sum(), "valid")], axis=1)
     thickness = max(1, round(style.strike * min(1.0, 1.4 * style.em) * image.shape[0]))
     line = [points.astype(np.int32)]
-    if not style.strike_hatched:
-        cv2.polylines(image, line, False, colour, thickness, cv2.LINE_AA)
-        return
-    coverage = np.zeros(image.shape[:2], np.float32)
-    cv2.polylines(coverage, line, False, 1.0, thickness + 1, cv2.LINE_AA)
-    y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
-    coverage[(x + rng.choice((-1, 0, 1)) * y) % rng.randint(2, 5) == 0] = 0
-    image += coverage[..., None] * (np.array(colour, np.float32) - image)
+    coverage = np.zeros(image.shape[:2], np.uint8)
+    thickness += style.strike_hatched
+    cv2.polylines(coverage, line, False, 255, thickness, _line_type(style))
+    if style.strike_hatched:
+        y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
+        coverage[(x + rng.choice((-1, 0, 1)) * y) % rng.randint(2, 5) == 0] = 0
+    share = coverage[..., None] / np.float32(255)
+    image += share * (np.array(colour, np.float32) - image)
 
 
 def draw_dots(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:

@@ -1,8 +1,11 @@
 """The typefaces that captchas are drawn with: which, under which licence, and how to find them.
 
-Responsible for: `fonts.json` (Debian package -> licence, faces, held out or not) and opening
-faces of it that are installed. Fonts are not shipped; `make fonts` installs the packages.
-Invariant: held-out packages are never handed out for training.
+Responsible for: `fonts.json` (Debian package -> licence, faces, those without lower case, held out
+or not) and opening faces of it that are installed. Fonts are not shipped; `make fonts` installs
+the packages. Invariant: held-out packages, and faces made from theirs, are never handed out for
+training.
+
+A face of a collection is written with its number in it: `NotoSansCJK-Bold.ttc#2`.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import random
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from PIL import ImageFont
 
@@ -28,6 +31,7 @@ class _Package(TypedDict):
     licence: str
     latin: list[str]
     hanzi: list[str]
+    capitals_only: NotRequired[list[str]]
     held_out: bool
 
 
@@ -60,7 +64,7 @@ class FontLibrary:
             if package["held_out"] != held_out:
                 continue
             for script, faces in (("latin", package["latin"]), ("hanzi", package["hanzi"])):
-                present = tuple(str(root / face) for face in faces if (root / face).is_file())
+                present = tuple(str(root / face) for face in faces if _file(root / face).is_file())
                 if present:
                     groups[script].append(present)
         if not groups["latin"]:
@@ -78,14 +82,31 @@ class FontLibrary:
         return rng.choice(group)
 
 
+def _file(face: Path) -> Path:
+    """Return the file that a face is in."""
+    return face.with_name(face.name.partition("#")[0])
+
+
 @lru_cache(maxsize=512)
 def open_face(path: str, size: int) -> ImageFont.FreeTypeFont:
     """Return the face at `size` pixels per em; cached per process."""
-    return ImageFont.truetype(path, size)
+    file, _, number = path.partition("#")
+    return ImageFont.truetype(file, size, index=int(number or 0))
+
+
+@lru_cache(maxsize=1)
+def _capitals_only() -> frozenset[str]:
+    """Return the names of the files whose small letters are capitals."""
+    lists = [package.get("capitals_only", []) for package in package_table().values()]
+    return frozenset(Path(face).name for faces in lists for face in faces)
 
 
 @lru_cache(maxsize=65536)
 def draws(path: str, character: str) -> bool:
-    """Return whether the face has a glyph of its own for `character`."""
-    font = open_face(path, 24)
-    return bytes(font.getmask(character)) != bytes(font.getmask("\uffff"))
+    """Return whether the face has a glyph of its own for `character`, in its case."""
+    if character.isspace():
+        return True
+    if character.islower() and Path(path).name in _capitals_only():
+        return False
+    mask = open_face(path, 24).getmask(character)
+    return any(mask) and bytes(mask) != bytes(open_face(path, 24).getmask("\uffff"))

@@ -95,8 +95,12 @@ def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random)
 
 def lay_out(
     text: str, style: Style, size: tuple[int, int], fonts: FontLibrary, rng: random.Random
-) -> list[PlacedGlyph]:
-    """Place each visible character of `text` on a canvas of `size` (height, width) pixels."""
+) -> tuple[list[PlacedGlyph], float]:
+    """Place each visible character of `text` on a canvas of `size` (height, width) pixels.
+
+    Returns:
+        The characters, and the em in pixels: the style's, or less where the text needs it.
+    """
     height, width = size
     hanzi = any(map(_is_hanzi, text))
     face = fonts.choose(rng, hanzi=hanzi)
@@ -113,7 +117,7 @@ def lay_out(
     em = min(em, fill * width / max(natural, 0.4), 1.25 * height)
     changes = _gap_changes(len(drawn), style.gap_jitter, rng)
     gaps = [max(_LEAST_GAP, tracking + change) * em for change in changes]
-    return _place(drawn, style, (height, width), em / source, gaps, rng)
+    return _place(drawn, style, (height, width), em / source, gaps, rng), em
 
 
 def _gap_changes(count: int, jitter: float, rng: random.Random) -> list[float]:

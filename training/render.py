@@ -85,6 +85,13 @@ def _heavy_side(style: Style, em: float, rng: random.Random) -> tuple[int, int]:
     return 0, 0
 
 
+def _shifted(mask: glyphs.Mask, down: int, right: int) -> glyphs.Mask:
+    """Return the coverage moved by some pixels; what leaves the canvas is gone."""
+    height, width = mask.shape
+    move = np.array([[1, 0, right], [0, 1, down]], np.float32)
+    return np.asarray(cv2.warpAffine(mask, move, (width, height), flags=cv2.INTER_NEAREST))
+
+
 def _decorated(
     mask: glyphs.Mask, style: Style, em: float, heavy_side: tuple[int, int], rng: random.Random
 ) -> glyphs.Mask:
@@ -92,11 +99,11 @@ def _decorated(
     reach = max(1, round(style.stroke * em))
     if style.fill == "hollow":
         kernel = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-        inner = np.roll(mask, heavy_side, axis=(0, 1))
+        inner = _shifted(mask, *heavy_side)
         return np.asarray(np.maximum(0, cv2.dilate(mask, kernel) - inner * np.float32(0.95)))
     if style.fill == "relief":  # the edges that face one way, strongest there
         rim = np.asarray(cv2.dilate(mask, np.ones((3, 3), np.uint8))) - mask
-        lit = np.roll(mask, heavy_side, axis=(0, 1)) - mask
+        lit = _shifted(mask, *heavy_side) - mask
         return np.asarray(np.clip(np.maximum(lit, np.float32(0.6) * rim), 0, 1))
     if style.fill == "hatched":
         step = max(2, round(0.12 * em))
@@ -109,13 +116,13 @@ def _ink_text(
     image: NDArray[np.float32],
     placed: list[glyphs.PlacedGlyph],
     style: Style,
+    em: float,
     inks: list[Colour],
     source: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
     rng: random.Random,
 ) -> None:
-    """Blend the characters into `image` (H, W, 3) in place."""
+    """Blend the characters, `em` pixels large, into `image` (H, W, 3) in place."""
     height, width = image.shape[:2]
-    em = style.em * height
     coverage = np.zeros((height, width), np.float32)
     colour = np.zeros((height, width, 3), np.float32)
     colour[:] = inks[0]
@@ -154,7 +161,7 @@ def _blend_shadow(
 ) -> None:
     shift = max(1, round(style.shadow * em))
     dx, dy = rng.choice((-shift, shift)), rng.choice((-shift, shift))
-    shadow = np.roll(coverage, (dy, dx), axis=(0, 1))
+    shadow = _shifted(coverage, dy, dx)
     if rng.random() < 0.6:
         shadow = np.asarray(cv2.GaussianBlur(shadow, (0, 0), max(0.6, shift / 2)))
     grey = rng.choice((0, 60, 120, 200))
@@ -220,7 +227,7 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
     size = (style.canvas_height, max(8, round(style.canvas_height * aspect)))
     base = _base_colour(style, rng)
     image = clutter.paint_background(style, size, base, rng, noise)
-    placed = glyphs.lay_out(text, style, size, fonts, rng)
+    placed, em = glyphs.lay_out(text, style, size, fonts, rng)
     first = _ink_colour(style, base, rng)
     each = style.colours == "each"
     inks = [_ink_colour(style, base, rng) if each else first for _ in placed]
@@ -231,7 +238,8 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
         clutter.draw_lines(image, style, first, base, rng)
         clutter.draw_dots(image, style, first, base, rng)
     if placed:
-        _ink_text(image, placed, style, inks, None if style.warp_everything else source, rng)
+        warp = None if style.warp_everything else source
+        _ink_text(image, placed, style, em, inks, warp, rng)
         if style.strike:
             colour = first if rng.random() < 0.7 else _ink_colour(style, base, rng)
             clutter.draw_strike(image, style, _strike_points(placed, size, rng), colour, rng)

@@ -55,6 +55,7 @@ class Style:
     strike_hatched: bool
     lines_in_ink: bool
     lines_over: bool
+    smooth_lines: bool
     wave: float
     wave_length: float
     ripple: float
@@ -213,8 +214,9 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         strike_hatched=rng.random() < 0.2,
         lines_in_ink=rng.random() < 0.4,
         lines_over=rng.random() < 0.7,
+        smooth_lines=rng.random() < 0.5,
         wave=_maybe(rng, 0.4 * d, 0.05, 0.75),
-        wave_length=rng.uniform(0.5, 3.0),
+        wave_length=rng.triangular(0.5, 5.0, 1.2),
         ripple=_maybe(rng, 0.16 * d, 0.005, 0.03),
         bend=_maybe(rng, 0.16 * d, 0.02, 0.08),
         swirl=_maybe(rng, 0.05 * d, -0.5, 0.5),
