@@ -46,6 +46,7 @@ from qwen_captcha.errors import (
     EngineRefused,
     EngineUnreachable,
 )
+from qwen_captcha.options import Kind
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 
@@ -119,7 +120,7 @@ def test_the_request_is_greedy_and_holds_image_prompt_and_key() -> None:
 def test_a_server_is_sent_what_it_takes(
     owner: str, penalty: str | None, constraint: dict[str, object]
 ) -> None:
-    constraints = DecodingConstraints(charset=DIGITS, min_length=4, max_length=6)
+    constraints = DecodingConstraints(DIGITS, min_length=4, max_length=6, kind=Kind.DIGITS)
     with recorded_vllm() as (server, url), backend_of(url) as backend:
         server.listed = models(MODEL, owned_by=owner)
         backend.load()
@@ -128,6 +129,27 @@ def test_a_server_is_sent_what_it_takes(
         known = {"model", "messages", "max_tokens", "temperature", "frequency_penalty", "logprobs"}
         further = {name: value for name, value in body.items() if name not in known}
         assert further == constraint | ({penalty: 1.0} if penalty else {})
+
+
+@pytest.mark.parametrize(
+    ("owner", "free", "texts", "constrained"),
+    [
+        ("vllm", "4821", ["4821"], [False]),
+        ("vllm", "3+5=?", ["3+5=?"], [False]),
+        ("vllm", "48z1", ["4821"], [False, True]),
+        ("somebody", "48z1", ["48z1"], [False]),
+    ],
+)
+def test_a_charset_is_asked_for_where_the_text_is_neither_within_it_nor_arithmetic(
+    owner: str, free: str, texts: list[str], constrained: list[bool]
+) -> None:
+    with recorded_vllm() as (server, url), backend_of(url) as backend:
+        server.listed = models(MODEL, owned_by=owner)
+        backend.load()
+        server.fault = lambda number: as_reply(completion([free, "4821"][number - 1]))
+        readings = backend.read([task(constraints=DecodingConstraints(DIGITS, min_length=1))])
+        assert [reading.raw_response for reading in readings] == texts
+        assert ["structured_outputs" in body for body in server.bodies] == constrained
 
 
 def test_a_server_without_probabilities_is_not_asked_for_them() -> None:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
+from qwen_captcha.arithmetic import looks_like_arithmetic
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import (
     BackendLoadError,
@@ -27,6 +29,7 @@ from qwen_captcha.backends.chat_protocol import chat_request, reading_of
 from qwen_captcha.backends.engine_client import LONGEST_CALL_S, EngineClient
 from qwen_captcha.backends.engine_traits import SERVERS, server_of
 from qwen_captcha.checkpoints import ResolvedModel
+from qwen_captcha.decoding import UNRESTRICTED
 from qwen_captcha.errors import (
     CaptchaServiceError,
     DeadlineExceeded,
@@ -36,6 +39,7 @@ from qwen_captcha.errors import (
     ServiceUnavailable,
 )
 from qwen_captcha.model_files import CaptchaFacts
+from qwen_captcha.options import Kind
 from qwen_captcha.setting_values import Secret
 
 RETRY_S = 2.0
@@ -157,6 +161,21 @@ class OpenAIBackend:
         self._client.close()
 
     def _read_one(self, task: ReadingTask) -> Reading:
+        """Read one image, without its constraints first where it may show arithmetic.
+
+        A grammar of digits alone would make digits of `3+5=?`; charset and length are not for it.
+        """
+        if task.constraints.restricts and task.constraints.kind is Kind.AUTO:
+            free = self._ask(replace(task, constraints=UNRESTRICTED))
+            text = free.raw_response.strip()
+            if looks_like_arithmetic(text) or task.constraints.allows(text):
+                return free
+            if SERVERS[self._server or "openai"].constraint_fields is None:
+                return free
+        return self._ask(task)
+
+    def _ask(self, task: ReadingTask) -> Reading:
+        """Send one request and return what the model said."""
         traits = SERVERS[self._server or "openai"]
         model = self._model.checkpoint if self._model else ""
         body = chat_request(task, model, traits, self._pixel_range)
