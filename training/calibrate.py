@@ -5,8 +5,8 @@ the service's own backend, and fitting `calibration.json` to what was right. Lea
 an answer to `qwen_captcha.confidence`. Invariant: the figures it prints are of images that were
 not fitted to.
 
-Real captchas are harder than those of training: only the hardest looks are drawn, so that a
-reading that seems sure and is wrong occurs here, too. Right means letter case ignored.
+Real captchas are harder than those of training: only the hardest looks of each kind are drawn, so
+that a reading that seems sure and is wrong occurs here, too. Right means letter case ignored.
 
 Run: `python -m training.calibrate CHECKPOINT [--images 6000]`; it writes the file beside the
 weights.

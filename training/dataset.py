@@ -58,7 +58,7 @@ def draw_captcha(
             their aspect, as the image processor would choose them.
         fonts: Where faces come from.
         rng: Source of randomness.
-        easiest: Least difficulty, as a share of the level's.
+        easiest: Least difficulty, as a share of the most that the kind gets.
     """
     kind = level.choose_kind(rng)
     text = sample_text(rng, kind, level.longest)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.checkpoints import DEFAULT_MODEL
 from qwen_captcha.weight_files import Weights
 
 GIB = 1024**3
@@ -129,9 +130,11 @@ def _needed_bytes(weights: Weights, precision: Precision) -> int:
 
 
 def _too_large(name: str, needed: int, free: str, also: str = "") -> BackendLoadError:
+    # The default is the smallest of those published.
+    smaller = "" if name == DEFAULT_MODEL else f"QWEN_MODEL={DEFAULT_MODEL} (5 GiB in bf16) or "
     return BackendLoadError(
-        f"{name} needs {_gib(needed)} and only {free}. Choose a smaller model: {also}"
-        "QWEN_MODEL=Qwen/Qwen2-VL-2B-Instruct (about 5 GiB in bf16) or QWEN_MODEL=bundled."
+        f"{name} needs {_gib(needed)} and only {free}. Choose a smaller model: {also}{smaller}"
+        "QWEN_MODEL=bundled."
     )
 
 
