@@ -74,7 +74,7 @@ class FakeBackend:
 
     def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
         assert threading.current_thread() is self._owner, "another thread than load's called read"
-        if tasks[0] is not TRIAL:
+        if tasks[0].image.size != TRIAL.image.size:
             self.batches.append(list(tasks))
             self._entered.release()
             assert self._open.wait(PATIENCE_S)
