@@ -53,13 +53,18 @@ def _characters(candidate: Candidate, confidence: float) -> list[list[object]]:
 def _alternatives(
     first: Candidate, others: Sequence[Candidate], confidence: float
 ) -> list[dict[str, object]]:
-    """Return other answers with their confidence, in proportion to the first one's."""
+    """Return other answers with their confidence, in proportion to the first one's.
+
+    One that differs in letter case alone is none: the first one's confidence counts either case.
+    """
     if first.log_mass is None or not math.isfinite(first.log_mass):
         return []
     ratios = {
         other.extracted.text: math.exp(other.log_mass - first.log_mass)
         for other in others
-        if other.log_mass is not None and len(other.extracted.text) <= MAX_CHARACTERS
+        if other.log_mass is not None
+        and len(other.extracted.text) <= MAX_CHARACTERS
+        and other.extracted.text.lower() != first.extracted.text.lower()
     }
     scale = min(confidence, (1 - confidence) / (sum(ratios.values()) or 1.0))
     return [{"text": text, "confidence": round(scale * ratio, 4)} for text, ratio in ratios.items()]

@@ -102,6 +102,19 @@ def test_scores_are_shares_of_what_is_allowed(vocabulary: Vocabulary) -> None:
     assert all(decoded.scores[1] == pytest.approx(0, abs=1e-5) for decoded in found)
 
 
+def test_scores_count_either_case_of_a_letter(
+    vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twins = vocabulary._twins.clone()  # the small vocabulary has no capitals: say that y is one
+    twins[[IDS["x"], IDS["y"]]] = torch.tensor([IDS["y"], IDS["x"]])
+    monkeypatch.setattr(vocabulary, "_twins", twins)
+    plan = SearchPlan(0, STEPS, 9, 9, THREE, min_length=1, max_length=1)
+    [found] = search(prompts(SIZES[:1]), vocabulary, [plan])
+    share = {text_of(decoded): math.exp(decoded.scores[0]) for decoded in found}
+    assert share["x"] == pytest.approx(share["y"])
+    assert share["x"] + share["z"] == pytest.approx(1, abs=1e-3)
+
+
 PLANS = {
     "digits": SearchPlan(0, STEPS, 4, 1, DIGITS, min_length=1),
     "three letters, exactly four": SearchPlan(0, STEPS, 4, 2, THREE, 4, 4),

@@ -180,6 +180,11 @@ def test_alternatives_share_what_is_left() -> None:
     assert [other["confidence"] for other in shared] == [0.05, 0.05]
 
 
+def test_the_same_text_in_another_case_is_no_alternative() -> None:
+    found = candidates(reading({"ab": 0.4, "Ab": 0.3, "cb": 0.2}))
+    assert [other["text"] for other in details_of(found, 0.7)["alternatives"]] == ["cb"]
+
+
 def test_details_stay_under_two_kilobytes() -> None:
     long = spelled("龥" * 200, [-0.001] * 201)
     others = tuple(Reading(chr(0x4E00 + n) * 32, -9.0, True) for n in range(9))

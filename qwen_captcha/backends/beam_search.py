@@ -58,12 +58,14 @@ class _Choices:
     Attributes:
         tokens: (R, k).
         values: (R, k), of the tokens.
+        other_cases: (R, k), of the same letters in the other case, -inf where `values` has them.
         ends: (R), of the end.
         masses: (R), of all that is allowed together.
     """
 
     tokens: list[list[int]]
     values: list[list[float]]
+    other_cases: list[list[float]]
     ends: list[float]
     masses: list[float]
 
@@ -116,12 +118,17 @@ def _choices(rows: Continuation, searches: Sequence[_Search], vocabulary: Vocabu
     ends = known[:, sorted(vocabulary.end_ids)].amax(dim=1).masked_fill(~may_end, -math.inf)
     masses = torch.logaddexp(values.logsumexp(dim=1), ends)  # (R,)
     best, tokens = values.topk(min(max(one.plan.width for one in searches), values.shape[1]))
+    of_each = values[:, None].expand(-1, tokens.shape[1], -1)  # (R, k, V)
+    other_cases = vocabulary.other_case(of_each, tokens)
+    other_cases = other_cases.masked_fill(merging[:, None], -math.inf)  # (R, k)
     if bool(merging.any()):
         spelled = vocabulary.spell_case(known, tokens)
         tokens = torch.where(merging[:, None], spelled, tokens)
     if not bool(torch.isfinite(known.sum())):
         raise NonFiniteLogitsError("The model's logits are not finite.")
-    return _Choices(tokens.tolist(), best.tolist(), ends.tolist(), masses.tolist())
+    return _Choices(
+        tokens.tolist(), best.tolist(), other_cases.tolist(), ends.tolist(), masses.tolist()
+    )
 
 
 class _Search:
@@ -161,10 +168,13 @@ class _Search:
                 score = choices.ends[row] - choices.masses[row]
                 _add(self._found, _grown(hypothesis, choices.ends[row], score))
             # A wider search beside this one asked for more choices.
-            pairs = zip(choices.tokens[row], choices.values[row], strict=True)
-            for token, value in islice(pairs, self.plan.width):
+            found = zip(
+                choices.tokens[row], choices.values[row], choices.other_cases[row], strict=True
+            )
+            for token, value, other_case in islice(found, self.plan.width):
                 if value > -math.inf:
-                    longer = _grown(hypothesis, value, value - choices.masses[row])
+                    either_case = value + math.log1p(math.exp(other_case - value))
+                    longer = _grown(hypothesis, value, either_case - choices.masses[row])
                     _add(grown, self._with_token(longer, token, row))
         useful = (h for h in _by_probability(grown) if h.log_probability > self._least_useful())
         self.live = list(islice(useful, self.plan.width))
