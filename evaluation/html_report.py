@@ -19,7 +19,7 @@ from evaluation.comparison import duels_of_family, duels_of_group
 from evaluation.confusion import NOTHING, Confusions, confusions
 from evaluation.figures import coverage_diagram, reliability_diagram
 from evaluation.predictions import Judged, Prediction
-from evaluation.readers import CONTENT_TYPES
+from evaluation.readers import content_type_of
 from evaluation.report import Report
 from evaluation.samples import Family
 from evaluation.summary import figures_of
@@ -123,8 +123,8 @@ def wrong_answers(judged: Judged) -> list[tuple[Family, int, Prediction]]:
 
 def _mistake(family: Family, index: int, prediction: Prediction) -> Mistake:
     path = family.samples[index].path
-    content_type = CONTENT_TYPES[path.suffix.lower()]
-    return Mistake(picture_uri(content_type, path.read_bytes()), family.name, prediction)
+    picture = picture_uri(content_type_of(path), path.read_bytes())
+    return Mistake(picture, family.name, prediction)
 
 
 def confusion_table(counted: Confusions) -> ConfusionTable:

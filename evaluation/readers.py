@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from evaluation.client import Answer, ServiceClient, ServiceError
@@ -148,8 +149,13 @@ def read_all(
     return [(family, [next(remaining) for _ in family.samples]) for family in families]
 
 
+def content_type_of(path: Path) -> str:
+    """Return the media type that a file's name stands for."""
+    return CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream")
+
+
 def read_one(reader: Reader, family: Family, sample: Sample) -> Prediction:
     """Have one image read, and judge the answer."""
-    content_type = CONTENT_TYPES.get(sample.path.suffix.lower(), "application/octet-stream")
+    content_type = content_type_of(sample.path)
     reply = reader.read(sample.path.read_bytes(), content_type, family.kind)
     return judge(family, sample, reply.answer, reply.latency_s)

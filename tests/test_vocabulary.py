@@ -149,3 +149,19 @@ def test_what_was_read_is_told_in_whole_characters(published: Vocabulary) -> Non
         assert "".join(token.text for token in read) == text
         assert sum(token.log_probability for token in read) == sum(scores)
         assert read[-1] == ReadToken("", scores[-1])
+
+
+def test_a_byte_that_is_no_character_takes_none_of_the_next_ones_along(
+    published: Vocabulary,
+) -> None:
+    def token_of(spelling: bytes) -> int:
+        return published.spellings.index(spelling)
+
+    tokens = [token_of(spelling) for spelling in (b"\xa5", b"a", b"\xe9", b"b")]
+    read = published.read_tokens(tokens, [-1.0, -2.0, -3.0, -4.0, -5.0])
+    assert [(token.text, token.log_probability) for token in read] == [
+        ("\ufffd", -1.0),
+        ("a", -2.0),
+        ("\ufffdb", -7.0),
+        ("", -5.0),
+    ]

@@ -107,18 +107,23 @@ class Vocabulary:
         return variants.gather(2, known.argmax(dim=2, keepdim=True)).squeeze(2)
 
     def read_tokens(self, token_ids: Sequence[int], scores: Sequence[float]) -> list[ReadToken]:
-        """Return what tokens spell, whole characters each; a further score is the end token's."""
+        """Return what tokens spell, whole characters each; a further score is the end token's.
+
+        Bytes that are no character are replaced, as the tokenizer does.
+        """
         read: list[ReadToken] = []
-        pending, pending_score = b"", 0.0
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text, text_score = "", 0.0
         for token, score in zip(token_ids, scores, strict=False):
-            pending, pending_score = pending + (self.spellings[token] or b""), pending_score + score
-            try:
-                read.append(ReadToken(pending.decode(), pending_score))
-            except UnicodeDecodeError:
-                continue
-            pending, pending_score = b"", 0.0
+            text, text_score = (
+                text + decoder.decode(self.spellings[token] or b""),
+                text_score + score,
+            )
+            if not decoder.getstate()[0]:
+                read.append(ReadToken(text, text_score))
+                text, text_score = "", 0.0
         if len(scores) > len(token_ids):
-            read.append(ReadToken("", pending_score + scores[-1]))
+            read.append(ReadToken("", text_score + scores[-1]))
         return read
 
     def _make_rules(self, charset: Charset) -> CharsetRules:
