@@ -115,10 +115,8 @@ class Vocabulary:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text, text_score = "", 0.0
         for token, score in zip(token_ids, scores, strict=False):
-            text, text_score = (
-                text + decoder.decode(self.spellings[token] or b""),
-                text_score + score,
-            )
+            text += decoder.decode(self.spellings[token] or b"")
+            text_score += score
             if not decoder.getstate()[0]:
                 read.append(ReadToken(text, text_score))
                 text, text_score = "", 0.0
