@@ -18,7 +18,7 @@ from itertools import islice
 import torch
 
 from qwen_captcha.backends.continuation import Continuation, NonFiniteLogitsError, Prompts
-from qwen_captcha.backends.greedy import Decoded
+from qwen_captcha.backends.greedy import Decoded, log_of_sum
 from qwen_captcha.backends.search_plan import SearchPlan
 from qwen_captcha.backends.vocabulary import Vocabulary, count_characters
 
@@ -173,8 +173,8 @@ class _Search:
             )
             for token, value, other_case in islice(found, self.plan.width):
                 if value > -math.inf:
-                    either_case = value + math.log1p(math.exp(other_case - value))
-                    longer = _grown(hypothesis, value, either_case - choices.masses[row])
+                    score = log_of_sum(value, other_case) - choices.masses[row]
+                    longer = _grown(hypothesis, value, score)
                     _add(grown, self._with_token(longer, token, row))
         useful = (h for h in _by_probability(grown) if h.log_probability > self._least_useful())
         self.live = list(islice(useful, self.plan.width))
@@ -224,8 +224,8 @@ def _add(hypotheses: dict[bytes, _Hypothesis], new: _Hypothesis) -> None:
     old = hypotheses.get(new.spelling)
     if old is not None:
         first, second = sorted((old, new), key=lambda h: -h.log_probability)
-        ratio = math.exp(second.log_probability - first.log_probability)
-        new = replace(first, log_probability=first.log_probability + math.log1p(ratio))
+        both = log_of_sum(first.log_probability, second.log_probability)
+        new = replace(first, log_probability=both)
     hypotheses[new.spelling] = new
 
 

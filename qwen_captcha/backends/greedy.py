@@ -54,6 +54,11 @@ class _Choice:
     other_case: float
 
 
+def log_of_sum(first: float, second: float) -> float:
+    """Return the log of the sum of two probabilities, given by theirs; the first is not -inf."""
+    return first + math.log1p(math.exp(second - first))
+
+
 def decode_greedily(
     prompts: Prompts, vocabulary: Vocabulary, max_new_tokens: Sequence[int]
 ) -> list[Decoded]:
@@ -125,9 +130,7 @@ def _add(
     for index in list(running):
         choice, row = choices[index][place], decoded[index]
         row.log_probability += choice.log_probability
-        # The most probable token is at least as probable as its twin.
-        ratio = math.exp(choice.other_case - choice.log_probability)
-        row.scores.append(choice.log_probability + math.log1p(ratio))
+        row.scores.append(log_of_sum(choice.log_probability, choice.other_case))
         row.complete = choice.token in vocabulary.end_ids
         if not row.complete:
             row.token_ids.append(choice.token)

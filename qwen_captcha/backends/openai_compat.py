@@ -27,7 +27,7 @@ from qwen_captcha.backends.base import (
 )
 from qwen_captcha.backends.chat_protocol import chat_request, reading_of
 from qwen_captcha.backends.engine_client import LONGEST_CALL_S, EngineClient
-from qwen_captcha.backends.engine_traits import SERVERS, server_of
+from qwen_captcha.backends.engine_traits import SERVERS, ServerTraits, server_of
 from qwen_captcha.checkpoints import ResolvedModel
 from qwen_captcha.decoding import UNRESTRICTED
 from qwen_captcha.errors import (
@@ -115,7 +115,7 @@ class OpenAIBackend:
             follows_prompts=self._facts.follows_prompts,
             answers_questions=self._facts.answers_questions,
             crops_to_text=self._facts.crops_to_text,
-            token_probabilities=SERVERS[self._server or "openai"].token_probabilities,
+            token_probabilities=self._traits.token_probabilities,
         )
 
     @property
@@ -160,6 +160,11 @@ class OpenAIBackend:
         """Close the connections to the server."""
         self._client.close()
 
+    @property
+    def _traits(self) -> ServerTraits:
+        """What the server takes; of one that is not known yet, no more than OpenAI documents."""
+        return SERVERS[self._server or "openai"]
+
     def _read_one(self, task: ReadingTask) -> Reading:
         """Read one image, without its constraints first where it may show arithmetic.
 
@@ -168,17 +173,15 @@ class OpenAIBackend:
         if task.constraints.restricts and task.constraints.kind is Kind.AUTO:
             free = self._ask(replace(task, constraints=UNRESTRICTED))
             text = free.raw_response.strip()
-            if looks_like_arithmetic(text) or task.constraints.allows(text):
-                return free
-            if SERVERS[self._server or "openai"].constraint_fields is None:
+            settled = looks_like_arithmetic(text) or task.constraints.allows(text)
+            if settled or self._traits.constraint_fields is None:
                 return free
         return self._ask(task)
 
     def _ask(self, task: ReadingTask) -> Reading:
         """Send one request and return what the model said."""
-        traits = SERVERS[self._server or "openai"]
         model = self._model.checkpoint if self._model else ""
-        body = chat_request(task, model, traits, self._pixel_range)
+        body = chat_request(task, model, self._traits, self._pixel_range)
         try:
             reply = self._client.post(f"{self._base_url}/chat/completions", body, task.deadline)
             reading = reading_of(reply)
