@@ -22,11 +22,11 @@ lint: $(VENV)/dev.stamp  ## ruff and mypy
 audit: $(VENV)/dev.stamp  ## known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/pip-audit --strict --local
 
-bench: $(VENV)/dev.stamp  ## speed against one image at a time through plain generate (AGAINST=ddddocr: and against it)
+bench: $(VENV)/dev.stamp $(if $(AGAINST),$(VENV)/compare.stamp)  ## speed against one image at a time through plain generate (AGAINST=ddddocr: and against it)
 	$(BIN)/python -m evaluation.bench $(if $(AGAINST),--against $(AGAINST))
 
-evaluate: $(VENV)/dev.stamp  ## accuracy on FOLDER of MODEL or a running URL: make evaluate FOLDER=... HTML=page.html
-	$(BIN)/python -m evaluation.evaluate $(FOLDER) $(if $(MODEL),--model $(MODEL),--url $(or $(URL),http://127.0.0.1:5000)) $(if $(HTML),--html $(HTML))
+evaluate: $(VENV)/dev.stamp $(if $(AGAINST),$(VENV)/compare.stamp)  ## accuracy on FOLDER of MODEL or a running URL: make evaluate FOLDER=... HTML=page.html
+	$(BIN)/python -m evaluation.evaluate $(FOLDER) $(if $(MODEL),--model $(MODEL),--url $(or $(URL),http://127.0.0.1:5000)) $(if $(HTML),--html $(HTML)) $(if $(AGAINST),--against $(AGAINST))
 
 train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes
 	$(BIN)/python -m training.train --out runs/smoke --minutes 3
@@ -47,3 +47,7 @@ $(VENV)/serve.stamp: requirements_qwen.txt | $(VENV)/bin/python
 $(VENV)/dev.stamp: requirements_dev.txt requirements_qwen.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_dev.txt
 	touch $@ $(VENV)/serve.stamp
+
+$(VENV)/compare.stamp: requirements_compare.txt | $(VENV)/dev.stamp
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_compare.txt
+	touch $@

@@ -20,11 +20,10 @@ import psutil
 import requests
 
 from evaluation.drawings import draw_captchas
-from evaluation.failover import ENVIRONMENT
-from evaluation.hostile import FORMS, MIB, fault_of, resident_bytes
+from evaluation.hostile import FORMS, MIB, fault_of
 from evaluation.hostile_images import NamedImage, damaged_captchas
 from evaluation.machine import commit_of, cpu_model
-from evaluation.service_process import PROJECT, running_service
+from evaluation.service_process import BUNDLED, PROJECT, running_service
 from evaluation.verdicts import Verdicts, conclude
 
 REQUESTS = 50_000
@@ -67,7 +66,7 @@ def state_of(pid: int) -> State:
     process = psutil.Process(pid)
     family = [process, *process.children(recursive=True)]
     return State(
-        resident_bytes(pid),
+        sum(member.memory_info().rss for member in family),
         sum(member.num_fds() for member in family),
         sum(member.num_threads() for member in family),
     )
@@ -135,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = argparse.ArgumentParser(description="Send many mixed requests.")
     command.add_argument("--requests", type=int, default=REQUESTS)
     count: int = command.parse_args(arguments).requests
-    with running_service(ENVIRONMENT) as service:
+    with running_service(BUNDLED) as service:
         run = endure(service.url, service.pid, mixed_images(IMAGES), count)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {count} requests, from request "
           f"{int(count * WARM_UP_SHARE)} on")  # fmt: skip

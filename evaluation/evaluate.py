@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from evaluation.comparison import Rival, compare
@@ -111,7 +112,10 @@ def _option(text: str) -> tuple[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = parser().parse_args(argv)
+    command = parser()
+    arguments = command.parse_args(argv)
+    if arguments.html is not None and find_spec("matplotlib") is None:
+        command.error("--html needs matplotlib: pip install -r requirements_dev.txt")
     try:
         report = evaluate(arguments)
         print(f"{heading(report)}\n\n{render(report.summary, report.rivals)}")
@@ -121,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             content = json.dumps(as_json(report), ensure_ascii=False, indent=1) + "\n"
             arguments.json.write_text(content, encoding="utf-8")
         if arguments.html is not None:
-            # Imported here: matplotlib takes a second and is a development dependency.
+            # Imported here: matplotlib takes a second.
             from evaluation.html_report import render_page
 
             page = render_page(report, arguments.mistakes)

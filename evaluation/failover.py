@@ -26,6 +26,7 @@ from evaluation.drawings import draw_captchas
 from evaluation.machine import commit_of, cpu_model
 from evaluation.nginx_process import NginxStartError, running_nginx
 from evaluation.service_process import (
+    BUNDLED,
     PROJECT,
     SERVICE_COMMAND,
     RunningService,
@@ -40,14 +41,6 @@ DISTINCT_IMAGES = 100
 # Below the rate limit of nginx for one address, 200 a second.
 REQUESTS_PER_S = 150.0
 OVER_THE_LIMIT_BYTES = 80 * 1024 * 1024
-# No cache: each answer comes from the model.
-ENVIRONMENT = {
-    "QWEN_MODEL": "bundled",
-    "USE_GPU": "false",
-    "HOST": "127.0.0.1",
-    "OMP_NUM_THREADS": "1",
-    "CACHE_SIZE": "0",
-}
 
 
 @dataclass
@@ -182,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     leave_on_sigterm()
     try:
-        tally, seen = measure(chosen.requests, SERVICE_COMMAND, ENVIRONMENT)
+        tally, seen = measure(chosen.requests, SERVICE_COMMAND, BUNDLED)
     except (ServiceStartError, NginxStartError, ServiceError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -89,16 +89,26 @@ def _versions(*packages: str) -> dict[str, str]:
 def peak_resident_bytes(pid: int, proc: Path = PROC) -> int | None:
     """Return the peak resident memory of a process and its descendants.
 
-    The sum of each live process's `VmHWM`. Pages that they share count once for each, and their
-    peaks may lie at different moments, so this is an upper bound; None where /proc does not tell.
+    Pages that they share count once for each, and their peaks may lie at different moments, so this
+    is an upper bound; None where /proc does not tell.
     """
+    return _summed(pid, "VmHWM", proc)
+
+
+def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
+    """Return the resident memory of a process and its descendants, None where it is not told."""
+    return _summed(pid, "VmRSS", proc)
+
+
+def _summed(pid: int, field: str, proc: Path) -> int | None:
+    """Return the sum of a field, in KiB, over the live ones of a process and its descendants."""
     statuses = _statuses(proc)
     family = {pid}
     # A child's number may be below its parent's, so repeat until nobody new is found.
     while children := {p for p, s in statuses.items() if _number(s, "PPid") in family} - family:
         family |= children
-    peaks = [_number(statuses[p], "VmHWM") for p in family if p in statuses]
-    known = [peak for peak in peaks if peak is not None]
+    sizes = [_number(statuses[p], field) for p in family if p in statuses]
+    known = [size for size in sizes if size is not None]
     return sum(known) * KIB if known else None
 
 

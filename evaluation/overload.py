@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 
 from evaluation.crowd import Crowd
 from evaluation.drawings import draw_captchas
-from evaluation.failover import ENVIRONMENT
 from evaluation.machine import commit_of, cpu_model
-from evaluation.service_process import PROJECT, running_service
+from evaluation.service_process import BUNDLED, PROJECT, running_service
 from evaluation.verdicts import Verdicts, conclude
 
 TIMES = 10
@@ -51,7 +50,8 @@ class Tally:
         others: A line for every other reply, and for requests without one.
         changed: Answers that are not the image's own when nothing else was asked.
         swapped: Those among them that are another image's.
-        seconds: How long it took in all.
+        seconds: How long requests were sent.
+        in_time: Answers until then.
     """
 
     answers_s: list[float] = field(default_factory=list)
@@ -61,11 +61,12 @@ class Tally:
     changed: int = 0
     swapped: int = 0
     seconds: float = 0.0
+    in_time: int = 0
 
     @property
     def throughput(self) -> float:
         """Answers a second."""
-        return len(self.answers_s) / self.seconds
+        return self.in_time / self.seconds
 
 
 class Caller:
@@ -112,7 +113,7 @@ class Caller:
                 await self._read(crowd, requests, number, tally)
 
         await asyncio.gather(*map(client, range(BUSY_CLIENTS)))
-        tally.seconds = time.monotonic() - start
+        tally.seconds, tally.in_time = time.monotonic() - start, len(tally.answers_s)
         crowd.close()
         return tally.throughput
 
@@ -131,12 +132,12 @@ class Caller:
             reading.add(task)
             task.add_done_callback(reading.discard)
         # What is answered after the last request was sent is not its throughput.
-        tally.seconds = time.monotonic() - start
-        answered = len(tally.answers_s)
+        tally.seconds, tally.in_time = time.monotonic() - start, len(tally.answers_s)
         for task in probing:
             task.cancel()
-        await asyncio.gather(*reading, *probing, return_exceptions=True)
-        tally.seconds *= len(tally.answers_s) / max(1, answered)
+        for result in await asyncio.gather(*reading, *probing, return_exceptions=True):
+            if isinstance(result, Exception):  # A task that was cancelled gives a BaseException.
+                raise result
         crowd.close()
         probes.close()
         return tally
@@ -199,7 +200,7 @@ def judge(tally: Tally, unloaded: float) -> Verdicts:
         "answers a second, of the unloaded": (f"{tally.throughput:.1f} / {unloaded:.1f}"
                                               f" = {share:.2f}", share >= LEAST_THROUGHPUT),
         "probes, 99th percentile": (f"{1000 * probed_s:.0f} ms of {len(tally.probes_s)}",
-                                    probed_s <= PROBED_WITHIN_S),
+                                    bool(tally.probes_s) and probed_s <= PROBED_WITHIN_S),
         "answers that are another image's": (f"{tally.swapped}, {tally.changed} changed",
                                              tally.swapped == 0),
         "other replies": (f"{len(tally.others)} {sorted(set(tally.others))[:5]}",
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--seconds", type=float, default=60.0, help="of overload")
     seconds: float = command.parse_args(arguments).seconds
     images = [image for image, _ in draw_captchas(IMAGES)]
-    with running_service(ENVIRONMENT) as service:
+    with running_service(BUNDLED) as service:
         caller = Caller(service.url, images)
         caller.learn()
         unloaded = caller.capacity(min(seconds, 20.0))

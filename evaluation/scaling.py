@@ -20,10 +20,10 @@ from pathlib import Path
 
 from evaluation.client import ServiceError
 from evaluation.drawings import draw_captchas
-from evaluation.failover import ENVIRONMENT
 from evaluation.load import client_crowd
 from evaluation.machine import commit_of, cpu_model
 from evaluation.service_process import (
+    BUNDLED,
     PROJECT,
     SERVICE_COMMAND,
     RunningService,
@@ -80,7 +80,7 @@ def wait_for_workers(service: RunningService, workers: int) -> None:
 
 def start_all(stack: ExitStack) -> Mapping[str, RunningService]:
     """Start every kind of service that can be measured here."""
-    environment = {key: value for key, value in ENVIRONMENT.items() if key != "OMP_NUM_THREADS"}
+    environment = {key: value for key, value in BUNDLED.items() if key != "OMP_NUM_THREADS"}
     # More threads than cores, so that a log shows what the service makes of it.
     environment["OMP_NUM_THREADS"] = str(2 * usable_cores())
     # A slow machine is to be measured, not to be cut off.

@@ -69,14 +69,13 @@ def _similarity(text: str, label: str) -> float:
     return 1.0 if longest == 0 else 1.0 - edit_distance(text, label) / longest
 
 
-def wilson_interval(successes: float, trials: float, z: float = Z_95) -> tuple[float, float]:
-    """Return the Wilson score interval of a share.
+def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
+    """Return the Wilson score interval of a share, two-sided at 95 %.
 
     Args:
         successes: How many trials succeeded, 0 to `trials`; not whole where a mean over groups of
             unequal size is worth so many trials.
         trials: How many there were; without any, every share is possible: (0, 1).
-        z: Standard normal quantile of the two-sided interval.
 
     Raises:
         ValueError: `successes` lies outside 0 to `trials`.
@@ -85,7 +84,7 @@ def wilson_interval(successes: float, trials: float, z: float = Z_95) -> tuple[f
         raise ValueError(f"{successes} successes in {trials} trials")
     if trials == 0:
         return 0.0, 1.0
-    share = successes / trials
+    share, z = successes / trials, Z_95
     scale = 1.0 + z * z / trials
     centre = (share + z * z / (2 * trials)) / scale
     spread = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))

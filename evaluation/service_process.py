@@ -28,6 +28,14 @@ READY_TIMEOUT_S = 600.0  # A 2B checkpoint from a cold disk.
 STOP_TIMEOUT_S = 30.0
 POLL_INTERVAL_S = 0.02
 LOG_LINES = 15
+# Settings of the bundled checkpoint on one core; no cache, so that each answer comes from it.
+BUNDLED = {
+    "QWEN_MODEL": "bundled",
+    "USE_GPU": "false",
+    "HOST": "127.0.0.1",
+    "OMP_NUM_THREADS": "1",
+    "CACHE_SIZE": "0",
+}
 
 
 class ServiceStartError(Exception):

@@ -20,9 +20,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from evaluation.drawings import draw_captchas
-from evaluation.failover import ENVIRONMENT
 from evaluation.machine import commit_of, cpu_model
 from evaluation.service_process import (
+    BUNDLED,
     PROJECT,
     SERVICE_COMMAND,
     ServiceStartError,
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args(argv)
     leave_on_sigterm()
-    environment = {**ENVIRONMENT, "WORKERS": str(chosen.workers)}
+    environment = {**BUNDLED, "WORKERS": str(chosen.workers)}
     try:
         outcomes, stopped_s, status = measure(SERVICE_COMMAND, environment, LOAD_S)
     except ServiceStartError as error:

@@ -22,7 +22,13 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from qwen_captcha.admission import DEFAULT_RETRY_S, Admission, Gate, ModelState
-from qwen_captcha.errors import CaptchaServiceError, EngineFailed, InternalError, OutOfMemory
+from qwen_captcha.errors import (
+    IMAGE_FAILED,
+    CaptchaServiceError,
+    EngineFailed,
+    InternalError,
+    OutOfMemory,
+)
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.tickets import Ticket
 
@@ -246,4 +252,4 @@ def _as_service_error(error: Exception) -> CaptchaServiceError:
             retry_after_s=DEFAULT_RETRY_S,
         )
     log.error("Reading an image failed.", exc_info=error)
-    return InternalError("The model failed on this image; the service has logged why.")
+    return InternalError(IMAGE_FAILED)

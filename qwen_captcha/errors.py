@@ -33,8 +33,12 @@ class CaptchaServiceError(Exception):
         self.retry_after_s = retry_after_s
 
 
+REQUEST_FAILED = "The service failed on this request."
+IMAGE_FAILED = "The model failed on this image; the service has logged why."
+
+
 class InternalError(CaptchaServiceError):
-    """A bug; the message never says more than that."""
+    """A bug; the message is one of the two above and never says more than that."""
 
 
 class BadRequest(CaptchaServiceError):

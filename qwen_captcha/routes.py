@@ -25,6 +25,7 @@ from qwen_captcha.connection import departure_of
 from qwen_captcha.dialect_routes import read_in_dialect
 from qwen_captcha.dialects import Dialect, dialect_of
 from qwen_captcha.errors import (
+    REQUEST_FAILED,
     BadRequest,
     BodyTooLarge,
     CaptchaServiceError,
@@ -216,7 +217,7 @@ def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) ->
     def bug(error: Exception) -> Response:
         """Answer what nobody foresaw."""
         log.error("A request failed.", exc_info=error)
-        return error_response(InternalError("The service failed on this request."), metrics)
+        return error_response(InternalError(REQUEST_FAILED), metrics)
 
 
 def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
@@ -248,5 +249,5 @@ def as_service_error(error: HTTPException, max_body_bytes: int) -> CaptchaServic
             return BodyTooLarge(f"The form has more than {request.max_form_parts} parts.")
         return BodyTooLarge(f"The request body is over the limit of {max_body_bytes} bytes.")
     if error.code is not None and error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return InternalError("The service failed on this request.")
+        return InternalError(REQUEST_FAILED)
     return BadRequest(error.description or "The request cannot be understood.")

@@ -16,7 +16,7 @@ def answer_to(raw_response: str, kind: Kind = Kind.AUTO, **options: object) -> s
     """Extract the answer of a model that can answer questions."""
     extracted = extract_answer(
         raw_response,
-        Options(kind=kind, **options),  # type: ignore[arg-type]
+        Options(kind=kind, **options),
         answers_questions=True,
     )
     return None if extracted is None else extracted.text

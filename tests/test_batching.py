@@ -67,7 +67,7 @@ def model(clock: FakeClock) -> Iterator[Model]:
 
 def create_batcher(model: Model, clock: FakeClock, **limits: float) -> Batcher:
     defaults = {"max_batch_size": 4, "max_queue_delay_s": 1e6, "max_queue_size": 16}
-    return MicroBatcher(model.read, monotonic=clock, **{**defaults, **limits})  # type: ignore[arg-type]
+    return MicroBatcher(model.read, monotonic=clock, **{**defaults, **limits})
 
 
 def start(batcher: Batcher, initialise: Callable[[], float] = lambda: 0.0) -> None:

@@ -43,7 +43,7 @@ def spelled(text: str, scores: list[float]) -> Reading:
 
 
 def candidates(read: Reading, **options: object) -> list[Candidate]:
-    return find_candidates(read, Options(**options), BUNDLED)  # type: ignore[arg-type]
+    return find_candidates(read, Options(**options), BUNDLED)
 
 
 @pytest.mark.parametrize(

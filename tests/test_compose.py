@@ -31,7 +31,7 @@ CLIENTS = (["docker", "compose"], ["docker-compose"])
 
 def with_defaults(text: str) -> str:
     """Return a compose file as it is where no variable is set."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+    return re.sub(r"\$\{\w+:(?:-([^}]*)|\+[^}]*)\}", r"\1", text)
 
 
 SERVICES: dict[str, Any] = yaml.safe_load(with_defaults(COMPOSE_FILE.read_text("utf-8")))[

@@ -65,7 +65,7 @@ def with_dots(image: Image.Image) -> Image.Image:
 @pytest.mark.parametrize(
     "change", [None, with_frame, with_bars, with_gradient, with_noise, with_dots]
 )
-def test_margins_frames_bars_and_gradients_are_left_out(change) -> None:  # type: ignore[no-untyped-def]
+def test_margins_frames_bars_and_gradients_are_left_out(change) -> None:
     image = change(picture()) if change else picture()
     assert holds_little_but_text(text_box(np.asarray(image)))
 

@@ -111,7 +111,7 @@ def test_a_range_belongs_to_its_instance(
         asked.append(options)
         return recognize(data, options, deadline)
 
-    restricted._service.recognize = record  # type: ignore[method-assign]
+    restricted._service.recognize = record
     for ocr in (restricted, free):
         ocr.classification(IMAGE)
     assert asked == [parse_options(option), Options()]
@@ -169,7 +169,7 @@ def test_what_is_no_kind_of_image_is_said() -> None:
     with pytest.raises(FileNotFoundError):
         image_file(Path("no-such-file.png"))
     with pytest.raises(TypeError, match="int"):
-        image_file(5)  # type: ignore[arg-type]
+        image_file(5)
     with pytest.raises(TypeError, match=r"array \(2, 3, 7\) of uint8"):
         image_file(np.zeros((2, 3, 7), np.uint8))
 

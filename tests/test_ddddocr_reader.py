@@ -36,8 +36,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             return {"text": text, "confidence": 1.0000001} if probability else text
 
     module, exceptions = ModuleType("ddddocr"), ModuleType("ddddocr.utils.exceptions")
-    module.DdddOcr, module.DdddOcrInputError = DdddOcr, InputError  # type: ignore[attr-defined]
-    exceptions.DDDDOCRError = InputError  # type: ignore[attr-defined]
+    module.DdddOcr, module.DdddOcrInputError = DdddOcr, InputError
+    exceptions.DDDDOCRError = InputError
     monkeypatch.setitem(sys.modules, "ddddocr", module)
     monkeypatch.setitem(sys.modules, "ddddocr.utils", ModuleType("ddddocr.utils"))
     monkeypatch.setitem(sys.modules, "ddddocr.utils.exceptions", exceptions)

@@ -11,7 +11,7 @@ from qwen_captcha.options import Case, Kind, Options
 
 
 def constraints(*, talks: bool = False, **options: object) -> DecodingConstraints:
-    return constraints_for(Options(**options), follows_prompts=talks)  # type: ignore[arg-type]
+    return constraints_for(Options(**options), follows_prompts=talks)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_batch_that_does_not_fit_a_gpu_is_read_in_parts(
         sizes.append(len(limits))
         if len(limits) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return decode(continuation, vocabulary, limits)  # type: ignore[arg-type]
+        return decode(continuation, vocabulary, limits)
 
     monkeypatch.setattr(reader, "decode_greedily", decode_two)
     assert said(client) == before

@@ -155,7 +155,7 @@ class FakeNvml:
         return self._statuses[0]
 
     def nvmlDeviceGetCount_v2(self, pointer: object) -> int:  # noqa: N802
-        pointer._obj.value = self._count  # type: ignore[attr-defined]
+        pointer._obj.value = self._count
         return self._statuses[1]
 
     def nvmlShutdown(self) -> None:  # noqa: N802

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from fake_backend import image_bytes
 from live_server import Server, gunicorn_command, running
 from stub_service import Call, Reply, stub_service
 
-from evaluation.hostile import FORMS, SLOWEST_S, growth, report, send_all
+from evaluation.hostile import FORMS, SLOWEST_S, fault_of, growth, report, send_all
 from evaluation.hostile_images import IMAGES, PILLOW, damaged_captchas, flipped, pillow_images
+from qwen_captcha.errors import IMAGE_FAILED, REQUEST_FAILED
 
 OTHERS = [
     ("a picture", image_bytes()),
@@ -60,6 +62,9 @@ def test_hostile_images_are_read_or_refused_in_every_form(server: Server) -> Non
         (200, b"[1]", "no JSON object"),
         (200, b'{"results":[{"error_type":"internal_error"}]}', "an internal error"),
         (200, b'{"code":500,"data":null}', "code 500"),
+        (200, b'{"status":200,"result":"","msg":"%b"}' % REQUEST_FAILED.encode(), "The service"),
+        (200, b'{"status":200,"result":"","msg":"%b"}' % IMAGE_FAILED.encode(), "The model"),
+        (200, b'{"status":200,"result":"","msg":"The image is empty."}', None),
         (200, b"{}", None),
         (422, b"{}", None),
     ],
@@ -80,7 +85,10 @@ def test_a_fault_is_noticed(status: int, body: bytes, fault: str | None) -> None
 def test_no_reply_and_a_late_one_are_faults() -> None:
     [record, *_] = send_all("http://127.0.0.1:9", [("x", b"data")]).values()
     assert record.faults == ["x: ConnectionError"]
-    assert SLOWEST_S == 2.0
+    reply = requests.Response()
+    reply.status_code, reply._content = 200, b"{}"
+    assert fault_of(reply, SLOWEST_S) is None
+    assert fault_of(reply, SLOWEST_S + 0.5) == "2.50 s"
 
 
 def test_damage_is_the_same_every_time() -> None:

@@ -13,12 +13,12 @@ def make_process(
 ) -> None:
     lines = [f"Name:\t{name}", f"Pid:\t{pid}", f"PPid:\t{parent}"]
     if peak_kib is not None:
-        lines.append(f"VmHWM:\t {peak_kib} kB")
+        lines += [f"VmHWM:\t {peak_kib} kB", f"VmRSS:\t {peak_kib // 2} kB"]
     (proc / str(pid)).mkdir(parents=True)
     (proc / str(pid) / "status").write_text("\n".join(lines) + "\n")
 
 
-def test_peak_memory_sums_the_process_and_all_its_descendants(tmp_path: Path) -> None:
+def test_memory_sums_the_process_and_all_its_descendants(tmp_path: Path) -> None:
     make_process(tmp_path, 1, 0, 7_000, "init")
     make_process(tmp_path, 100, 1, 1_000)
     make_process(tmp_path, 101, 100, 200)
@@ -26,15 +26,17 @@ def test_peak_memory_sums_the_process_and_all_its_descendants(tmp_path: Path) ->
     make_process(tmp_path, 102, 100, None)  # Ended, not yet collected: it has no memory.
     make_process(tmp_path, 200, 1, 5_000, "other: PPid:\t100")
     assert machine.peak_resident_bytes(100, tmp_path) == 1_230 * 1024
+    assert machine.resident_bytes(100, tmp_path) == 615 * 1024
 
 
 @pytest.mark.parametrize("processes", [[], [(5, 1, 10)]], ids=["no-proc", "process-is-gone"])
-def test_peak_memory_is_unknown_without_the_process(
+def test_memory_is_unknown_without_the_process(
     tmp_path: Path, processes: list[tuple[int, int, int]]
 ) -> None:
     for pid, parent, peak in processes:
         make_process(tmp_path, pid, parent, peak)
     assert machine.peak_resident_bytes(100, tmp_path) is None
+    assert machine.resident_bytes(100, tmp_path) is None
 
 
 @pytest.mark.parametrize(

@@ -342,7 +342,7 @@ def test_a_hub_that_cannot_be_reached_is_named_in_one_line(
     # Port 9 of the loopback is closed everywhere.
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(BackendLoadError) as refusal:
-        download(REPO_ID)  # type: ignore[operator]
+        download(REPO_ID)
     line = str(refusal.value)
     assert line.startswith(f"{REPO_ID} cannot be downloaded: ")
     assert "HF_ENDPOINT=https://hf-mirror.com" in line

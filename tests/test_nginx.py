@@ -244,7 +244,7 @@ class Instances:
         ports = [int(url.rsplit(":", 1)[1]) for url in urls]
         self.port = stack.enter_context(running_nginx(ports))
 
-    def _script(self, number: int):  # type: ignore[no-untyped-def]
+    def _script(self, number: int):
         def answer(call: Call) -> tuple[int, bytes, dict[str, str]]:
             self.asked[number].append(call)
             time.sleep(self.delays_s[number])
@@ -368,7 +368,7 @@ def test_sizes_and_deadlines_agree_with_the_settings(settings: Settings) -> None
     last_try_s = seconds(value_of("proxy_next_upstream_timeout")[0])
     assert last_try_s + settings.ocr_timeout_s < GO_TIMEOUT_S
     assert seconds(value_of("proxy_connect_timeout")[0]) < last_try_s
-    bursts = {re.search(r"burst=(\d+)", value)[1] for value in value_of("limit_req")}  # type: ignore[index]
+    bursts = {re.search(r"burst=(\d+)", value)[1] for value in value_of("limit_req")}
     assert bursts == {str(settings.max_queue_size)}
 
 
@@ -380,7 +380,7 @@ def test_the_request_line_is_that_of_gunicorn() -> None:
 
 def test_nginx_closes_idle_connections_before_gunicorn_does() -> None:
     gunicorn = GUNICORN_CONFIGURATION.read_text(encoding="utf-8")
-    keepalive = int(re.search(r"^keepalive = (\d+)$", gunicorn, re.MULTILINE)[1])  # type: ignore[index]
+    keepalive = int(re.search(r"^keepalive = (\d+)$", gunicorn, re.MULTILINE)[1])
     # nginx's default for the connections that it keeps to an upstream is 60 s.
     assert keepalive > 60
     assert "keepalive_timeout" not in INSTANCES.read_text(encoding="utf-8")

@@ -258,4 +258,4 @@ def test_no_description_tells_of_the_base_error_class() -> None:
     slugs = {error.error_type for error in every_error_type()}
     assert CaptchaServiceError.error_type in slugs
     assert "Base of every error" not in json.dumps(DOCUMENT)
-    assert set(SCHEMAS["Error"]["properties"]["error_type"]["enum"]) == slugs  # type: ignore[index]
+    assert set(SCHEMAS["Error"]["properties"]["error_type"]["enum"]) == slugs

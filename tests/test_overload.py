@@ -38,11 +38,18 @@ def test_too_much_work_is_refused_at_once_and_the_rest_is_answered() -> None:
         ({"answers_s": [9.0] * 10}, {"slowest answer"}),
         ({"seconds": 2.0}, {"answers a second, of the unloaded"}),
         ({"probes_s": [0.2]}, {"probes, 99th percentile"}),
+        ({"probes_s": []}, {"probes, 99th percentile"}),
         ({"swapped": 1}, {"answers that are another image's"}),
         ({"others": ["504 deadline_exceeded"]}, {"other replies"}),
     ],
 )
 def test_what_does_not_hold_is_named(change: dict[str, object], broken: set[str]) -> None:
-    good = {"answers_s": [1.0] * 10, "refusals_s": [0.01], "probes_s": [0.01], "seconds": 1.0}
+    good = {
+        "answers_s": [1.0] * 12,
+        "refusals_s": [0.01],
+        "probes_s": [0.01],
+        "seconds": 1.0,
+        "in_time": 10,
+    }
     verdicts = judge(Tally(**{**good, **change}), unloaded=10.0)
     assert {name for name, (_, holds) in verdicts.items() if not holds} == broken

@@ -45,7 +45,7 @@ def open_page(browser: Browser) -> Iterator[Opener]:
 
         def open_(app: Flask, **how: object) -> Visit:
             url = stack.enter_context(served(app))
-            visits.append(stack.enter_context(visiting(browser, url, **how)))  # type: ignore[arg-type]
+            visits.append(stack.enter_context(visiting(browser, url, **how)))
             return visits[-1]
 
         yield open_
@@ -254,7 +254,7 @@ def test_it_works_from_the_keyboard(open_page: Opener) -> None:
 @pytest.mark.parametrize(("path", "scheme"), [("/", "light"), ("/", "dark"), ("/docs", "light")])
 def test_axe_finds_no_fault(open_page: Opener, path: str, scheme: str) -> None:
     visit = open_page(app_with(SureBackend()), path=path)
-    visit.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    visit.page.emulate_media(color_scheme=scheme)
     if path == "/":
         broken: FilePayload = {"name": "x.png", "mimeType": "image/png", "buffer": b"x"}
         choose(visit, picture(), broken)

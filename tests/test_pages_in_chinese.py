@@ -22,7 +22,7 @@ def sections(text: str) -> list[str]:
 
 
 def levels(text: str) -> list[str]:
-    return [re.match("#+", section)[0] for section in sections(text)]  # type: ignore[index]
+    return [re.match("#+", section)[0] for section in sections(text)]
 
 
 def rows(text: str) -> list[str]:

@@ -8,7 +8,13 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.calibration import CALIBRATION
 from training import average
-from training.build import build_config, build_model, build_processor, save_checkpoint
+from training.build import (
+    build_config,
+    build_model,
+    build_processor,
+    build_tokenizer,
+    save_checkpoint,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +47,29 @@ def test_the_mean_lies_in_the_middle_and_says_of_what_it_is_one(
     description = json.loads((out / "training.json").read_text())
     assert description == {"mean_of": ["0", {"arguments": {"seed": "1"}}]}
     assert (out / "captcha.json").read_text() == (folders[0] / "captcha.json").read_text()
+
+
+def test_shares_weigh_the_checkpoints_and_chinese_characters_have_their_own(
+    folders: list[Path],
+) -> None:
+    mixed = average.average(folders, [0.75, 0.25], [-0.5, 1.5])
+    first, second = (_weights(folder) for folder in folders)
+    hanzi = build_tokenizer().convert_tokens_to_ids(["一", "齄"])  # one of each level of GB 2312
+    for name, value in mixed.named_parameters():
+        expected = 0.75 * first[name] + 0.25 * second[name]
+        if "embed_tokens" in name:
+            expected[hanzi] = 1.5 * second[name][hanzi] - 0.5 * first[name][hanzi]
+            others = build_tokenizer().convert_tokens_to_ids(["A", "7", "億"])
+            rows = [*hanzi, *others]
+            value, expected = value[rows], expected[rows]
+        torch.testing.assert_close(value, expected)
+    assert mixed.lm_head.weight is mixed.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.6], [0.5, 0.3, 0.2]])
+def test_shares_must_make_one(folders: list[Path], shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="2 shares that make 1"):
+        average.average(folders, shares)
 
 
 def test_new_weights_are_without_the_calibration_of_the_old(tmp_path: Path) -> None:

@@ -18,7 +18,11 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from training.build import save_checkpoint
+from training.alphabet import HANZI_LEVEL_1, HANZI_LEVEL_2
+from training.build import build_tokenizer, save_checkpoint
+
+# Names of the matrix that embeds tokens and, tied to it, tells them apart.
+_EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
 
 class UnlikeCheckpointsError(ValueError):
@@ -26,15 +30,29 @@ class UnlikeCheckpointsError(ValueError):
 
 
 @torch.no_grad()
-def average(folders: Sequence[Path]) -> Qwen2VLForConditionalGeneration:
+def average(
+    folders: Sequence[Path],
+    shares: Sequence[float] | None = None,
+    hanzi_shares: Sequence[float] | None = None,
+) -> Qwen2VLForConditionalGeneration:
     """Return a model in fp32 whose weights are the mean of those of the checkpoints.
 
     Args:
         folders: Checkpoints, at least one.
+        shares: What each counts, together 1; equal ones where there are none. A negative share
+            goes beyond the others.
+        hanzi_shares: The same for the embeddings of Chinese characters, where the last runs taught
+            most of them; `shares` where there are none.
 
     Raises:
         UnlikeCheckpointsError: They differ in shape.
+        ValueError: The shares are of another number, or do not make 1.
     """
+    shares = shares or [1 / len(folders)] * len(folders)
+    hanzi_shares = hanzi_shares or shares
+    for given in (shares, hanzi_shares):
+        if len(given) != len(folders) or abs(sum(given) - 1) > 1e-6:
+            raise ValueError(f"{len(folders)} shares that make 1 are needed, not {given}.")
     models = [
         Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         for folder in folders
@@ -44,9 +62,17 @@ def average(folders: Sequence[Path]) -> Qwen2VLForConditionalGeneration:
     for folder, other in zip(folders, shapes, strict=True):
         if other != shapes[0]:
             raise UnlikeCheckpointsError(f"{folder} is not of the shape of {folders[0]}.")
-    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+    mean = {name: _mean([state[name] for state in states], shares) for name in states[0]}
+    hanzi = build_tokenizer().convert_tokens_to_ids([*HANZI_LEVEL_1, *HANZI_LEVEL_2])
+    for name in _EMBEDDINGS:
+        mean[name][hanzi] = _mean([state[name][hanzi] for state in states], hanzi_shares)
     models[0].load_state_dict(mean)
     return models[0]
+
+
+def _mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
+    """Return the weighted mean of tensors of one shape."""
+    return torch.stack([share * value for share, value in zip(shares, values, strict=True)]).sum(0)
 
 
 def _description(folder: Path) -> object:
@@ -60,14 +86,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="folder of the new checkpoint")
     parser.add_argument("checkpoints", type=Path, nargs="+", help="folders to average")
+    parser.add_argument(
+        "--shares", type=float, nargs="+", help="what each counts (default: all the same)"
+    )
+    parser.add_argument(
+        "--hanzi-shares",
+        type=float,
+        nargs="+",
+        help="what each counts in the embeddings of Chinese characters (default: as --shares)",
+    )
     arguments = parser.parse_args()
     try:
-        model = average(arguments.checkpoints)
-    except (UnlikeCheckpointsError, OSError) as error:
+        model = average(arguments.checkpoints, arguments.shares, arguments.hanzi_shares)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     save_checkpoint(model, AutoProcessor.from_pretrained(arguments.checkpoints[0]), arguments.out)
-    description = {"mean_of": [_description(folder) for folder in arguments.checkpoints]}
-    text = json.dumps(description, indent=2) + "\n"
+    description = {
+        "mean_of": [_description(folder) for folder in arguments.checkpoints],
+        "shares": arguments.shares,
+        "hanzi_shares": arguments.hanzi_shares,
+    }
+    given = {name: value for name, value in description.items() if value is not None}
+    text = json.dumps(given, indent=2) + "\n"
     (arguments.out / "training.json").write_text(text, encoding="utf-8")
     print(f"wrote {arguments.out}")
 

@@ -195,7 +195,7 @@ def save_checkpoint(
 
 def main() -> None:
     """Write an untrained checkpoint to the folder given."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

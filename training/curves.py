@@ -1,4 +1,4 @@
-"""Draw a training run's log as a picture: losses, exact match of each kind, level and speed.
+"""Draw a training run's log as a picture: losses, exact match of each kind, and level.
 
 Responsible for: reading `log.jsonl` and drawing it. Invariant: figures are drawn as logged, not
 smoothed; the trainer logs means over recent batches already.
@@ -66,7 +66,7 @@ def draw_curves(rows: list[Row]) -> Figure:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="PNG or SVG")
     arguments = parser.parse_args()

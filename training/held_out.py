@@ -53,10 +53,10 @@ def draw_held_out(
         yield draw_captcha(level, level.choose_grid(rng), fonts, rng, easiest=easiest)
 
 
-def write_folder(folder: Path, images: int, fonts: FontLibrary, seed: int = SEED) -> int:
+def write_folder(folder: Path, images: int, fonts: FontLibrary) -> int:
     """Write captchas of the last level; return how many, as sums without a value are left out."""
     lines: dict[str, list[str]] = defaultdict(list)
-    captchas = draw_held_out(images, fonts, seed)
+    captchas = draw_held_out(images, fonts, SEED)
     bar = tqdm(captchas, total=images, unit="image", disable=None, leave=False)
     for index, (drawing, text, kind) in enumerate(bar):
         drawn = text.replace(" ", "")

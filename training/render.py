@@ -274,7 +274,7 @@ def contact_sheet(rows: int, columns: int, seed: int, difficulty: float) -> NDAr
 
 def main() -> None:
     """Write a contact sheet."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=12)
     parser.add_argument("--columns", type=int, default=8)

@@ -44,7 +44,7 @@ def validate(objective: Objective, batches: int) -> dict[str, float]:
 
 def main() -> None:
     """Print the figures of a checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--batches", type=int, default=32, help=f"of {_BATCH_SIZE} images")
     arguments = parser.parse_args()
