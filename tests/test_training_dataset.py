@@ -11,7 +11,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from qwen_captcha.backends.cropping import text_box
+from qwen_captcha.backends.shown_image import size_shown
 from training import dataset
+from training.build import CELL, MAX_PIXELS, MIN_PIXELS
 from training.curriculum import LEVELS, Grid
 from training.dataset import draw_batch, draw_captcha, draw_cropped
 from training.fonts import FontLibrary
@@ -32,13 +34,17 @@ def test_a_batch_is_a_function_of_seed_and_index() -> None:
     assert first.images.shape == (4, 56, 112, 3)
 
 
-@pytest.mark.parametrize("grid", [(2, 4), (2, 8), (3, 5)])
-def test_a_drawing_is_cropped_to_about_the_aspect_of_its_grid(grid: Grid) -> None:
+@pytest.mark.parametrize("grid", [(2, 4), (2, 9), (3, 6), (3, 7)])
+def test_a_drawing_is_cropped_to_what_is_shown_in_its_grid(grid: Grid) -> None:
     rng = random.Random(4)
-    for _ in range(20):
+    shown = 0
+    for _ in range(40):
         drawn, _, _ = draw_cropped(PLAIN, grid, FONTS, rng)
         height, width = drawn.image.shape[:2]
-        assert 0.75 < width / height * grid[0] / grid[1] < 1.33
+        assert 0.75 < width / height * grid[0] / grid[1] < 1.5
+        size = size_shown((width, height), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+        shown += size == (grid[1] * CELL, grid[0] * CELL)
+    assert shown >= 5 or grid == (2, 4)  # smaller than the service shows any
 
 
 def test_boxes_follow_their_characters(monkeypatch: pytest.MonkeyPatch) -> None:

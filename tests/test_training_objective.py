@@ -119,13 +119,31 @@ def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:
     assert hit.caseless.tolist() == [True, True, True, False, True]
 
 
-def test_the_worst_read_of_each_way_of_answering_is_left_out() -> None:
+def test_the_worst_read_of_each_group_is_left_out() -> None:
     losses = torch.tensor([[0.1, 0.2], [3.0, 1.0], [2.5, 0.0], [9.0, 9.0], [8.0, 9.0]])
     targets = torch.tensor([[5, 2], [5, 2], [2, IGNORED], [5, 2], [5, 2]])
-    unaided = torch.tensor([False, False, False, True, True])
-    assert readable(losses, targets, unaided, 0.0).all()
+    groups = torch.tensor([0, 0, 0, 2, 2])
+    assert readable(losses, targets, groups, 0.0).all()
     # Of three the mean a token counts, so the third is the worst; of two, half is one.
-    assert readable(losses, targets, unaided, 0.5).tolist() == [True, True, False, False, True]
+    assert readable(losses, targets, groups, 0.5).tolist() == [True, True, False, False, True]
+
+
+@torch.no_grad()
+def test_chinese_characters_are_a_group_of_their_own(
+    processor: Qwen2VLProcessor, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def note(losses: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, share: float):
+        seen.append((groups.tolist(), share))
+        return torch.ones(len(losses), dtype=torch.bool)
+
+    monkeypatch.setattr("training.objective.readable", note)
+    boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(3, 1, 4)
+    for share in (0.0, 1.0):
+        wrapped = Objective(objective.model, processor.tokenizer, unaided_share=share).eval()
+        wrapped(random_images((2, 2), 3), ["a", "验", "7"], boxes)
+    assert seen == [([0, 2, 0], 0.0), ([1, 3, 1], 0.0)]
 
 
 @torch.no_grad()

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from training.clutter import _draw_spokes
+from training.effects import _jpeg
 from training.fonts import FONT_ROOT, FontLibrary, FontsMissingError, draws, package_table
+from training.glyphs import lay_out
 from training.render import _shifted, render
 from training.styles import _MOST_TRAITS, _TRAITS, Style, sample_style
 from training.texts import KINDS, sample_text
@@ -255,9 +257,45 @@ def test_a_face_of_capitals_draws_no_small_letters() -> None:
     ]
     listed = {face for package in package_table().values() for face in package["latin"]}
     assert {str(FONT_ROOT / face) for face in listed} >= set(capitals)
-    for face in filter(os.path.exists, capitals):
-        assert not draws(face, "a")
-        assert draws(face, "A")
+    assert capitals
+    assert not any(draws(face, "a") for face in capitals)
+    assert all(draws(face, "A") for face in filter(os.path.exists, capitals))
+
+
+def test_a_face_with_other_characters_in_the_place_of_signs_does_not_draw_them() -> None:
+    wrong = [
+        (str(FONT_ROOT / face), signs)
+        for package in package_table().values()
+        for face, signs in package.get("wrong", {}).items()
+    ]
+    assert wrong
+    assert not any(draws(face, sign) for face, signs in wrong for sign in signs)
+    assert draws(str(DEJAVU / "DejaVuSans.ttf"), "×")
+
+
+def test_jpeg_keeps_colours_where_they_are() -> None:
+    red = np.full((32, 32, 3), (250, 20, 10), np.uint8)
+    assert np.abs(_jpeg(red, 90).astype(int) - red).max() < 6
+    # Luma is mostly green, least blue: red survives what blue does not.
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (64, 64, 1)) * np.array([[[1.0, 0, 0]]])
+    loss = [
+        np.abs(_jpeg(picture.astype(np.uint8), 60).astype(int) - picture)[..., channel].mean()
+        for picture, channel in ((noise, 0), (noise[..., ::-1], 2))
+    ]
+    assert loss[0] < 0.8 * loss[1]
+
+
+def test_narrow_letters_stand_as_far_apart_as_they_are_narrow(fonts: FontLibrary) -> None:
+    plain = replace(sample_style(random.Random(0), 0.0), canvas_height=60, layout="run", align=0.0)
+    tight = replace(plain, tracking=-0.1, gap_jitter=0.0)
+    gaps = []
+    for stretch in (1.0, 0.5):
+        style = replace(tight, stretch=stretch)
+        placed, _ = lay_out("HH", style, (60, 300), fonts, random.Random(0))
+        first, second = placed
+        gaps.append(second.left - first.left - first.mask.shape[1])
+    assert abs(gaps[1]) <= 0.5 * abs(gaps[0]) + 2
 
 
 def test_missing_fonts_say_what_to_do(tmp_path: Path) -> None:

@@ -61,3 +61,8 @@ ALPHABET = "".join(
         LATIN + ASCII_SYMBOLS + WIDE_SYMBOLS + HANZI_LEVEL_1 + HANZI_LEVEL_2 + EXTRA_NUMERALS
     )
 )
+
+
+def is_hanzi(character: str) -> bool:
+    """Return whether a character is a Chinese one, or punctuation as wide as those."""
+    return "\u2e80" <= character <= "\u9fff"

@@ -19,7 +19,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from qwen_captcha.backends.cropping import Box, text_box, widened
-from training.build import CELL
+from qwen_captcha.backends.shown_image import size_shown
+from training.build import CELL, MAX_PIXELS, MIN_PIXELS
 from training.curriculum import Grid, Level
 from training.fonts import FontLibrary
 from training.render import Drawing, render
@@ -31,7 +32,10 @@ EASIEST = 0.4  # least difficulty of what is drawn, as a share of the level's
 # Chinese characters have several times a letter's strokes in the same patches: looks that leave a
 # letter readable leave nothing of them. Share of the difficulty.
 _DIFFICULTY_OF_CHINESE = 0.7
-# Aspect of an image over that of its grid: whole cells are a coarse measure.
+# Aspect of a canvas over that of its grid. The image processor rounds to whole cells: what it shows
+# in two rows is mostly less wide than they are, in more rows wider.
+_ASPECTS_OF_TWO_ROWS, _ASPECTS = (0.75, 1.15), (0.9, 1.45)
+# The same of an image for a grid that the processor does not choose for it.
 _NARROWEST, _WIDEST = 0.8, 1.25
 _TRIES = 3
 
@@ -64,7 +68,7 @@ def draw_captcha(
     text = sample_text(rng, kind, level.longest)
     share = _DIFFICULTY_OF_CHINESE if kind == "chinese" else 1.0
     style = sample_style(rng, share * level.difficulty * rng.uniform(easiest, 1.0))
-    aspect = grid[1] / grid[0] * rng.uniform(0.87, 1.18)
+    aspect = grid[1] / grid[0] * rng.uniform(*(_ASPECTS_OF_TWO_ROWS if grid[0] == 2 else _ASPECTS))
     drawing = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
     return drawing, text, kind
 
@@ -74,18 +78,28 @@ def draw_cropped(
 ) -> tuple[Drawing, str, str]:
     """Draw one captcha and crop it to its text, as the service does; return it as `draw_captcha`.
 
-    Of a few it is the first whose text has about the grid's aspect, or the last with more of the
+    Of a few it is the first whose text the service shows in the grid, or the last with more of the
     canvas around it.
     """
     aspect = grid[1] / grid[0]
     low, high = _NARROWEST * aspect, _WIDEST * aspect
+    smaller = grid[0] * grid[1] * CELL**2 < MIN_PIXELS  # than the service shows any, for beginners
     for _ in range(_TRIES):
         drawn, text, kind = draw_captcha(level, grid, fonts, rng)
         box = text_box(drawn.image)
-        if low <= (box.right - box.left) / (box.bottom - box.top) <= high:
+        if _grid_shown(box) == grid:
+            return _cropped(drawn, box), text, kind
+        if smaller and low <= (box.right - box.left) / (box.bottom - box.top) <= high:
             break
     height, width = drawn.image.shape[:2]
     return _cropped(drawn, widened(box, (width, height), low, high)), text, kind
+
+
+def _grid_shown(box: Box) -> Grid:
+    """Return the rows and columns of cells in which the service shows a part of a picture."""
+    size = (box.right - box.left, box.bottom - box.top)
+    width, height = size_shown(size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
+    return height // CELL, width // CELL
 
 
 def _cropped(drawn: Drawing, box: Box) -> Drawing:

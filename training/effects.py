@@ -99,8 +99,10 @@ def _palette(image: NDArray[np.uint8], colours: int) -> NDArray[np.uint8]:
 
 
 def _jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+    swapped = image[..., ::-1]  # OpenCV takes blue first, and colours lose more than brightness
+    _, data = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def _frame(image: Image, style: Style, rng: random.Random) -> None:

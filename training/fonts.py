@@ -1,9 +1,9 @@
 """The typefaces that captchas are drawn with: which, under which licence, and how to find them.
 
-Responsible for: `fonts.json` (Debian package -> licence, faces, those without lower case, held out
-or not) and opening faces of it that are installed. Fonts are not shipped; `make fonts` installs
-the packages. Invariant: held-out packages, and faces made from theirs, are never handed out for
-training.
+Responsible for: `fonts.json` (Debian package -> licence, faces, those without lower case or with
+wrong signs, held out or not) and opening faces of it that are installed. Fonts are not shipped;
+`make fonts` installs the packages. Invariant: held-out packages, and faces made from theirs, are
+never handed out for training.
 
 A face of a collection is written with its number in it: `NotoSansCJK-Bold.ttc#2`.
 """
@@ -32,6 +32,7 @@ class _Package(TypedDict):
     latin: list[str]
     hanzi: list[str]
     capitals_only: NotRequired[list[str]]
+    wrong: NotRequired[dict[str, str]]
     held_out: bool
 
 
@@ -101,12 +102,21 @@ def _capitals_only() -> frozenset[str]:
     return frozenset(Path(face).name for faces in lists for face in faces)
 
 
+@lru_cache(maxsize=1)
+def _wrong() -> dict[str, str]:
+    """Return the names of files -> characters in whose place they have others."""
+    tables = [package.get("wrong", {}) for package in package_table().values()]
+    return {Path(face).name: signs for table in tables for face, signs in table.items()}
+
+
 @lru_cache(maxsize=65536)
 def draws(path: str, character: str) -> bool:
     """Return whether the face has a glyph of its own for `character`, in its case."""
     if character.isspace():
         return True
     if character.islower() and Path(path).name in _capitals_only():
+        return False
+    if character in _wrong().get(Path(path).name, ""):
         return False
     mask = open_face(path, 24).getmask(character)
     return any(mask) and bytes(mask) != bytes(open_face(path, 24).getmask("\uffff"))

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.alphabet import is_hanzi
 from training.fonts import FontLibrary, draws, open_face
 from training.styles import Style
 
@@ -78,10 +79,6 @@ def _matrix(style: Style, scale: float, rng: random.Random) -> NDArray[np.float6
     return np.asarray(turn @ slant @ np.diag([size * stretch, size]))
 
 
-def _is_hanzi(character: str) -> bool:
-    return "\u2e80" <= character <= "\u9fff"
-
-
 def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random) -> tuple[str, str]:
     """Return what to draw and with which face, where `face` lacks the character."""
     forms = dict.fromkeys((character, unicodedata.normalize("NFKC", character)))
@@ -89,7 +86,7 @@ def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random)
         for form in forms:
             if draws(face, form):
                 return form, face
-        face = fonts.choose(rng, hanzi=_is_hanzi(character))
+        face = fonts.choose(rng, hanzi=is_hanzi(character))
     raise ValueError(f"no installed face draws {character!r}")
 
 
@@ -102,7 +99,7 @@ def lay_out(
         The characters, and the em in pixels: the style's, or less where the text needs it.
     """
     height, width = size
-    hanzi = any(map(_is_hanzi, text))
+    hanzi = any(map(is_hanzi, text))
     face = fonts.choose(rng, hanzi=hanzi)
     em = style.em * height
     source = int(min(96, max(12, 4 * math.ceil(em / 4))))  # few sizes keep the face cache small
@@ -116,7 +113,7 @@ def lay_out(
     fill = rng.uniform(0.8, 1.02) if len(text) > 2 else 0.95
     em = min(em, fill * width / max(natural, 0.4), 1.25 * height)
     changes = _gap_changes(len(drawn), style.gap_jitter, rng)
-    gaps = [max(_LEAST_GAP, tracking + change) * em for change in changes]
+    gaps = [max(_LEAST_GAP, tracking + change) * em * style.stretch for change in changes]
     return _place(drawn, style, (height, width), em / source, gaps, rng), em
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.vocabulary import GUESS
+from training.alphabet import is_hanzi
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
 from training.glyph_heads import GlyphHeads
 from training.sampled_vocabulary import IGNORED, SampledVocabulary
@@ -44,9 +45,9 @@ def to_patches(images: torch.Tensor) -> torch.Tensor:
 
 
 def readable(
-    losses: torch.Tensor, targets: torch.Tensor, unaided: torch.Tensor, hopeless_share: float
+    losses: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, hopeless_share: float
 ) -> torch.Tensor:
-    """Return which images (B,) to learn from: all but the worst read of each way of answering.
+    """Return which images (B,) to learn from: all but the worst read of each group.
 
     Nobody reads a tenth of what the renderer draws: text in its background's colour, under lines
     or in a heap; it was 43 % of the loss. Source: the trimmed loss of Shen and Sanghavi 2019,
@@ -55,14 +56,15 @@ def readable(
     Args:
         losses: Of each token, (B, A), 0 after an answer's end.
         targets: Token ids, (B, A), `IGNORED` after an answer's end.
-        unaided: (B,) bool, answered at once: such answers are worse and are ranked by themselves.
-        hopeless_share: Of those answered in the same way.
+        groups: (B,) what is ranked by itself: answers given at once are worse, and Chinese
+            characters less learnt; neither makes them hopeless.
+        hopeless_share: Of each group.
     """
     means = losses.detach().sum(dim=1) / targets.ne(IGNORED).sum(dim=1)
     kept = torch.ones_like(means, dtype=torch.bool)
-    unaided = unaided.to(means.device)
-    for group in (unaided, ~unaided):
-        rows = torch.nonzero(group).flatten()
+    groups = groups.to(means.device)
+    for group in set(groups.tolist()):
+        rows = torch.nonzero(groups == group).flatten()
         worst = means[rows].argsort(descending=True)[: int(hopeless_share * len(rows))]
         kept[rows[worst]] = False
     return kept
@@ -162,7 +164,8 @@ class Objective(nn.Module):
         logits = vocabulary.logits(hidden[:, cells + 1 :], embedding)  # (B, A, C)
         losses = vocabulary.losses(logits, targets)  # (B, A)
         exact, caseless = self._hits(vocabulary.ids[logits.argmax(-1)], targets)
-        kept = readable(losses, targets, unaided, self.hopeless_share)
+        chinese = torch.tensor([any(map(is_hanzi, label)) for label in labels])
+        kept = readable(losses, targets, 2 * chinese + unaided, self.hopeless_share)
         token_loss = losses[kept].sum() / targets[kept].ne(IGNORED).sum()
         glyph_loss, order_loss = self.glyph_heads(
             patches[kept], grid, boxes[kept], targets[kept], vocabulary, embedding

@@ -37,7 +37,8 @@ _OPERATORS = (("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/",
 _ENDINGS = (("=?", 7), ("=", 5), ("", 3), ("?", 0.3))
 _HAN_DIGITS = ("零一二三四五六七八九十", "零壹贰叁肆伍陆柒捌玖拾")
 _HAN_OPERATORS = ("加", "减", "乘", "除以", "乘以", "加上", "减去", "+", "-", "×")
-_HAN_ENDINGS = ("等于", "等于？", "等于?", "等于几", "=?", "=", "得", "")
+# One form of the question mark: in a picture they are alike.
+_HAN_ENDINGS = ("等于", "等于?", "等于?", "等于几", "=?", "=", "得", "")
 
 
 def _weighted(rng: random.Random, table: tuple[tuple[Value, float], ...]) -> Value:
