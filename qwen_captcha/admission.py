@@ -15,13 +15,17 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 
-from qwen_captcha.errors import Draining, ModelFailed, ModelLoading, QueueFull
+from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
+    Draining,
+    ModelFailed,
+    ModelLoading,
+    QueueFull,
+)
 from qwen_captcha.tickets import Ticket
 
 # Weight of the newest batch in the moving average of seconds per item.
 NEWEST_WEIGHT = 0.2
-# Retry-After of a refusal whose end nobody can estimate, in seconds.
-DEFAULT_RETRY_S = 5
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

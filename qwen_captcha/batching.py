@@ -21,9 +21,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from qwen_captcha.admission import DEFAULT_RETRY_S, Admission, Gate, ModelState
+from qwen_captcha.admission import Admission, Gate, ModelState
 from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
     IMAGE_FAILED,
+    NO_MEMORY,
     CaptchaServiceError,
     EngineFailed,
     InternalError,
@@ -247,9 +249,6 @@ def _as_service_error(error: Exception) -> CaptchaServiceError:
     if isinstance(error, CaptchaServiceError):
         return error
     if isinstance(error, MemoryError):
-        return OutOfMemory(
-            "The image does not fit into the memory that is left; please retry.",
-            retry_after_s=DEFAULT_RETRY_S,
-        )
+        return OutOfMemory(NO_MEMORY, retry_after_s=DEFAULT_RETRY_S)
     log.error("Reading an image failed.", exc_info=error)
     return InternalError(IMAGE_FAILED)

@@ -7,6 +7,8 @@ whose request it is, also its errors are in that dialect.
 
 from __future__ import annotations
 
+from typing import Any
+
 from flask import Blueprint, Response, g, request
 
 from qwen_captcha.access import CACHE_HEADER, note_answers
@@ -28,6 +30,15 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
     """Return the routes of ddddocr's servers for one service."""
     routes = Blueprint("dialects", __name__)
 
+    @routes.url_value_preprocessor
+    def know_the_dialect(endpoint: str | None, values: dict[str, Any] | None) -> None:
+        """Note whose route it is, before anything can refuse the request."""
+        g.start = service.monotonic()
+        if request.path.startswith(("/ocr/b64", "/ocr/file/")):
+            g.dialect = OcrApiServer(as_json=(values or {}).get("form") == "json")
+        elif request.path in ("/ocr/file", "/set_charset_range"):
+            g.dialect = DDDDOCR_API
+
     @routes.get("/ping")
     def ping() -> Response:
         """Answer a caller of ocr_api_server that the process is up."""
@@ -36,31 +47,27 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
     @routes.post("/ocr/file")
     def ocr_file() -> Response:
         """Read a file `file` for `ddddocr api`, a file `image` for ocr_api_server."""
-        g.dialect = DDDDOCR_API
         body = read_body(request)
         ours = "image" in body.files and "file" not in body.files
         dialect = OcrApiServer(as_json=False) if ours else DDDDOCR_API
-        return read_in_dialect(dialect, body, service, settings)
+        return read_in_dialect(dialect, body, service, settings, g.start)
 
     @routes.post("/ocr/file/<any(text, json):form>")
     def ocr_file_as(form: str) -> Response:
         """Read a file `image` for ocr_api_server."""
-        g.dialect = dialect = OcrApiServer(as_json=form == "json")
-        return read_in_dialect(dialect, read_body(request), service, settings)
+        return read_in_dialect(g.dialect, read_body(request), service, settings, g.start)
 
     @routes.post("/ocr/b64")
     @routes.post("/ocr/b64/<any(text, json):form>")
     def ocr_base64(form: str = "text") -> Response:
         """Read base64 that is the whole body, for ocr_api_server."""
-        g.dialect = dialect = OcrApiServer(as_json=form == "json")
         text = request.get_data().decode("ascii", "replace")
         body = Body(fields={"image": text}, query=request.args)
-        return read_in_dialect(dialect, body, service, settings)
+        return read_in_dialect(g.dialect, body, service, settings, g.start)
 
     @routes.post("/set_charset_range")
     def set_charset_range() -> Response:
         """Refuse to change a setting of all callers."""
-        g.dialect = DDDDOCR_API
         raise Gone(RANGE_PER_REQUEST)
 
     @routes.route("/det", methods=["GET", "POST"])
@@ -76,11 +83,18 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
 
 
 def read_in_dialect(
-    dialect: Dialect, body: Body, service: CaptchaService, settings: Settings
+    dialect: Dialect, body: Body, service: CaptchaService, settings: Settings, start: float
 ) -> Response:
-    """Return the reply to a request for one image in a dialect."""
+    """Return the reply to a request for one image in a dialect.
+
+    Args:
+        dialect: Whose request it is.
+        body: The request's.
+        service: Reads the image.
+        settings: The service's.
+        start: When the request came, before its body was read, by the service's clock.
+    """
     g.dialect = dialect
-    start = service.monotonic()
     limits = PayloadLimits.of(settings)
     question = dialect.parse(body, limits)
     answer = service.recognize(

@@ -184,13 +184,14 @@ def option_fields(fields: Mapping[str, object], range_name: str) -> dict[str, ob
     """
     others = {name: value for name, value in fields.items() if name != range_name}
     value = fields.get(range_name)
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    characters = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if isinstance(value, list) and characters:
         value = "".join(value)
     if value is None or (isinstance(value, str) and not value.strip()):
         return others
-    if others.get("charset"):
+    if str(others.get("charset") or "").strip():
         raise InvalidOption(f"charset and {range_name} exclude each other: give only one of them.")
-    if isinstance(value, str) and value.strip() not in RANGE_NUMBERS:
+    if characters or (isinstance(value, str) and value.strip() not in RANGE_NUMBERS):
         return {**others, "charset": value}
     return {**others, "charset_range": value}
 
@@ -243,7 +244,8 @@ def _flag(fields: Mapping[str, object], name: str) -> bool:
     Raises:
         InvalidOption: It is neither.
     """
-    word = str(fields.get(name, False)).strip().lower()
+    value = fields.get(name)
+    word = str(False if value is None else value).strip().lower()
     if word not in TRUE_WORDS + FALSE_WORDS:
         raise InvalidOption(f"{name} must be true or false.")
     return word in TRUE_WORDS

@@ -33,12 +33,15 @@ class CaptchaServiceError(Exception):
         self.retry_after_s = retry_after_s
 
 
+# Retry-After of an error whose end nobody can estimate, in seconds.
+DEFAULT_RETRY_S = 5
+NO_MEMORY = "The image does not fit into the memory that is left; please retry."
 REQUEST_FAILED = "The service failed on this request."
 IMAGE_FAILED = "The model failed on this image; the service has logged why."
 
 
 class InternalError(CaptchaServiceError):
-    """A bug; the message is one of the two above and never says more than that."""
+    """A bug; the message is that the request or the image failed, and never more than that."""
 
 
 class BadRequest(CaptchaServiceError):

@@ -99,6 +99,8 @@ def solve(node: Node, result: Number) -> Number:
     """
     while isinstance(node, Operation):
         sign, left, right = node.sign, compute(node.left), compute(node.right)
+        if right == 0 and sign == "/":
+            raise NoValueError  # Nothing divided by zero has a value.
         if right is not None:
             node, result = node.left, _apply(_FIND_LEFT[sign], result, right)
         elif left is not None:

@@ -119,20 +119,23 @@ def known_key(request: Request, keys: Sequence[Secret]) -> str:
     Raises:
         Unauthorized: It has none, or one that is not known.
     """
-    given = request.headers.get(KEY_HEADER, "")
-    authorization = request.authorization
-    if authorization is not None and authorization.type == "bearer":
-        given = authorization.token or ""
-    digest = hashlib.sha256(given.encode()).digest()
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = [request.headers.get(KEY_HEADER, "")]
+    if scheme.lower() == "bearer":
+        given.append(token.strip())
+    digests = [hashlib.sha256(text.encode()).digest() for text in given]
     # Digests have one length, and all keys are compared: the time tells nothing about any.
     matches = [
-        hmac.compare_digest(digest, hashlib.sha256(key.value.encode()).digest()) for key in keys
+        digest
+        for digest in digests
+        for key in keys
+        if hmac.compare_digest(digest, hashlib.sha256(key.value.encode()).digest())
     ]
-    if not any(matches):
+    if not matches:
         raise Unauthorized(
             f"This service wants a key: send a known one as Authorization: Bearer or {KEY_HEADER}."
         )
-    return digest.hex()
+    return matches[0].hex()
 
 
 def network_of(address: str) -> str:

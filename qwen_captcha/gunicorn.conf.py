@@ -8,6 +8,7 @@ small model on a CPU, whose work outside of torch then runs at the same time too
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import math
@@ -80,6 +81,16 @@ metrics_folder = tempfile.mkdtemp(prefix="qwen-captcha-metrics-", dir=worker_tmp
 set_variables({"PROMETHEUS_MULTIPROC_DIR": metrics_folder})
 
 
+def remove_metrics(master: int = os.getpid()) -> None:
+    """Remove what the workers shared; they are forks, and run this at their own exit, too."""
+    if os.getpid() == master:
+        shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+# Not gunicorn's `on_exit`, which it calls only if it could listen.
+atexit.register(remove_metrics)
+
+
 def when_ready(server: Any) -> None:
     """Say where the service listens; the port may have been chosen by the system."""
     for listener in server.LISTENERS:
@@ -92,8 +103,3 @@ def child_exit(server: Any, worker: Any) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid, metrics_folder)  # type: ignore[no-untyped-call]
-
-
-def on_exit(server: Any) -> None:
-    """Remove what the workers shared."""
-    shutil.rmtree(metrics_folder, ignore_errors=True)

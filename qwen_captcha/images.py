@@ -28,6 +28,9 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from qwen_captcha.animation import compose_frames
 from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
+    NO_MEMORY,
+    OutOfMemory,
     TooManyFrames,
     TooManyPixels,
     UndecodableImage,
@@ -110,12 +113,15 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         TooManyFrames: The animation is over `max_frames`; it was not decoded.
         UnreadableShape: The aspect ratio is over `MAX_ASPECT_RATIO`.
         UndecodableImage: The file is truncated or corrupt.
+        OutOfMemory: It does not fit the memory that is left.
     """
     name = image_format(data)
     if name is None:
         raise UnsupportedImageType(f"The data is not an image: {READABLE_FORMATS} is read.")
     try:
         return _decode(data, name, limits)
+    except MemoryError:
+        raise OutOfMemory(NO_MEMORY, retry_after_s=DEFAULT_RETRY_S) from None
     except DECODER_ERRORS as error:
         raise UndecodableImage(f"The {name} image is truncated or corrupt.") from error
 
@@ -129,7 +135,10 @@ def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     image = DECODERS[name](BytesIO(data))
     canvas = Canvas(*image.size, frames=getattr(image, "n_frames", 1))
     _check_limits(canvas, limits)
-    frames = make_opaque([_read_frame(image, index, canvas) for index in range(canvas.frames)])
+    # An APNG's first image may be one that is shown only where animations are not.
+    first = 1 if canvas.frames > 1 and image.info.get("default_image") else 0
+    shown = range(first, canvas.frames)
+    frames = make_opaque([_read_frame(image, index, canvas) for index in shown])
     picture = _compose(frames) if len(frames) > 1 else frames[0]
     turn = UPRIGHT.get(_orientation(image))
     return picture if turn is None else picture.transpose(turn)

@@ -43,8 +43,8 @@ _FENCE = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _BOLD_WORD = re.compile(r"(\*\*|__)([^\s*_]*[^\s*_:])\1")
-# Underscores are a blank in `3+__=8`, and a mark only in a pair about words.
-_BOLD_MARK = re.compile(r"\*\*|(?<!\w)__(?=[^\W_])((?:(?!__).)*+)__(?!\w)")
+# `3**2` is no bold. Underscores are a blank in `3+__=8`, and a mark only in a pair about words.
+_BOLD_MARK = re.compile(r"(?<![0-9])\*\*|\*\*(?![0-9])|(?<!\w)__(?=[^\W_])((?:(?!__).)*+)__(?!\w)")
 # A dash before a bare number is its sign, not a bullet.
 _LINE_MARKS = re.compile(r"(?:(?:#{1,6}|>|[*•])\s+|-\s+(?!\d+\W*$))*+")
 

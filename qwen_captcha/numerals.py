@@ -10,7 +10,12 @@ from __future__ import annotations
 import re
 
 # Each string spells 0 to 9 in order; 两 and 兩 are 2 before a unit and in everyday counting.
-_SPELLINGS = ("零一二三四五六七八九", "〇壹贰叁肆伍陆柒捌玖", "〇壹貳參肆伍陸柒捌玖")
+_SPELLINGS = (
+    "零一二三四五六七八九",
+    "〇壹贰叁肆伍陆柒捌玖",
+    "〇壹貳參肆伍陸柒捌玖",
+    "〇壹贰叄肆伍陆柒捌玖",
+)
 _DIGITS = {
     **{character: value for digits in _SPELLINGS for value, character in enumerate(digits)},
     "两": 2,

@@ -147,6 +147,12 @@ def _choice(sources: Sources, name: str, default: Choice) -> Choice:
 
 def _charset(sources: Sources) -> Charset | None:
     """Return the allowed characters from `charset` or `charset_range`, whichever is given."""
+    # The strongest source that gives either of the two counts, as for an option of one name.
+    for source in sources:
+        given = [_given((source,), name) for name in ("charset", "charset_range")]
+        if given != [None, None]:
+            sources = (source,)
+            break
     characters = _text(sources, "charset", MAX_CHARSET_CHARACTERS)
     charset_range = _given(sources, "charset_range")
     if characters is not None and charset_range is not None:

@@ -20,11 +20,12 @@ from werkzeug.exceptions import HTTPException
 
 from qwen_captcha import __version__
 from qwen_captcha.access import CACHE_HEADER, note_answers, note_error
-from qwen_captcha.admission import DEFAULT_RETRY_S, ModelState
+from qwen_captcha.admission import ModelState
 from qwen_captcha.connection import departure_of
 from qwen_captcha.dialect_routes import read_in_dialect
 from qwen_captcha.dialects import Dialect, dialect_of
 from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
     REQUEST_FAILED,
     BadRequest,
     BodyTooLarge,
@@ -89,12 +90,13 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
     @routes.post("/ocr")
     def ocr() -> Response:
         """Read one image, sent as this service or as one of ddddocr's own has it."""
-        deadline = service.monotonic() + settings.ocr_timeout_s
+        start = service.monotonic()
         body = read_body(request)
         dialect = dialect_of(body)
         if dialect is not None:
-            return read_in_dialect(dialect, body, service, settings)
+            return read_in_dialect(dialect, body, service, settings, start)
         data, options = parse_single(body, limits)
+        deadline = start + settings.ocr_timeout_s
         answer = service.recognize(data, options, deadline, departure_of(request.environ))
         note_answers([answer])
         response = jsonify(answer_body(answer))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -36,7 +37,8 @@ def secret(text: str) -> Secret:
 def api_keys(text: str) -> tuple[Secret, ...]:
     """Return the keys in a list with commas, hidden; short ones could be guessed."""
     keys = tuple(secret(part.strip()) for part in text.split(",") if part.strip())
-    if any(len(key.value) < MIN_KEY_CHARACTERS for key in keys):
+    # Nothing but commas comes of variables that are not set: it must not open the service.
+    if any(len(key.value) < MIN_KEY_CHARACTERS for key in keys) or (text.strip() and not keys):
         raise ValueError
     return keys
 
@@ -52,7 +54,9 @@ def origins(text: str) -> tuple[str, ...]:
     """Return the origins in a list with commas: addresses without a path, or `*` for any."""
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     for part in parts:
-        if part != "*" and (web_address(part) != part or urlsplit(part).path):
+        # With `*` or `?` inside, an origin would be taken for a regular expression.
+        plain = web_address(part) == part and not urlsplit(part).path and "*" not in part
+        if part != "*" and not plain:
             raise ValueError(text)
     return parts
 
@@ -71,6 +75,16 @@ def web_address(text: str) -> str:
     ):
         raise ValueError(text)
     return text.rstrip("/")
+
+
+def listening_address(text: str) -> str:
+    """Return a name or an address of this machine, an IPv6 one without its brackets."""
+    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ValueError(text) from None
+    return host
 
 
 def boolean(text: str) -> bool:

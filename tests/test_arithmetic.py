@@ -36,6 +36,8 @@ COMPUTED = [
     ("九除以三是多少", 3),
     ("3加上5得几", 8),
     ("十减去四得", 6),
+    ("叄加贰等於", 5),
+    ("八除於二", 4),
     ("一百零五加二十等于多少?", 125),
     ("負三加五等於幾", 2),
     ("两加两=?", 4),
@@ -175,7 +177,22 @@ def test_text_is_not_arithmetic(text: str):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "?", "-", "x", "a3b9", "3x7k", "a-b", "起同必音", "1.5", "١+٢"]
+    "text",
+    [
+        "",
+        "?",
+        "-",
+        "x",
+        "3**2",
+        "?÷0=5",
+        "(?-3)÷0=2",
+        "a3b9",
+        "3x7k",
+        "a-b",
+        "起同必音",
+        "1.5",
+        "١+٢",
+    ],
 )
 def test_text_has_no_value(text: str):
     assert evaluate_expression(text) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -250,6 +251,7 @@ def test_whose_request_it_is(body: Body, name: str) -> None:
         ("", {}),
         (" ", {}),
         (["a", "b"], {"charset": "ab"}),
+        (["0"], {"charset": "0"}),
         (["a", 1], {"charset_range": ["a", 1]}),
     ],
 )
@@ -262,6 +264,52 @@ def test_ranges_of_ddddocr_are_options_of_ours(value: object, options: dict[str,
 
 def test_a_blank_range_leaves_our_own_option_alone() -> None:
     assert option_fields({"charset": "01", "charsets": ""}, "charsets") == {"charset": "01"}
+
+
+def test_our_own_blank_option_leaves_a_range_alone() -> None:
+    assert option_fields({"charset": " ", "charsets": "0"}, "charsets")["charset_range"] == "0"
+
+
+def test_null_is_no_probability(client: FlaskClient) -> None:
+    assert client.post("/ocr", json={"image": BASE64, "probability": None}).json["result"] == "w120"
+
+
+class SlowUpload(io.BytesIO):
+    """A body that takes three seconds of a clock to arrive."""
+
+    def __init__(self, body: bytes, clock: list[float]) -> None:
+        super().__init__(body)
+        self._clock = clock
+
+    def read(self, *size: int | None) -> bytes:
+        """Read, and let the time pass."""
+        self._clock[0] = 3.0
+        return super().read(*size)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "content_type"),
+    [
+        ("/ocr", json.dumps({"image": BASE64}).encode(), "application/json"),
+        ("/ocr/b64/json", BASE64.encode(), "text/plain"),
+        ("/ocr", IMAGE, "image/png"),
+    ],
+)
+def test_the_time_of_an_upload_counts(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, path: str, body: bytes, content_type: str
+) -> None:
+    service = client.application.extensions["captcha_service"]
+    clock, deadlines = [0.0], []
+
+    def recognize(data: bytes, options: object, deadline: float, *_: object) -> Answer:
+        deadlines.append(deadline)
+        return Answer("x", 1.0, success=True, raw_response="x")
+
+    monkeypatch.setattr(service, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(service, "recognize", recognize)
+    upload = SlowUpload(body, clock)
+    client.post(path, input_stream=upload, content_length=len(body), content_type=content_type)
+    assert (clock, deadlines) == ([3.0], [load_settings({}).ocr_timeout_s])
 
 
 @pytest.mark.parametrize("value", ["abc", "0", 0, ["a"]])

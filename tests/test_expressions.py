@@ -109,6 +109,7 @@ def test_solution(text: str, result: int, unknown: Fraction):
         pytest.param("? * 0", 0, id="any number solves it"),
         pytest.param("0 / ?", 0, id="any number but zero solves it"),
         pytest.param("? * 0", 5, id="nothing solves it"),
+        pytest.param("? / 0", 5, id="nothing is divided by zero"),
         pytest.param("0 / ?", 5, id="only zero divided by zero"),
         pytest.param("0 / ( ? - 3 )", 5, id="only zero divided by zero, nested"),
         pytest.param("5 / ?", 0, id="no quotient is zero"),

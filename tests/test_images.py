@@ -14,8 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageOps
 
+from qwen_captcha import images
 from qwen_captcha.errors import (
     CaptchaServiceError,
+    OutOfMemory,
     TooManyFrames,
     TooManyPixels,
     UndecodableImage,
@@ -219,6 +221,20 @@ def test_animation_shows_every_character(
     image = decode(animated(frames, format_name, **options))
     assert ink_places(image) == [0, 1, 2, 3]
     assert image.size == (120, 40)
+
+
+def test_an_image_for_viewers_without_animations_is_none_of_its_frames() -> None:
+    frames = [captcha(0), captcha(1), captcha(2)]
+    assert ink_places(decode(animated(frames, "PNG", default_image=True))) == [1, 2]
+
+
+def test_an_image_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(images, "make_opaque", fail)
+    with pytest.raises(OutOfMemory, match="does not fit"):
+        decode(encoded(captcha(0)))
 
 
 @pytest.mark.parametrize("ink", [(250, 255, 245, 255), (10, 10, 30, 255)], ids=["light", "dark"])

@@ -61,6 +61,7 @@ def test_chinese_characters_are_never_damaged(text: str):
         pytest.param("The text is __a3b9__.", ['The text is "a3b9".'], id="bold word, underscores"),
         pytest.param("**Answer:** 8", ["Answer: 8"], id="bold label"),
         pytest.param("**3*5=?**", ["3*5=?"], id="bold product"),
+        pytest.param("3**2=?", ["3**2=?"], id="no bold"),
         pytest.param("**3 + 5 = 8**", ["3 + 5 = 8"], id="bold formula"),
         pytest.param("3*5*2=", ["3*5*2="], id="product"),
         pytest.param("a_b", ["a_b"], id="underscore of a code"),

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -226,6 +227,16 @@ def test_the_shared_numbers_are_removed_at_the_end() -> None:
         [folder] = set(re.findall(r"(/\S+/qwen-captcha-metrics-\w+)/", maps))
         assert Path(folder).is_dir()
     assert not Path(folder).exists()
+
+
+def test_nothing_is_left_where_the_port_is_taken() -> None:
+    before = set(Path("/dev/shm").glob("qwen-captcha-metrics-*"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = gunicorn_command("fake_backend:create_quick_app()")
+        with running(command, PORT=str(taken.getsockname()[1])) as server:
+            assert server.wait_for_end() == 1
+    assert "Can't connect" in "\n".join(server.lines)
+    assert set(Path("/dev/shm").glob("qwen-captcha-metrics-*")) <= before
 
 
 def test_the_settings_of_the_log_are_documented() -> None:

@@ -179,6 +179,12 @@ def test_special_tokens_are_no_part_of_a_response() -> None:
     assert reading_of(completion(text, logprobs=False)).raw_response == "a3b9"
 
 
+def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
+    reply = completion("ab", logprobs=False)
+    reply["choices"][0]["message"]["content"] = "ab\ud83d"
+    assert reading_of(reply).raw_response == "ab?"
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -181,6 +181,18 @@ def test_refusal_of_deeply_nested_json_is_short() -> None:
             id="each from where it is",
         ),
         pytest.param(
+            {"charset": "01"},
+            {"charset_range": "0"},
+            Options(charset=Charset.of("01")),
+            id="a charset over a range",
+        ),
+        pytest.param(
+            {"charset_range": 0, "charset": ""},
+            {"charset": "ab"},
+            Options(charset=Charset.of("0123456789")),
+            id="a range over a charset",
+        ),
+        pytest.param(
             {"case": "upper"}, {"case": "wrong"}, Options(case=Case.UPPER), id="overruled is unread"
         ),
     ],

@@ -90,6 +90,8 @@ def test_a_row_explains_itself(variable: object) -> None:
             "cors_origins",
             ("https://a.org", "http://b:81"),
         ),
+        ({"HOST": "[::1]"}, "host", "::1"),
+        ({"HOST": "localhost"}, "host", "localhost"),
         ({"USE_GPU": "false"}, "use_gpu", False),
         ({"USE_GPU": "0"}, "use_gpu", False),
         ({"USE_GPU": "No"}, "use_gpu", False),
@@ -166,6 +168,12 @@ def test_a_value_is_parsed(environ: dict[str, str], field: str, value: object) -
             "with commas between them.",
         ),
         (
+            {"API_KEYS": " , "},
+            "API_KEYS=… cannot be used: it must be keys of at least 16 visible ASCII characters, "
+            "with commas between them.",
+        ),
+        ({"HOST": "a b"}, "HOST=a b cannot be used: it must be an address."),
+        (
             {"RATE_LIMIT_PER_KEY": "5/minute"},
             "RATE_LIMIT_PER_KEY=5/minute cannot be used: it must come with API_KEYS, whose use it "
             "limits.",
@@ -204,6 +212,9 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
         ("RATE_LIMIT_PER_ADDRESS", "5"),
         ("CORS_ORIGINS", "example.org"),
         ("CORS_ORIGINS", "https://example.org/page"),
+        ("CORS_ORIGINS", "https://*.example.org"),
+        ("HOST", "999.1.1.1"),
+        ("HOST", "[127.0.0.1"),
         ("TRUSTED_PROXY_COUNT", "17"),
         ("PORT", "65536"),
         ("PORT", "-1"),

@@ -74,7 +74,7 @@ def reading_of(reply: dict[str, Any]) -> Reading:
     try:
         choice = reply["choices"][0]
         # Nothing but the end token is null in some servers.
-        raw_response = SPECIAL_TOKEN.sub("", choice["message"]["content"] or "")
+        raw_response = SPECIAL_TOKEN.sub("", _encodable(choice["message"]["content"] or ""))
         tokens = _tokens(choice.get("logprobs"))
         complete = choice.get("finish_reason") != "length"
     except (LookupError, TypeError, ValueError, AttributeError):
@@ -85,6 +85,11 @@ def reading_of(reply: dict[str, Any]) -> Reading:
         return Reading(raw_response, None, complete)
     log_probability = sum(token.log_probability for token in tokens)
     return Reading(raw_response, log_probability, complete, _spelling(tokens, raw_response))
+
+
+def _encodable(text: str) -> str:
+    """Return a text with `?` for each half of a surrogate pair, which no reply can hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _tokens(logprobs: Any) -> list[ReadToken]:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
     CaptchaServiceError,
     DeadlineExceeded,
     EngineBusy,
@@ -42,7 +43,6 @@ LONGEST_CALL_S = 120.0
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 # How much of a reply that cannot be used is logged.
 LOGGED_CHARACTERS = 300
-DEFAULT_RETRY_S = 5
 MAX_RETRY_AFTER_S = 3600
 
 Outcome = TypeVar("Outcome")
