@@ -8,7 +8,7 @@ function of the run's seed, its index and the level alone.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.sharedctypes import Synchronized
 
@@ -87,22 +87,22 @@ def draw_cropped(
     for _ in range(_TRIES):
         drawn, text, kind = draw_captcha(level, grid, fonts, rng)
         box = text_box(drawn.image)
-        if _grid_shown(box) == grid:
-            return _cropped(drawn, box), text, kind
+        if grid_shown(box) == grid:
+            return cropped(drawn, box), text, kind
         if smaller and low <= (box.right - box.left) / (box.bottom - box.top) <= high:
             break
     height, width = drawn.image.shape[:2]
-    return _cropped(drawn, widened(box, (width, height), low, high)), text, kind
+    return cropped(drawn, widened(box, (width, height), low, high)), text, kind
 
 
-def _grid_shown(box: Box) -> Grid:
+def grid_shown(box: Box) -> Grid:
     """Return the rows and columns of cells in which the service shows a part of a picture."""
     size = (box.right - box.left, box.bottom - box.top)
     width, height = size_shown(size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
     return height // CELL, width // CELL
 
 
-def _cropped(drawn: Drawing, box: Box) -> Drawing:
+def cropped(drawn: Drawing, box: Box) -> Drawing:
     """Return a part of a drawing; characters may be cut at its edge or stand outside."""
     height, width = drawn.image.shape[:2]
     across, down = width / (box.right - box.left), height / (box.bottom - box.top)
@@ -131,16 +131,22 @@ def draw_batch(level: Level, index: int, fonts: FontLibrary, seed: int, batch_si
     """
     rng = random.Random(f"{seed}/{index}")
     grid = level.choose_grid(rng)
+    return batch_of([draw_cropped(level, grid, fonts, rng) for _ in range(batch_size)], grid)
+
+
+def batch_of(captchas: Sequence[tuple[Drawing, str, str]], grid: Grid) -> Batch:
+    """Return captchas with their texts and kinds as a batch, resized to a grid."""
     size = (grid[1] * CELL, grid[0] * CELL)
-    images, boxes, labels, kinds = [], [], [], []
-    for _ in range(batch_size):
-        drawn, text, kind = draw_cropped(level, grid, fonts, rng)
-        resized = Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC)
-        images.append(np.asarray(resized))
-        boxes.append(drawn.boxes)
-        labels.append(text.replace(" ", ""))
-        kinds.append(kind)
-    return Batch(torch.from_numpy(np.stack(images)), _padded(boxes), labels, kinds)
+    images = [
+        np.asarray(Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC))
+        for drawn, _, _ in captchas
+    ]
+    return Batch(
+        torch.from_numpy(np.stack(images)),
+        _padded([drawn.boxes for drawn, _, _ in captchas]),
+        [text.replace(" ", "") for _, text, _ in captchas],
+        [kind for _, _, kind in captchas],
+    )
 
 
 def review(level: int, seed: int, index: int) -> int:

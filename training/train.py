@@ -236,7 +236,7 @@ class Trainer:
             "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
             "progress": asdict(self.progress),
             "recent": self.recent.summary(),
-            "held_out_fonts": validate(objective, batches=16),
+            "held_out_fonts": validate(objective, 500, FontLibrary.open(held_out=True)),
         }
         text = json.dumps(description, indent=2) + "\n"
         (folder / "training.json").write_text(text, encoding="utf-8")
