@@ -58,6 +58,24 @@ def test_every_style_draws_an_image_of_the_asked_shape(
         assert len(drawn.boxes) == len(text.replace(" ", ""))
 
 
+def test_chinese_characters_are_drawn_one_after_the_other() -> None:
+    face = FONT_ROOT / "truetype/wqy/wqy-microhei.ttc"
+    if not face.is_file():
+        pytest.skip("fonts-wqy-microhei is not installed")
+    fonts = FontLibrary(latin=((str(DEJAVU / "DejaVuSans.ttf"),),), hanzi=((str(face),),))
+    rng = random.Random(5)
+    for kind in ("chinese", "chinese_math"):
+        for difficulty in (0.0, 1.0):
+            text = sample_text(rng, kind, longest=4)
+            style = sample_style(rng, difficulty)
+            drawn = render(text, style, aspect=3.0, fonts=fonts, seed=rng.getrandbits(32))
+            assert drawn.boxes.shape == (len(text.replace(" ", "")), 4)
+    plain = sample_style(random.Random(0), 0.0)
+    one, other = (render(text, plain, aspect=2.0, fonts=fonts, seed=1) for text in ("验证", "验码"))
+    assert (np.diff(one.boxes[:, 0]) > 0).all()
+    assert not np.array_equal(one.image, other.image)
+
+
 def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
     kinds = ("decoys", "straight_lines", "curves", "arcs", "strokes", "dots", "strike")
     counts = [
