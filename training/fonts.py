@@ -5,6 +5,9 @@ wrong signs, held out or not) and opening faces of it that are installed. Fonts 
 `make fonts` installs the packages. Invariant: held-out packages, and faces made from theirs, are
 never handed out for training.
 
+Licences are those of the faces, as SPDX expressions; packaging is left out. aenigma's author lets
+everybody copy, change and pass on the faces that name him.
+
 A face of a collection is written with its number in it: `NotoSansCJK-Bold.ttc#2`.
 """
 
