@@ -20,6 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,7 +30,7 @@ from PIL import Image, ImageDraw
 
 from evaluation.machine import peak_resident_bytes
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.base import ReadingTask
+from qwen_captcha.backends.base import BackendLoadError, ReadingTask
 from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
 
 GIB = 1024**3
@@ -111,12 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--free-gib", type=float, help="free memory to assume; else what is free")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    if options.free_gib is None:
-        print(measure(options.folder, options.captchas))
-        return
-    free_bytes = int(options.free_gib * GIB)
-    with mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes):
-        print(measure(options.folder, options.captchas))
+    with ExitStack() as stack:
+        if options.free_gib is not None:
+            free_bytes = int(options.free_gib * GIB)
+            stack.enter_context(
+                mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes)
+            )
+        try:
+            print(measure(options.folder, options.captchas))
+        except BackendLoadError as error:
+            parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ from checkpoints import published_vocabulary
 from evaluation import published_layout, published_shape
 from evaluation.published_layout import Shape, flat_config
 from evaluation.published_shape import Cost
-from qwen_captcha.backends.base import BackendLoadError
 
 SMALL = Shape(
     hidden_size=32,
@@ -57,9 +56,17 @@ def test_a_shape_is_measured(
     ]
 
 
-def test_too_little_memory_is_refused(folder: Path) -> None:
-    with pytest.raises(BackendLoadError, match="of memory are free"):
-        published_shape.main([str(folder), "--captchas", "1", "--free-gib", "0.1"])
+def test_what_cannot_be_loaded_is_said_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, reason in (
+        ([str(folder), "--free-gib", "0.1"], "of memory are free"),
+        (["/nowhere/at/all"], "neither a folder nor a hub name"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            published_shape.main([*arguments, "--captchas", "1"])
+        assert end.value.code == 2
+        assert reason in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_figures_are_printed_one_a_line() -> None:
