@@ -25,7 +25,7 @@ audit: $(VENV)/dev.stamp  ## known vulnerabilities of what is installed (asks Py
 bench: $(VENV)/dev.stamp $(if $(AGAINST),$(VENV)/compare.stamp)  ## speed against one image at a time through plain generate (AGAINST=ddddocr: and against it)
 	$(BIN)/python -m evaluation.bench $(if $(AGAINST),--against $(AGAINST))
 
-evaluate: $(VENV)/dev.stamp $(if $(AGAINST),$(VENV)/compare.stamp)  ## accuracy on FOLDER of MODEL or a running URL: make evaluate FOLDER=... HTML=page.html
+evaluate: $(VENV)/dev.stamp $(if $(AGAINST),$(VENV)/compare.stamp)  ## accuracy on FOLDER of MODEL or a running URL: make evaluate FOLDER=... HTML=page.html (AGAINST=ddddocr)
 	$(BIN)/python -m evaluation.evaluate $(FOLDER) $(if $(MODEL),--model $(MODEL),--url $(or $(URL),http://127.0.0.1:5000)) $(if $(HTML),--html $(HTML)) $(if $(AGAINST),--against $(AGAINST))
 
 train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes

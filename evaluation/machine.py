@@ -101,7 +101,7 @@ def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
 
 
 def _summed(pid: int, field: str, proc: Path) -> int | None:
-    """Return the sum of a field, in KiB, over the live ones of a process and its descendants."""
+    """Return the bytes of a field over the live ones of a process and its descendants."""
     statuses = _statuses(proc)
     family = {pid}
     # A child's number may be below its parent's, so repeat until nobody new is found.

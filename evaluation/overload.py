@@ -150,12 +150,13 @@ class Caller:
         try:
             reply = await crowd.ask(requests[index])
             fields = json.loads(reply.body)
-        except (OSError, ValueError) as error:
+            raw_response = fields["raw_response"] if reply.status == 200 else ""
+        except (OSError, ValueError, LookupError, TypeError) as error:
             tally.others.append(type(error).__name__)
             return
         if reply.status == 200:
             tally.answers_s.append(reply.seconds)
-            self._compare(index, fields["raw_response"], tally)
+            self._compare(index, raw_response, tally)
         elif reply.status == 503 and reply.retry_after:
             tally.refusals_s.append(reply.seconds)
         else:

@@ -121,7 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             print(measure(options.folder, options.captchas))
         except BackendLoadError as error:
-            parser.error(str(error))
+            print(error, file=sys.stderr)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

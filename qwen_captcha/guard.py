@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import ipaddress
 import math
+import re
 import time
 from collections.abc import Sequence
 
@@ -72,7 +73,11 @@ def guard_requests(app: Flask, settings: Settings) -> None:
     if settings.cors_origins:
         CORS(
             app,
-            origins=list(settings.cors_origins),
+            # A bracket of an IPv6 address would make a regular expression of it.
+            origins=[
+                re.compile(re.escape(origin) + r"\Z") if "[" in origin else origin
+                for origin in settings.cors_origins
+            ],
             methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", KEY_HEADER, REQUEST_ID_HEADER],
             expose_headers=READABLE_HEADERS,

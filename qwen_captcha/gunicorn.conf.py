@@ -81,14 +81,13 @@ metrics_folder = tempfile.mkdtemp(prefix="qwen-captcha-metrics-", dir=worker_tmp
 set_variables({"PROMETHEUS_MULTIPROC_DIR": metrics_folder})
 
 
-def remove_metrics(master: int = os.getpid()) -> None:
-    """Remove what the workers shared; they are forks, and run this at their own exit, too."""
-    if os.getpid() == master:
-        shutil.rmtree(metrics_folder, ignore_errors=True)
+# Not in gunicorn's `on_exit`, which it calls only if it could listen.
+atexit.register(shutil.rmtree, metrics_folder, ignore_errors=True)
 
 
-# Not gunicorn's `on_exit`, which it calls only if it could listen.
-atexit.register(remove_metrics)
+def post_fork(server: Any, worker: Any) -> None:
+    """Leave to the master what it removes at its end."""
+    atexit.unregister(shutil.rmtree)
 
 
 def when_ready(server: Any) -> None:

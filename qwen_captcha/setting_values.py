@@ -7,9 +7,9 @@ takes no spelling that only Python would, such as `1_000` or digits of other scr
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
-import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -17,6 +17,9 @@ from urllib.parse import urlsplit
 TRUE_WORDS = ("true", "1", "yes", "on")
 FALSE_WORDS = ("false", "0", "no", "off")
 MIN_KEY_CHARACTERS = 16
+# Of plain characters alone: an origin with others may be taken for a regular expression.
+_ORIGIN = re.compile(r"https?://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+_HOST_NAME = re.compile(r"(?:[A-Za-z0-9_-]+\.)*[A-Za-z0-9_-]*[A-Za-z][A-Za-z0-9_-]*\.?")
 _RATE = re.compile("[1-9][0-9]{0,8}/(second|minute|hour|day)")
 
 
@@ -54,9 +57,7 @@ def origins(text: str) -> tuple[str, ...]:
     """Return the origins in a list with commas: addresses without a path, or `*` for any."""
     parts = tuple(part.strip() for part in text.split(",") if part.strip())
     for part in parts:
-        # With `*` or `?` inside, an origin would be taken for a regular expression.
-        plain = web_address(part) == part and not urlsplit(part).path and "*" not in part
-        if part != "*" and not plain:
+        if part != "*" and not (_ORIGIN.fullmatch(part) and web_address(part)):
             raise ValueError(text)
     return parts
 
@@ -78,13 +79,12 @@ def web_address(text: str) -> str:
 
 
 def listening_address(text: str) -> str:
-    """Return a name or an address of this machine, an IPv6 one without its brackets."""
-    host = text[1:-1] if text.startswith("[") and text.endswith("]") else text
-    try:
-        socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise ValueError(text) from None
-    return host
+    """Return a host name or an address, an IPv6 one without its brackets."""
+    if _HOST_NAME.fullmatch(text):
+        return text
+    if text.startswith("[") and text.endswith("]"):
+        return str(ipaddress.IPv6Address(text[1:-1]))
+    return str(ipaddress.ip_address(text))
 
 
 def boolean(text: str) -> bool:

@@ -162,7 +162,7 @@ VARIABLES: tuple[Variable, ...] = (
     # A 2B model on two CPU cores needs 0.24 s a token: 32 stay within a request's deadline.
     _whole_number("max_new_tokens", "MAX_NEW_TOKENS", 32, 1, 4096,
         "Longest response of the model, in tokens."),
-    Variable("host", ("HOST",), "0.0.0.0", listening_address, "an address",
+    Variable("host", ("HOST",), "0.0.0.0", listening_address, "an address or a host name",
         "Address to listen on."),
     _whole_number("port", "PORT FLASK_RUN_PORT", 5000, 0, 65_535,
         "Port to listen on; 0 takes a free one, which the log names. PORT wins over the other."),

@@ -172,7 +172,7 @@ def test_a_value_is_parsed(environ: dict[str, str], field: str, value: object) -
             "API_KEYS=… cannot be used: it must be keys of at least 16 visible ASCII characters, "
             "with commas between them.",
         ),
-        ({"HOST": "a b"}, "HOST=a b cannot be used: it must be an address."),
+        ({"HOST": "a b"}, "HOST=a b cannot be used: it must be an address or a host name."),
         (
             {"RATE_LIMIT_PER_KEY": "5/minute"},
             "RATE_LIMIT_PER_KEY=5/minute cannot be used: it must come with API_KEYS, whose use it "
@@ -213,7 +213,10 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
         ("CORS_ORIGINS", "example.org"),
         ("CORS_ORIGINS", "https://example.org/page"),
         ("CORS_ORIGINS", "https://*.example.org"),
+        ("CORS_ORIGINS", "https://a.org?"),
+        ("CORS_ORIGINS", "https://a.org$"),
         ("HOST", "999.1.1.1"),
+        ("HOST", "5000"),
         ("HOST", "[127.0.0.1"),
         ("TRUSTED_PROXY_COUNT", "17"),
         ("PORT", "65536"),

@@ -1,4 +1,5 @@
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_shares_weigh_the_checkpoints_and_chinese_characters_have_their_own(
     assert mixed.lm_head.weight is mixed.get_input_embeddings().weight
 
 
-@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.6], [0.5, 0.3, 0.2]])
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.6], [0.5, 0.3, 0.2], [math.nan] * 2])
 def test_shares_must_make_one(folders: list[Path], shares: list[float]) -> None:
     with pytest.raises(ValueError, match="2 shares that make 1"):
         average.average(folders, shares)

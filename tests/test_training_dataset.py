@@ -34,8 +34,8 @@ def test_a_batch_is_a_function_of_seed_and_index() -> None:
     assert first.images.shape == (4, 56, 112, 3)
 
 
-@pytest.mark.parametrize("grid", [(2, 4), (2, 9), (3, 6), (3, 7)])
-def test_a_drawing_is_cropped_to_what_is_shown_in_its_grid(grid: Grid) -> None:
+@pytest.mark.parametrize(("grid", "least"), [((2, 4), 0), ((3, 6), 15), ((3, 7), 20), ((3, 8), 15)])
+def test_a_drawing_is_cropped_to_what_is_shown_in_its_grid(grid: Grid, least: int) -> None:
     rng = random.Random(4)
     shown = 0
     for _ in range(40):
@@ -44,7 +44,7 @@ def test_a_drawing_is_cropped_to_what_is_shown_in_its_grid(grid: Grid) -> None:
         assert 0.75 < width / height * grid[0] / grid[1] < 1.5
         size = size_shown((width, height), min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
         shown += size == (grid[1] * CELL, grid[0] * CELL)
-    assert shown >= 5 or grid == (2, 4)  # smaller than the service shows any
+    assert shown >= least  # the first is smaller than the service shows any
 
 
 def test_boxes_follow_their_characters(monkeypatch: pytest.MonkeyPatch) -> None:

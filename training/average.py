@@ -51,7 +51,7 @@ def average(
     shares = shares or [1 / len(folders)] * len(folders)
     hanzi_shares = hanzi_shares or shares
     for given in (shares, hanzi_shares):
-        if len(given) != len(folders) or abs(sum(given) - 1) > 1e-6:
+        if len(given) != len(folders) or not abs(sum(given) - 1) < 1e-6:
             raise ValueError(f"{len(folders)} shares that make 1 are needed, not {given}.")
     models = [
         Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)

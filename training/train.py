@@ -1,7 +1,7 @@
-"""Train the bundled checkpoint, or go on from one.
+r"""Train the bundled checkpoint, or go on from one.
 
 A minute on a CPU, to see it work:   python -m training.train --out runs/smoke --minutes 1
-From landed weights, one CPU thread: python -m training.train --out runs/next --minutes 120
+From landed weights, one CPU thread: python -m training.train --out runs/next --minutes 120 \
     --level 6 --init qwen_captcha/checkpoints/qwen2-vl-captcha-mini
 An interrupted run goes on with:     python -m training.train --out runs/next --minutes 120 --resume
 

@@ -18,7 +18,7 @@ from PIL import Image
 from qwen_captcha.backends.base import Reading, ReadingTask, ReadToken
 from qwen_captcha.backends.engine_traits import ServerTraits
 from qwen_captcha.backends.shown_image import size_shown, with_borders
-from qwen_captcha.errors import EngineFailed
+from qwen_captcha.errors import DEFAULT_RETRY_S, EngineFailed
 
 # `transformers serve` puts the prompt's own into the response where a chat template has no turns.
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
@@ -79,7 +79,7 @@ def reading_of(reply: dict[str, Any]) -> Reading:
         complete = choice.get("finish_reason") != "length"
     except (LookupError, TypeError, ValueError, AttributeError):
         raise EngineFailed(
-            "What the engine sent is not a chat completion.", retry_after_s=5
+            "What the engine sent is not a chat completion.", retry_after_s=DEFAULT_RETRY_S
         ) from None
     if not tokens:
         return Reading(raw_response, None, complete)

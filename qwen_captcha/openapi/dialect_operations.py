@@ -145,16 +145,18 @@ DIALECT_OPERATIONS: tuple[Operation, ...] = (
         "post", "/ocr/file/{form}", "readFileAs", _TAG, "Read a file, for ocr_api_server's callers",
         "", {200: _TEXT_OR_JSON},
         bodies=_FILE_FORM, takes_options=True, errors=(NotFound,), path_values=_FORMS,
+        guarded=False,
     ),
     Operation(
         "post", "/ocr/b64", "readBase64", _TAG, "Read base64, for ocr_api_server's callers",
         "The body is the text.", {200: _TEXT_ALONE},
-        bodies={TEXT_TYPE: BASE64}, takes_options=True,
+        bodies={TEXT_TYPE: BASE64}, takes_options=True, guarded=False,
     ),
     Operation(
         "post", "/ocr/b64/{form}", "readBase64As", _TAG,
         "Read base64, for ocr_api_server's callers", "The body is the text.", {200: _TEXT_OR_JSON},
         bodies={TEXT_TYPE: BASE64}, takes_options=True, errors=(NotFound,), path_values=_FORMS,
+        guarded=False,
     ),
     Operation(
         "post", "/set_charset_range", "setCharsetRange", _TAG, "Not offered",

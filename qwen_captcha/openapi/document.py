@@ -137,9 +137,12 @@ def _responses(operation: Operation) -> dict[str, object]:
 
 def refusals_of(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
     """Return what is answered on a route before the route itself is asked, by status."""
-    if operation.path in OPEN_ROUTES:
-        return SERVER_REFUSALS
-    return {**SERVER_REFUSALS, **GUARD_REFUSALS}
+    return {**SERVER_REFUSALS, **_guard_refusals(operation)}
+
+
+def _guard_refusals(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
+    """Return what is refused for want of a key or a rate, which has the shapes of the route."""
+    return GUARD_REFUSALS if operation.guarded and operation.path not in OPEN_ROUTES else {}
 
 
 def _response(reply: Reply) -> dict[str, object]:
@@ -155,9 +158,9 @@ def _header_refs(names: Iterable[str]) -> dict[str, object]:
 
 def _error_reply(operation: Operation, status: int) -> Reply:
     """Return the reply that stands for all errors of one status."""
-    raised = tuple(error for error in operation.errors if error.status == status)
-    refusals = refusals_of(operation)
-    refused: Errors = (refusals[status],) if status in refusals else ()
+    all_raised = (*operation.errors, *_guard_refusals(operation).values())
+    raised = tuple(error for error in all_raised if error.status == status)
+    refused: Errors = (SERVER_REFUSALS[status],) if status in SERVER_REFUSALS else ()
     shapes = [ref(shape) for shape in operation.error_shapes if raised and shape != "Error"]
     own = (raised if "Error" in operation.error_shapes else ()) + refused
     schemas = [error_schema(own), *shapes] if own else shapes

@@ -52,6 +52,7 @@ class Operation:
         errors: What may be raised on the way.
         error_shapes: The names of the schemas that such an error has.
         path_values: What a variable part of the path may be.
+        guarded: Whether refusals of keys and rates have a status; 200 where all errors have.
     """
 
     method: str
@@ -66,6 +67,7 @@ class Operation:
     errors: Errors = ()
     error_shapes: tuple[str, ...] = ("Error",)
     path_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    guarded: bool = True
 
 
 def json_reply(description: str, schema: Schema, *headers: str) -> Reply:
