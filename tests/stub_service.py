@@ -26,6 +26,12 @@ Reply = tuple[int, bytes] | tuple[int, bytes, dict[str, str]]
 Script = Callable[[Call], Reply]
 
 
+class _Server(ThreadingHTTPServer):
+    """Has room for many clients that connect at once; with the usual five some are reset."""
+
+    request_queue_size = 128
+
+
 @contextmanager
 def stub_service(script: Script, *, hang_up_after_reply: bool = False) -> Iterator[str]:
     """Serve `script`, which turns a call into a reply; yield the URL.
@@ -61,7 +67,7 @@ def stub_service(script: Script, *, hang_up_after_reply: bool = False) -> Iterat
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
