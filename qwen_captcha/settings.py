@@ -277,8 +277,7 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
 
 def _value(variable: Variable, environ: Mapping[str, str]) -> object:
     """Return the value of one setting: from its first variable that is set, or the default."""
-    given = [(name, environ.get(name, "").strip()) for name in variable.names]
-    given = [(name, text) for name, text in given if text]
+    given = [(name, text) for name in variable.names if (text := environ.get(name, "").strip())]
     if not given:
         return variable.parse(variable.default)
     # All are parsed, so that nonsense in one that loses does not go unnoticed.
