@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -112,17 +112,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--free-gib", type=float, help="free memory to assume; else what is free")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    with ExitStack() as stack:
-        if options.free_gib is not None:
-            free_bytes = int(options.free_gib * GIB)
-            stack.enter_context(
-                mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes)
-            )
-        try:
+    memory: AbstractContextManager[object] = nullcontext()
+    if options.free_gib is not None:
+        free_bytes = int(options.free_gib * GIB)
+        memory = mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes)
+    try:
+        with memory:
             print(measure(options.folder, options.captchas))
-        except BackendLoadError as error:
-            print(error, file=sys.stderr)
-            sys.exit(1)
+    except BackendLoadError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

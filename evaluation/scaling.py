@@ -80,9 +80,8 @@ def wait_for_workers(service: RunningService, workers: int) -> None:
 
 def start_all(stack: ExitStack) -> Mapping[str, RunningService]:
     """Start every kind of service that can be measured here."""
-    environment = {key: value for key, value in BUNDLED.items() if key != "OMP_NUM_THREADS"}
     # More threads than cores, so that a log shows what the service makes of it.
-    environment["OMP_NUM_THREADS"] = str(2 * usable_cores())
+    environment = {**BUNDLED, "OMP_NUM_THREADS": str(2 * usable_cores())}
     # A slow machine is to be measured, not to be cut off.
     environment["OCR_TIMEOUT_S"] = "600"
     services = {

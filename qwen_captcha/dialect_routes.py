@@ -34,8 +34,9 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
     def know_the_dialect(endpoint: str | None, values: dict[str, Any] | None) -> None:
         """Note whose route it is, before anything can refuse the request."""
         g.start = service.monotonic()
+        form = (values or {}).pop("form", "text")
         if request.path.startswith(("/ocr/b64", "/ocr/file/")):
-            g.dialect = OcrApiServer(as_json=(values or {}).get("form") == "json")
+            g.dialect = OcrApiServer(as_json=form == "json")
         elif request.path in ("/ocr/file", "/set_charset_range"):
             g.dialect = DDDDOCR_API
 
@@ -53,13 +54,13 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
         return read_in_dialect(dialect, body, service, settings, g.start)
 
     @routes.post("/ocr/file/<any(text, json):form>")
-    def ocr_file_as(form: str) -> Response:
+    def ocr_file_as() -> Response:
         """Read a file `image` for ocr_api_server."""
         return read_in_dialect(g.dialect, read_body(request), service, settings, g.start)
 
     @routes.post("/ocr/b64")
     @routes.post("/ocr/b64/<any(text, json):form>")
-    def ocr_base64(form: str = "text") -> Response:
+    def ocr_base64() -> Response:
         """Read base64 that is the whole body, for ocr_api_server."""
         text = request.get_data().decode("ascii", "replace")
         body = Body(fields={"image": text}, query=request.args)

@@ -49,12 +49,13 @@ _COMPUTE: dict[str, _Function] = {
     "*": operator.mul,
     "/": operator.truediv,
 }
-# From the result and the right operand to the left operand.
+# From the result and the right operand to the left operand. The division takes a detour, so that
+# ?÷0=5 fails like 5÷0 instead of giving 0.
 _FIND_LEFT: dict[str, _Function] = {
     "+": operator.sub,
     "-": operator.add,
     "*": operator.truediv,
-    "/": operator.mul,
+    "/": lambda result, right: result / (1 / right),
 }
 # From the result and the left operand to the right operand. The division takes a detour, so that
 # 0÷?=5 fails like 5÷?=0 instead of giving 0.
@@ -99,8 +100,6 @@ def solve(node: Node, result: Number) -> Number:
     """
     while isinstance(node, Operation):
         sign, left, right = node.sign, compute(node.left), compute(node.right)
-        if right == 0 and sign == "/":
-            raise NoValueError  # Nothing divided by zero has a value.
         if right is not None:
             node, result = node.left, _apply(_FIND_LEFT[sign], result, right)
         elif left is not None:

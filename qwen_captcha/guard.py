@@ -128,19 +128,23 @@ def known_key(request: Request, keys: Sequence[Secret]) -> str:
     given = [request.headers.get(KEY_HEADER, "")]
     if scheme.lower() == "bearer":
         given.append(token.strip())
-    digests = [hashlib.sha256(text.encode()).digest() for text in given]
     # Digests have one length, and all keys are compared: the time tells nothing about any.
+    known = [_digest(key.value) for key in keys]
     matches = [
         digest
-        for digest in digests
-        for key in keys
-        if hmac.compare_digest(digest, hashlib.sha256(key.value.encode()).digest())
+        for digest in map(_digest, given)
+        for other in known
+        if hmac.compare_digest(digest, other)
     ]
     if not matches:
         raise Unauthorized(
             f"This service wants a key: send a known one as Authorization: Bearer or {KEY_HEADER}."
         )
     return matches[0].hex()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
 
 
 def network_of(address: str) -> str:
