@@ -1,9 +1,8 @@
 """How fast the service is, against the old way of reading one image after another.
 
 Responsible for: starting the service and its yardstick, the order of the measurements, the command
-line. Leaves loads to `load.py`, rounds to `speed.py`, the old way to `plain_generate.py` and the
-text to `bench_report.py`. Invariant: both sides read the same images with the same checkpoint on
-the same machine with the same number of threads, in turns; no service outlives the run.
+line. Invariant: both sides read the same images with the same checkpoint on the same machine with
+the same number of threads, in turns; no service outlives the run.
 
 Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr] [--json FILE]`; a quick look
 is `python -m evaluation.bench --rounds 1 --images 32`.

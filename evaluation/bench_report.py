@@ -1,7 +1,7 @@
 """What one speed run says, as data and as text.
 
-Responsible for: the plan, the report and its layout. Leaves measuring to `bench.py`.
-Invariant: the text holds nothing that the JSON file lacks.
+Responsible for: the plan, the report and its layout. Invariant: the text holds nothing that the
+JSON file lacks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A caller of a running service, over one kept-alive HTTP connection.
 
-Responsible for: sending images as callers send them, and timing the replies. Leaves judging an
-answer to the evaluation. Invariant: every reply that is handed out was a JSON object; anything
-else is a broken service and raises. One thread owns a client.
+Responsible for: sending images as callers send them, and timing the replies. Invariant: every reply
+that is handed out was a JSON object; anything else is a broken service and raises. One thread owns
+a client.
 """
 
 from __future__ import annotations

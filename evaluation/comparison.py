@@ -1,7 +1,7 @@
 """Whether two readers of the same images differ by more than chance.
 
 Responsible for: counting the images that only one of them reads, and the test on these counts.
-Leaves each reader's own figures to `summary.py`. Invariant: both readers saw the same images.
+Invariant: both readers saw the same images.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which characters are taken for which.
 
-Responsible for: aligning answers with labels and counting. Leaves the looks to `html_report.py`.
-Invariant: arithmetic is left out, because its label is a number that nobody drew.
+Responsible for: aligning answers with labels and counting. Invariant: arithmetic is left out,
+because its label is a number that nobody drew.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whether a charset is obeyed, and what obeying it does to the accuracy.
 
 Responsible for: reading digit families with `charset_range=0` and letter families with
-`charset_range=6`, each beside an unrestricted run of the same images. Leaves the decoding to the
-service. Invariant: a character outside counts in the answer and in what the model said, so that
-deleting it afterwards is no way to obey.
+`charset_range=6`, each beside an unrestricted run of the same images. Invariant: a character
+outside counts in the answer and in what the model said, so that deleting it afterwards is no way to
+obey.
 
 Run: `python -m evaluation.constraints FOLDER [--url URL | --model MODEL]`; the exit status is 0
 only where every charset was obeyed and no accuracy fell.

@@ -1,9 +1,9 @@
 """What a confidence is worth: answers kept and answers right at each threshold.
 
 Responsible for: the curve of accuracy against answered share, its figures, and the bins of a
-reliability diagram. Leaves drawing to `figures.py`. Invariant: a threshold keeps every answer whose
-confidence is not below it, so equal confidences are kept or left together; shares are of all
-images, those without an answer included.
+reliability diagram. Invariant: a threshold keeps every answer whose confidence is not below it, so
+equal confidences are kept or left together; shares are of all images, those without an answer
+included.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Many callers at once from one thread: what loads a service without taking its cores.
 
 Responsible for: kept-alive HTTP connections that are opened as they are needed, and one reply for
-each request. Leaves when to send and what replies mean to `overload.py`. Invariant: a request that
-was given to a connection ends with its reply or an `OSError`, after `TIMEOUT_S` at the latest.
+each request. Invariant: a request that was given to a connection ends with its reply or an
+`OSError`, after `TIMEOUT_S` at the latest.
 
 A thread a caller, with `http.client`, took more processor time than the service that it called.
 """

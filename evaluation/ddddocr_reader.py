@@ -1,8 +1,7 @@
 """ddddocr, which this project replaces, as a reader of the same images.
 
-Responsible for: its two models, and its answers in this project's terms. Leaves ddddocr itself to
-`requirements_compare.txt`: it is imported only when asked for. Invariant: it is read at its best,
-with `png_fix` and with sums computed from what it transcribes.
+Responsible for: its two models, and its answers in this project's terms. Invariant: it is read at
+its best, with `png_fix` and with sums computed from what it transcribes.
 """
 
 from __future__ import annotations

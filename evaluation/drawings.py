@@ -1,8 +1,8 @@
 """Captchas for measuring speed: plain, distinct, the same on every machine.
 
 Responsible for: images that need nothing installed but Pillow, whose built-in face they use.
-Leaves realistic looks to `training.render`. Invariant: the same arguments give the same pixels,
-and no two images of one call are equal, so that no cache and no deduplication can answer.
+Invariant: the same arguments give the same pixels, and no two images of one call are equal, so that
+no cache and no deduplication can answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A long run of mixed requests: whether anything of the service grows or slows.
 
-Responsible for: the mixture, and memory, descriptors, threads and latency over time. Leaves
-sending to `hostile.py`'s forms. Invariant: what is compared is the service after its warm-up with
-the service at the end, under the same requests.
+Responsible for: the mixture, and memory, descriptors, threads and latency over time. Invariant:
+what is compared is the service after its warm-up with the service at the end, under the same
+requests.
 
 Run: `python -m evaluation.endurance [--requests 50000]`.
 """

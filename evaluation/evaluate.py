@@ -1,8 +1,7 @@
 """How often labelled captchas are read right, and whether the confidence can be trusted.
 
-Responsible for: the command line and the order of the run. Leaves reading to `readers.py`, figures
-to `summary.py`, and what is printed and written to `table.py`, `report.py` and `html_report.py`.
-Invariant: all readers of a run see the same images; the table is printed before a file is written.
+Responsible for: the command line and the order of the run. Invariant: all readers of a run see the
+same images; the table is printed before a file is written.
 
 Run: `python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr]
 [--json FILE] [--html FILE]`, for a folder in one of the layouts of `samples.py`.

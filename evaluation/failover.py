@@ -1,9 +1,8 @@
 """Whether callers notice when one of two instances behind nginx is killed and started again.
 
-Responsible for: the load, the kill, the restart, and what becomes of every request. Leaves nginx to
-`nginx_process.py` and the instances to `service_process.py`. Invariant: a request counts as
-answered only with status 200, a JSON object, within the Go caller's ten seconds, and with the text
-that an instance gave for the same image before.
+Responsible for: the load, the kill, the restart, and what becomes of every request. Invariant: a
+request counts as answered only with status 200, a JSON object, within the Go caller's ten seconds,
+and with the text that an instance gave for the same image before.
 
 Run: `python -m evaluation.failover [--requests 2000]`.
 """

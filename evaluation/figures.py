@@ -1,7 +1,6 @@
 """Pictures of what confidences are worth, as SVG.
 
-Responsible for: the reliability diagram and the coverage curve. Leaves the figures to
-`coverage.py` and the page around them to `html_report.py`. Invariant: an SVG refers to nothing
+Responsible for: the reliability diagram and the coverage curve. Invariant: an SVG refers to nothing
 outside itself, fonts included: its letters are outlines.
 """
 

@@ -1,8 +1,8 @@
 """What a service makes of hostile images, in every form in which it takes images.
 
-Responsible for: sending them, and judging status, body, time and memory. Leaves the images to
-`hostile_images.py`. Invariant: whatever is not a JSON object with status 200 or 4xx within the
-time is a fault and named, and a run with faults ends with status 1.
+Responsible for: sending them, and judging status, body, time and memory. Invariant: whatever is not
+a JSON object with status 200 or 4xx within the time is a fault and named, and a run with faults
+ends with status 1.
 
 Run: `python -m evaluation.hostile [--every 10] [--cache ~/.cache/qwen-captcha]`; in full hours on
 two cores, since each image that decodes is read by the bundled checkpoint in nine forms, twice.

@@ -1,7 +1,6 @@
 """Images that decoders stumble over: Pillow's own test images, and captchas that were damaged.
 
-Responsible for: getting them. Leaves sending them to `hostile.py`. Invariant: the same arguments
-give the same images in the same order.
+Responsible for: getting them. Invariant: the same arguments give the same images in the same order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A run as one self-contained HTML page.
 
-Responsible for: what the page shows, and whose mistakes. Leaves the layout to
-`report_template.html`, the figures to the report and the diagrams to `figures.py`. Invariant: the
-page asks for nothing outside itself, and where the manifest keeps families back for judging, no
-mistake of theirs is shown unless the caller insists.
+Responsible for: what the page shows, and whose mistakes. Invariant: the page asks for nothing
+outside itself, and where the manifest keeps families back for judging, no mistake of theirs is
+shown unless the caller insists.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Loads that callers put on a service: large batches, many clients, a repeated image.
 
-Responsible for: sending them and refusing to measure a service that fails. Leaves clocks and
-rounds to `speed.py`. Invariant: every image that counts got a reading, from the model or from the
-cache as the load asks for; a refused request ends the measurement, because refusing is fast.
+Responsible for: sending them and refusing to measure a service that fails. Invariant: every image
+that counts got a reading, from the model or from the cache as the load asks for; a refused request
+ends the measurement, because refusing is fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What a measurement ran on: processor, cores, versions, commit, and memory of processes.
 
-Responsible for: reading those facts. Leaves what is measured to `bench.py`. Invariant: nothing
-here fails; a fact that this system does not tell is None.
+Responsible for: reading those facts. Invariant: nothing here fails; a fact that this system does
+not tell is None.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """nginx with the project's own configuration in front of local instances, as a child process.
 
 Responsible for: a folder with `deploy/nginx.conf`, its port and instances replaced; the start and
-the end. Leaves the instances to `service_process.py`. Invariant: nothing of the configuration but
-the address to listen on and the instances is changed.
+the end. Invariant: nothing of the configuration but the address to listen on and the instances is
+changed.
 """
 
 from __future__ import annotations

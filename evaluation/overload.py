@@ -1,9 +1,9 @@
 """What a service does with ten times the work that it can do.
 
 Responsible for: measuring its capacity, sending a multiple of it at a steady rate whatever comes
-back, and judging refusals, answers, throughput and probes. Leaves starting the service to
-`service_process.py`. Invariant: every request that is sent is counted, and each answer is compared
-with the one that the same image had when nothing else was asked.
+back, and judging refusals, answers, throughput and probes. Invariant: every request that is sent is
+counted, and each answer is compared with the one that the same image had when nothing else was
+asked.
 
 Run: `python -m evaluation.overload [--seconds 60]`. The load comes from the same machine and takes
 its share of the cores, so that throughput under overload is a lower bound.

@@ -1,7 +1,7 @@
 """The old service's way of reading a captcha, as the yardstick for speed.
 
 Responsible for: chat template, `process_vision_info`, processor and plain `generate`, one image at
-a time. Leaves batching, queues and HTTP out on purpose: what is measured is the best that a caller
+a time. Batching, queues and HTTP are left out on purpose: the measurement is the best that a caller
 of that way could see. Invariant: same checkpoint, prompt, pixel range, number type and greedy
 choice as the service that it is compared with.
 """

@@ -1,7 +1,7 @@
 """One image's truth beside one reader's answer.
 
-Responsible for: what counts as right. Leaves the formulas to `scores.py` and every mean to
-`summary.py`. Invariant: without success there is no right answer, whatever text came with it.
+Responsible for: what counts as right. Invariant: without success there is no right answer, whatever
+text came with it.
 """
 
 from __future__ import annotations

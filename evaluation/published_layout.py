@@ -2,11 +2,10 @@
 
     python -m evaluation.published_layout /tmp/shape     writes one of the 2B's shape, 4.4 GB
 
-Responsible for: each file of that repository as `from_pretrained` meets it on a user's machine:
-the flat configuration, shards with the parameter names of old, a generation configuration that
-samples, processor and tokenizer files, and the cache folder of a hub name. Leaves the vocabulary
-to `published_vocabulary.py`. Invariant: nothing here is written by transformers' own `save`
-functions, which write a newer layout.
+Responsible for: each file of that repository as `from_pretrained` meets it on a user's machine: the
+flat configuration, shards with the parameter names of old, a generation configuration that samples,
+processor and tokenizer files, and the cache folder of a hub name. Invariant: nothing here is
+written by transformers' own `save` functions, which write a newer layout.
 """
 
 from __future__ import annotations

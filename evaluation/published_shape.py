@@ -7,8 +7,8 @@
 The first line writes 4.4 GB. The last one measures what a machine with 8 GiB of free memory does:
 where fp32 does not fit, bf16 is loaded.
 
-Responsible for: time to ready, peak memory, seconds per captcha. Leaves the checkpoint to
-`published_layout.py`, which runs in a process of its own so that its memory does not count here.
+Responsible for: time to ready, peak memory, seconds per captcha. Another process writes the
+checkpoint, so that its memory does not count here.
 Random weights hardly ever end an answer, so a captcha takes all of its tokens.
 """
 

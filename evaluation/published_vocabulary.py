@@ -1,8 +1,8 @@
 """Qwen2's real vocabulary, made from the one source that package registries carry.
 
-Responsible for: tokens and merges from the tiktoken file in the package `dashscope`, whose code
-is not run. Leaves files of a checkpoint to `published_layout.py`. Invariant: ids are those of the
-published checkpoints: byte-level tokens in rank order, then the special tokens from 151643 on.
+Responsible for: tokens and merges from the tiktoken file in the package `dashscope`, whose code is
+not run. Invariant: ids are those of the published checkpoints: byte-level tokens in rank order,
+then the special tokens from 151643 on.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Choosing a reader on a command line.
 
 Responsible for: the arguments that `evaluate.py` and `constraints.py` share, opening what they
-name, and the progress bar. Leaves what a reader is to `readers.py`. Invariant: a reader is open
-only within its context.
+name, and the progress bar. Invariant: a reader is open only within its context.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What reads the images, and having a whole folder read by it.
 
 Responsible for: what a reader is, a running service as one, and sharing the images among threads.
-Leaves judging to `predictions.py`, HTTP to `client.py`, and further readers to `model_reader.py`
-and `ddddocr_reader.py`. Invariant: every image gets exactly one prediction; one image's fault is
-an answer without success, and a reader that cannot go on raises `ReaderError`.
+Invariant: every image gets exactly one prediction; one image's fault is an answer without success,
+and a reader that cannot go on raises `ReaderError`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Everything that one run found, as data.
 
 Responsible for: where the readings come from, the readers' figures side by side, the JSON file.
-Leaves the table to `table.py` and the page to `html_report.py`. Invariant: table and page say
-nothing that this holds not.
+Invariant: table and page say nothing that this holds not.
 """
 
 from __future__ import annotations

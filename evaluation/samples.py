@@ -1,8 +1,8 @@
 """Labelled captchas on disk: a tree of families, or one folder.
 
 Responsible for: finding images, their labels, their kinds and what a manifest knows of a family.
-Leaves the images' bytes to whoever reads them. Invariant: every sample's file exists, every family
-holds at least one sample of one kind, and samples are in the order of their file names.
+Invariant: every sample's file exists, every family holds at least one sample of one kind, and
+samples are in the order of their file names.
 
 Three layouts are read:
 

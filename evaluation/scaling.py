@@ -1,8 +1,7 @@
 """Throughput of one worker, of two, and of one under a CPU quota of one core.
 
-Responsible for: the services, the quota's control group, the table. Leaves rounds to `speed.py`
-and the load to `load.py`. Invariant: all are measured in turns on the same images; the control
-group is gone afterwards.
+Responsible for: the services, the quota's control group, the table. Invariant: all are measured in
+turns on the same images; the control group is gone afterwards.
 
 Run: `python -m evaluation.scaling [--rounds 3]`; the quota needs root and cgroups (1 or 2).
 """

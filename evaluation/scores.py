@@ -1,8 +1,8 @@
 """Scores of text recognition and of confidence, as pure functions.
 
 Responsible for: exact and caseless match, edit distance, CER, NED, the Wilson interval, ECE and
-AUROC. Leaves which prediction counts as right, and per which group, to `summary.py`.
-Invariant: no state and no rounding; a score that is undefined for its input is None, never 0.
+AUROC. Invariant: no state and no rounding; a score that is undefined for its input is None, never
+0.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
     python -m evaluation.screenshots --model bundled
     python -m evaluation.screenshots --model FOLDER --out docs/images
 
-Responsible for: the states of the page that are shown, and small files. Leaves the service to
-`service_process.py` and the captchas to `drawings.py`. Invariant: what is shown is what the page
-shows of a real service; nothing is drawn over. Needs Debian's chromium.
+Responsible for: the states of the page that are shown, and small files. Invariant: what is shown is
+what the page shows of a real service; nothing is drawn over. Needs Debian's chromium.
 """
 
 from __future__ import annotations

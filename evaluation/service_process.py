@@ -1,8 +1,7 @@
 """The service as a child process: start, wait until it is ready, stop.
 
-Responsible for: a free port, the wait, the log, and that nothing is left running. Leaves talking
-to the service to `client.py`. Invariant: after the context no process of the service is alive,
-however the context was left.
+Responsible for: a free port, the wait, the log, and that nothing is left running. Invariant: after
+the context no process of the service is alive, however the context was left.
 """
 
 from __future__ import annotations

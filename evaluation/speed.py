@@ -1,8 +1,8 @@
 """Rounds of alternating measurements, and what they say.
 
-Responsible for: the order of measurements, medians, spreads, ratios and their table. Leaves what
-is measured to `bench.py`. Invariant: ratios are taken within a round, whose measurements lie next
-to each other in time, so that what slows the machine down hits both sides.
+Responsible for: the order of measurements, medians, spreads, ratios and their table. Invariant:
+ratios are taken within a round, whose measurements lie next to each other in time, so that what
+slows the machine down hits both sides.
 """
 
 from __future__ import annotations

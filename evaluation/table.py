@@ -1,8 +1,7 @@
 """A summary as text: the table that a terminal shows and a README quotes.
 
-Responsible for: columns, rounding and rules. Leaves every figure to `summary.py` and
-`comparison.py`. Invariant: plain text in aligned columns, no control codes, no trailing spaces, the
-same on a terminal and in a file.
+Responsible for: columns, rounding and rules. Invariant: plain text in aligned columns, no control
+codes, no trailing spaces, the same on a terminal and in a file.
 """
 
 from __future__ import annotations

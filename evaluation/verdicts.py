@@ -1,7 +1,7 @@
 """What a script found out, property by property, and the exit status that follows.
 
-Responsible for: printing verdicts in one form. Leaves judging to each script. Invariant: the status
-is 0 only where every property holds.
+Responsible for: printing verdicts in one form. Invariant: the status is 0 only where every property
+holds.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What is said about each request: its id, its times, its line in the log, its counts.
 
 Responsible for: `X-Request-Id`, `Server-Timing`, one log line a request, the metrics of requests.
-Leaves the look of a line to `logs.py`, the metrics to `metrics.py`, and the replies to the routes,
-which leave their answers in `flask.g`. Invariants: an image is never logged, and what it says only
-where LOG_ANSWERS asks for that; nor are the query and the caller's prompt.
+Invariants: an image is never logged, and what it says only where LOG_ANSWERS asks for that; nor are
+the query and the caller's prompt.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Who may have images read: the gate before the queue, decided before an image is decoded.
 
-Responsible for: counting places, estimating the wait, refusing what cannot be answered in time,
-the states in which nothing is taken. Leaves the queue and the model to `batching.py`. Invariant:
-never more than `max_queue_size` images are admitted and not yet answered, and every place that
-was taken is given back exactly once.
+Responsible for: counting places, estimating the wait, refusing what cannot be answered in time, the
+states in which nothing is taken. Invariant: never more than `max_queue_size` images are admitted
+and not yet answered, and every place that was taken is given back exactly once.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The frames of an animated captcha, composed into one picture that shows every character.
 
-Responsible for: choosing, for equally large RGB frames, the frame or the pixels to show. Leaves
-reading the frames, and everything about still pictures, to `images.py`. Invariant: every pixel
-of the result is that pixel of some frame, and frames that show the same give that picture.
+Responsible for: choosing, for equally large RGB frames, the frame or the pixels to show. Invariant:
+every pixel of the result is that pixel of some frame, and frames that show the same give that
+picture.
 
 Animated captchas let their characters fade in and out in turn, so that no frame shows them all,
 over a background that is mostly one colour, while noise jumps from frame to frame. Ink is

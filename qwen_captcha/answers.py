@@ -1,10 +1,8 @@
 """From what the model said to the text that a person would type.
 
-Responsible for: choosing the answer among chatter, reasoning and refusals, removing the spaces of
-a code, computing arithmetic, and the caller's `case`. Leaves markup to `markup.py`, phrases to
-`chatter.py`, computing to `arithmetic.py`, and the charset to decoding. Invariant: a bare code of
-letters, digits or Chinese characters comes back unchanged; every function is pure and linear in
-its input.
+Responsible for: choosing the answer among chatter, reasoning and refusals, removing the spaces of a
+code, computing arithmetic, and the caller's `case`. Invariant: a bare code of letters, digits or
+Chinese characters comes back unchanged; every function is pure and linear in its input.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """create_app: the parts put together.
 
 Responsible for: building the backend that the settings ask for, wiring it to the routes, starting
-to load it, ending the process where it cannot be loaded. Leaves everything else to the parts.
-Invariant: what can be known to be wrong before the model is loaded is raised from here, before
-any request is taken.
+to load it, ending the process where it cannot be loaded. Invariant: what can be known to be wrong
+before the model is loaded is raised from here, before any request is taken.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Arithmetic captchas: from the expression drawn to the integer that a person types.
 
 Responsible for: recognising arithmetic, the spellings of numbers and signs, and what an equation
-asks for. Understands `3+5=?`, `12×3=`, `8乘以7等于?`, `壹拾贰减叁`, `3+?=8`, `3+( )=8`, forms of
-full width, and expressions that a model already answered. Leaves the grammar and computing to
-`expressions.py`, and chatter around the expression to `answers.py`. Invariant: a value is an exact
+asks for. Understands `3+5=?`, `12×3=`, `8乘以7等于?`, `壹拾贰减叁`, `3+?=8`, `3+( )=8`, forms
+of full width, and expressions that a model already answered. Invariant: a value is an exact
 integer; no text, however long or deep, makes it slow or raises an error.
 
 Decisions: × and ÷ bind tighter than + and -, equals from left to right. Steps are exact rationals,

@@ -4,9 +4,8 @@ An engine that forms batches itself has several threads, which each hand it one 
 
 Responsible for: the queue, reading what arrives together in one call of the model, dropping what
 nobody waits for any more, failing one item alone, noticing that the model broke or recovered.
-Leaves who gets in to `admission.py`, and what a task and a result are to its user. Invariant: only
-the batcher's own threads call the model, and every admitted item gets a result or an error,
-whatever the model does.
+Invariant: only the batcher's own threads call the model, and every admitted item gets a result or
+an error, whatever the model does.
 
 The queue is first in, first out. The clock of a batch starts when its first item arrives, and it
 runs only while others are known to be on their way: admitted, but still being decoded.

@@ -1,9 +1,9 @@
 """Answers kept for identical requests, and one reading for identical requests in flight.
 
 Responsible for: the bounded, expiring cache; finding the reading that another request already
-started. Leaves what is worth keeping to `service.py`, which keeps every answer that the model
-gave (also that it gave none: greedy decoding would give the same again) and no error. Invariant:
-a key holds everything that the answer depends on, and an expired entry is never returned.
+started. Every answer of the model is cached (also that it gave none: greedy decoding would give
+the same again), and no error is. Invariant: a key holds everything that the answer depends on, and
+an expired entry is never returned.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The calibration that a checkpoint brings: from evidence to the probability of being right.
 
-Responsible for: its values and its file. Leaves fitting it to `training/calibrate.py`, and the
-evidence to `confidence.py`. Invariant: a confidence is a number from 0 to 1 that never falls
-where the model is more sure.
+Responsible for: its values and its file. Invariant: a confidence is a number from 0 to 1 that never
+falls where the model is more sure.
 
 The form was chosen by fitting on rendered captchas and testing on harder ones and on those of real
 generators: log-odds of the whole and of the weakest token kept their meaning; the number of

@@ -1,10 +1,9 @@
 """The answers that a model's readings of one image make, weighed against each other.
 
 Responsible for: readings that make the same answer (expressions of one value, letters in either
-case) counted as one, and answers that the options do not allow left out. Leaves the text of a
-single answer to `answers.py` and probabilities of being right to `confidence.py`. Invariant: the
-first candidate has the most probability among those allowed; an engine that obeys no
-constraints still gets the answer to what it said.
+case) counted as one, and answers that the options do not allow left out. Invariant: the first
+candidate has the most probability among those allowed; an engine that obeys no constraints still
+gets the answer to what it said.
 """
 
 from __future__ import annotations

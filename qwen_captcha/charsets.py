@@ -1,8 +1,8 @@
 """Sets of characters, of any size, as plain values.
 
-Responsible for: what a charset holds, how charsets combine, ddddocr's range numbers. Leaves
-tokens to the backends. Invariant: equal sets are equal and hashable values, whatever they were
-made of, and no set holds whitespace unless it was asked for by name.
+Responsible for: what a charset holds, how charsets combine, ddddocr's range numbers. Invariant:
+equal sets are equal and hashable values, whatever they were made of, and no set holds whitespace
+unless it was asked for by name.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What models say around an answer, in English and Chinese.
 
 Responsible for: finding where an announcement such as `The captcha text is` or `验证码是：` ends,
-and telling prose and refusals from answers. Leaves markup to `markup.py`, and choosing among
-several candidates to `answers.py`. Invariant: up to eight Latin letters and digits without a space
-are never prose, a refusal or an announcement; every function is linear in its input.
+and telling prose and refusals from answers. Invariant: up to eight Latin letters and digits without
+a space are never prose, a refusal or an announcement; every function is linear in its input.
 
 An announcement is a run of words from a closed vocabulary that names a subject and ends with a
 verb or a colon, followed by something else. A closed vocabulary keeps codes safe: `a3b9` is in

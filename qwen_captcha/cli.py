@@ -1,9 +1,8 @@
 """The command `qwen-captcha`, also `python -m qwen_captcha`: serve, read, doctor, download.
 
-Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or
-a setting that cannot be used). Leaves serving to the entry script, reading to `service.py`, checks
-to `doctor.py`, files of models to `model_files.py`. Invariant: an argument that is a setting is set
-as that variable, so that there is one way to read it.
+Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or a
+setting that cannot be used). Invariant: an argument that is a setting is set as that variable, so
+that there is one way to read it.
 """
 
 from __future__ import annotations

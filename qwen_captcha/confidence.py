@@ -1,9 +1,8 @@
 """From the probabilities of tokens to the probability that an answer is right.
 
-Responsible for: what of a reading bears on that. Leaves the model's calibration to
-`calibration.py`, and what makes one answer to `candidates.py`. Invariant: a confidence is a number
-from 0 to 1, the model's own probability of the answer where it brings no calibration, and 0 where
-the engine gives no probabilities.
+Responsible for: what of a reading bears on that. Invariant: a confidence is a number from 0 to 1,
+the model's own probability of the answer where it brings no calibration, and 0 where the engine
+gives no probabilities.
 """
 
 from __future__ import annotations

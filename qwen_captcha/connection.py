@@ -1,8 +1,7 @@
 """Whether the caller of a request is still there.
 
 Responsible for: looking at the connection, where the server shows it (gunicorn) and the system can
-tell (Linux). Leaves what follows from it to `tickets.py`. Invariant: looking takes nothing off the
-connection and never waits.
+tell (Linux). Invariant: looking takes nothing off the connection and never waits.
 
 A client that closes only its sending half (`nc -N`) cannot be told from one that has gone.
 """

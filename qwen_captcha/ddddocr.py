@@ -5,10 +5,9 @@
     ocr = DdddOcr(show_ad=False)
     text = ocr.classification(open("captcha.png", "rb").read())
 
-Responsible for: the constructor, `classification` and `set_ranges` as ddddocr 1.6 has them. Leaves
-reading to the service in this process, whose settings are the environment's. Invariants: a process
-loads a model once, however many instances it makes; a range belongs to its instance; what is not
-text recognition is refused and never answered with a guess.
+Responsible for: the constructor, `classification` and `set_ranges` as ddddocr 1.6 has them.
+Invariants: a process loads a model once, however many instances it makes; a range belongs to its
+instance; what is not text recognition is refused and never answered with a guess.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """What an answer may look like, as every engine is told it.
 
 Responsible for: the value that crosses to the backends, and making it from a request's options.
-Leaves tokens, masks and grammars to the backends, and saying what an engine did not obey to
-`recognition.py`. Invariant: plain data, importable without torch; equal requests give equal
-constraints.
+Invariant: plain data, importable without torch; equal requests give equal constraints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The routes that only ddddocr's own servers have.
 
-Responsible for: their URLs, and which dialect answers at each. Leaves the dialects to
-`dialects.py`, and `POST /ocr`, which all share, to `routes.py`. Invariant: as soon as it is known
+Responsible for: their URLs, and which dialect answers at each. Invariant: as soon as it is known
 whose request it is, also its errors are in that dialect.
 """
 

@@ -1,9 +1,8 @@
 """The dialects of ddddocr's own servers: their callers' requests, and replies they understand.
 
 Responsible for: whose request `POST /ocr` is; fields, replies and errors of `ddddocr api` 1.6, of
-ocr_api_server and of ddddocr-fastapi. Leaves the routes to `dialect_routes.py`, and this service's
-own form to `payload.py` and `routes.py`. Invariant: every reply and every error has the shape and
-the status habits of the dialect, and the options of this service have the same names in all.
+ocr_api_server and of ddddocr-fastapi. Invariant: every reply and every error has the shape and the
+status habits of the dialect, and the options of this service have the same names in all.
 
 Sources: ddddocr 1.6.1 (api/app.py), sml2h3/ocr_api_server (ocr_server.py), sml2h3/ddddocr-fastapi
 (app/main.py), as far as callers can see them.

@@ -1,8 +1,7 @@
 """What would keep the service from running here, and the mend.
 
 Responsible for: looking at Python, packages, GPU, memory, model, cache and port, each without
-changing anything. Leaves the checks of a checkpoint to the backend, and printing to `cli.py`.
-Invariant: every finding that is not well names what to do.
+changing anything. Invariant: every finding that is not well names what to do.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """EngineWatch: keeps the gate's state true while nobody sends images.
 
 Responsible for: asking an engine in another process every few seconds, so that `/health` knows of
-its end and of its return; having a broken model in this process try again, because a balancer
-that asks `/readyz` sends it no images. Leaves how one asks an engine to the backend, and counting
-failed images to `batching.py`. Invariant: a model that is being loaded stays so until it is loaded.
+its end and of its return; having a broken model in this process try again, because a balancer that
+asks `/readyz` sends it no images. Invariant: a model that is being loaded stays so until it is
+loaded.
 """
 
 from __future__ import annotations

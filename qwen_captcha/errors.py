@@ -1,8 +1,8 @@
 """The one exception tree that callers may meet, each class with its HTTP status and slug.
 
-Responsible for: what can go wrong while a captcha is read, as data. Views and the service
-raise; one handler in `routes.py` renders. Leaves the JSON shape to `routes.py`.
-Invariant: a message is a sentence for the caller, without paths, stack traces or secrets.
+Responsible for: what can go wrong while a captcha is read, as data. Views and the service raise;
+one handler in `routes.py` renders. Invariant: a message is a sentence for the caller, without
+paths, stack traces or secrets.
 """
 
 from __future__ import annotations

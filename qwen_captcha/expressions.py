@@ -1,8 +1,7 @@
 """Expressions with at most one unknown: parse, compute, solve.
 
-Responsible for: the grammar (precedence, parentheses, unary minus) and exact computing. Leaves
-spellings, equations and the choice of what is asked for to `arithmetic.py`. Invariant: values are
-exact rationals; an expression without a value raises `NoValueError`.
+Responsible for: the grammar (precedence, parentheses, unary minus) and exact computing. Invariant:
+values are exact rationals; an expression without a value raises `NoValueError`.
 
 Grammar, over numbers and signs:
 

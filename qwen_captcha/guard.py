@@ -1,10 +1,9 @@
 """Who may call, and how often: decided from the head of a request, before its body is read.
 
-Responsible for: API keys, rate limits by key and by address, which pages of other origins may
-call (CORS), the headers that tell browsers to take replies for nothing else. Leaves how an error
-looks to `routes.py`, and what a request costs to `admission.py`. Invariants: a key is compared in
-the time that all keys take, and is neither logged nor repeated in a reply; without settings
-nothing is refused, and probes and pages never are.
+Responsible for: API keys, rate limits by key and by address, which pages of other origins may call
+(CORS), the headers that tell browsers to take replies for nothing else. Invariants: a key is
+compared in the time that all keys take, and is neither logged nor repeated in a reply; without
+settings nothing is refused, and probes and pages never are.
 """
 
 from __future__ import annotations

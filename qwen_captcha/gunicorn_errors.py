@@ -1,7 +1,7 @@
 """What gunicorn answers by itself, before the application sees a request, as the one JSON object.
 
 Responsible for: status, `error_type` and sentence for each of gunicorn's exceptions, and the bytes
-of the reply. Leaves sending them to `gunicorn_worker.py`.
+of the reply.
 """
 
 from __future__ import annotations

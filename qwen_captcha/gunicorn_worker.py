@@ -2,10 +2,9 @@
 
 Responsible for: which connections have a thread, which wait without one, which are refused or
 closed while there is no place; reading a refused upload to its end, so that its client gets the
-reply instead of a connection reset; draining on SIGTERM; gunicorn's part of the log. Leaves
-everything else to gunicorn.
-Invariant: every connection that is closed after a reply is drained for a bounded time, by the
-thread that served it and not by the loop that accepts connections.
+reply instead of a connection reset; draining on SIGTERM; gunicorn's part of the log. Invariant:
+every connection that is closed after a reply is drained for a bounded time, by the thread that
+served it and not by the loop that accepts connections.
 
 gunicorn exists on POSIX systems only; nothing else imports this module.
 """

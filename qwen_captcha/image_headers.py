@@ -1,9 +1,9 @@
 """What an image file says of itself, read without decoding it.
 
-Responsible for: telling the readable formats apart by content; the canvas and frame count of
-the two formats for which Pillow reserves memory before it reports a size; refusing files made
-to be slow. Leaves decoding, and judging sizes, to `images.py`. Invariant: nothing here reserves
-memory, or takes time, in proportion to a number that a file claims.
+Responsible for: telling the readable formats apart by content; the canvas and frame count of the
+two formats for which Pillow reserves memory before it reports a size; refusing files made to be
+slow. Invariant: nothing here reserves memory, or takes time, in proportion to a number that a file
+claims.
 
 Sources: the GIF89a specification; the WebP container specification.
 """

@@ -1,12 +1,10 @@
 """The bytes of an image file made into the one RGB picture that a model is shown.
 
-Responsible for: the formats that are read, the limits on pixels, frames and shape, and making
-any colour mode, transparency, rotation and animation into an upright, opaque RGB image. Leaves
-byte limits to `payload.py`, what file headers say to `image_headers.py`, backgrounds to
-`transparency.py`, merging frames to `animation.py`, and resizing to the model's processor.
-Invariants: limits are checked on what the header says, before anything is decoded; whatever the
-bytes, only errors of `errors.py` come out; no global state of Pillow or of `warnings` is
-changed, so any thread may call.
+Responsible for: the formats that are read, the limits on pixels, frames and shape, and making any
+colour mode, transparency, rotation and animation into an upright, opaque RGB image. Invariants:
+limits are checked on what the header says, before anything is decoded; whatever the bytes, only
+errors of `errors.py` come out; no global state of Pillow or of `warnings` is changed, so any thread
+may call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The service without HTTP, for programs that read captchas in their own process.
 
-Responsible for: a service whose model is loaded, or the error that says why it is not. Leaves
-reading to `service.py`. Invariant: what is returned answers.
+Responsible for: a service whose model is loaded, or the error that says why it is not. Invariant:
+what is returned answers.
 """
 
 from __future__ import annotations

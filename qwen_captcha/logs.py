@@ -1,8 +1,7 @@
 """The log of the process.
 
-Responsible for: where it goes and what a line looks like. Leaves what is logged to the modules,
-each with the logger of its own name. Invariant: stderr, and one line an event; as text a traceback
-follows its line, as JSON it is in it.
+Responsible for: where it goes and what a line looks like. Invariant: stderr, and one line an event;
+as text a traceback follows its line, as JSON it is in it.
 
 This is the standard library's logging: the libraries that this service runs on log through it
 anyway, and one formatter makes their lines JSON too.

@@ -1,7 +1,6 @@
 """The plain text under full-width forms, Markdown, LaTeX and quotes.
 
-Responsible for: undoing how a model dresses its reply. Leaves the meaning of the words to
-`chatter.py`, and what is an answer to `answers.py`. Invariant: letters, digits and Chinese
+Responsible for: undoing how a model dresses its reply. Invariant: letters, digits and Chinese
 characters outside of LaTeX commands survive; every function is linear in its input.
 """
 

@@ -1,9 +1,8 @@
 """What the service counts and measures, for Prometheus.
 
-Responsible for: every metric with its name and labels, and the text that `/metrics` answers. Leaves
-when something is counted to those who know: requests to `access.py`, images to `service.py`,
-batches to `batching.py`. Invariants: names start with `qwen_captcha_`, a label has few values and
-none comes from an image, and the numbers are those of all workers together.
+Responsible for: every metric with its name and labels, and the text that `/metrics` answers.
+Invariants: names start with `qwen_captcha_`, a label has few values and none comes from an image,
+and the numbers are those of all workers together.
 
 Under gunicorn the environment names a folder (PROMETHEUS_MULTIPROC_DIR, read by
 prometheus_client), where the workers share their numbers; else one process has them in memory.

@@ -1,9 +1,8 @@
 """The files of a checkpoint: where they are, whether all are there, what they say.
 
-Responsible for: completeness, architecture and size of a checkpoint in a folder, in the cache or
-on the hub, and its own `captcha.json`. Leaves the hub and its cache to `model_hub.py`, what fits
-into which memory to `backends/load_plan.py`, and loading to the backend. Invariant: nothing here
-needs torch or reads a weight, and every refusal is one line that names what to do.
+Responsible for: completeness, architecture and size of a checkpoint in a folder, in the cache or on
+the hub, and its own `captcha.json`. Invariant: nothing here needs torch or reads a weight, and
+every refusal is one line that names what to do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hugging Face's hub and its cache on this machine.
 
-Responsible for: telling hub names from folders, cached snapshots, downloads, and the sentence
-that says how to get a checkpoint. Leaves what files mean to `model_files.py`. Invariant: the
-network is asked only by `download`, and every refusal is one line that names what to do.
+Responsible for: telling hub names from folders, cached snapshots, downloads, and the sentence that
+says how to get a checkpoint. Invariant: the network is asked only by `download`, and every refusal
+is one line that names what to do.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Chinese numerals to integers: everyday, financial and traditional forms.
 
-Responsible for: the characters of Chinese numerals and the value of one numeral below 100
-million. Leaves finding a numeral in a text, and Arabic digits, to its callers. Invariant: an
-ambiguous or malformed numeral has no value; nothing is guessed.
+Responsible for: the characters of Chinese numerals and the value of one numeral below 100 million.
+Invariant: an ambiguous or malformed numeral has no value; nothing is guessed.
 """
 
 from __future__ import annotations

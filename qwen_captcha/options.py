@@ -1,9 +1,8 @@
 """The options a caller may set on one request, validated.
 
 Responsible for: the option names, which are the same in a form, in JSON and in the query; their
-types and allowed values. Leaves where the fields come from to `payload.py`, and what an option
-does to prompts, decoding and answers. Invariant: an `Options` is valid, hashable and normalised:
-equal requests give equal values, so it can be part of a cache key.
+types and allowed values. Invariant: an `Options` is valid, hashable and normalised: equal requests
+give equal values, so it can be part of a cache key.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What a person opens in a browser: the page to try the service on, and its description.
 
 Responsible for: `/`, `/docs`, `/openapi.json`, the files of the pages, the headers that bind a
-browser. Leaves what the description says to `openapi/`, and reading to the routes, which the page
-calls like any other client. Invariants: a page loads nothing from another host and runs no script
-but the files beside it; only a GET is ever answered with HTML.
+browser. Invariants: a page loads nothing from another host and runs no script but the files beside
+it; only a GET is ever answered with HTML.
 """
 
 from __future__ import annotations

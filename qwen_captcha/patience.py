@@ -1,9 +1,9 @@
 """A connection to a client, seen from the server: how long it may take, and what it gets.
 
 Responsible for: a socket that gives up on a client which sends nothing for a while, or too little
-in all, and that sends replies whole; reading on after the last reply, for a while. Leaves what is
-answered then to `gunicorn_worker.py`. Invariant: reading one request ends after `REQUEST_S` and
-lingering after `LINGER_S`, whatever the client does, so that a thread is never held for longer.
+in all, and that sends replies whole; reading on after the last reply, for a while. Invariant:
+reading one request ends after `REQUEST_S` and lingering after `LINGER_S`, whatever the client does,
+so that a thread is never held for longer.
 """
 
 from __future__ import annotations

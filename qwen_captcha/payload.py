@@ -1,11 +1,9 @@
 """The body of a request made into image bytes and options.
 
 Responsible for: the three forms in which images arrive (multipart files, base64 in JSON or in a
-form field, the raw body), limits on bytes and on the number of images, and collecting options
-from body and query. Leaves the size of the whole body to Flask's `MAX_CONTENT_LENGTH`, option
-values to `options.py`, and what the bytes show to `images.py`. Invariant: nothing is decoded
-before its size is known to be within the limit, and in a batch a bad image is an item's error,
-never the request's.
+form field, the raw body), limits on bytes and on the number of images, and collecting options from
+body and query. Invariant: nothing is decoded before its size is known to be within the limit, and
+in a batch a bad image is an item's error, never the request's.
 """
 
 from __future__ import annotations

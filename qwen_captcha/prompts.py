@@ -1,9 +1,8 @@
 """What the model is asked about a captcha.
 
 Responsible for: one instruction for captchas of any kind and one for each kind that a caller may
-name. Leaves cleaning and computing the reply to `answers.py`: the model only copies an expression,
-because small models compute worse than they read. Invariant: a caller's own prompt replaces ours
-entirely.
+name. The model only copies an expression, because small models compute worse than they read.
+Invariant: a caller's own prompt replaces ours entirely.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Refusals that cost almost nothing: requests for which a full queue has no place.
 
 Responsible for: knowing, from bytes that have arrived, a request that the service would refuse for
-its load, and the reply to it. Leaves when there is no place to `admission.py`, connections to
-`gunicorn_worker.py`, and every request that is in any way unusual to the application, which
-refuses it just as well, but in a thread of its own and ten times slower. A crowd of such threads
-takes the interpreter from the model's thread, which asks for it after each operator.
+its load, and the reply to it. The application refuses every request that is in any way unusual
+just as well, but in a thread of its own and ten times slower. A crowd of such threads takes the
+interpreter from the model's thread, which asks for it after each operator.
 Invariant: what is replied is what the application replies to a caller whom it lets in, byte for
 byte but for `Date` and the times. Keys and rates are not looked at, as nobody gets more than that.
 """

@@ -1,9 +1,8 @@
 """Answer: what the service says about one image, made from what the model said.
 
-Responsible for: success and warnings of an answer, and putting it together. Leaves finding the
-text in the model's words to `candidates.py`, probabilities to `confidence.py`, and the JSON shape
-to `routes.py`. Invariant: a caller who takes `text` on success alone never gets a refusal, chatter
-or an error message, and an option that had no effect is always named in `warnings`.
+Responsible for: success and warnings of an answer, and putting it together. Invariant: a caller who
+takes `text` on success alone never gets a refusal, chatter or an error message, and an option that
+had no effect is always named in `warnings`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The HTTP routes: request → service → JSON.
 
-Responsible for: the URLs, the JSON shapes, turning every error into the one error object. Leaves
-finding images and options in a request to `payload.py`, and reading images to `service.py`.
+Responsible for: the URLs, the JSON shapes, turning every error into the one error object.
 Invariant: every reply with a body is a JSON object, because there are callers that take any other
 body for the text of a captcha; the text replies of `dialects.py` are for those who ask for them.
 """

@@ -1,8 +1,8 @@
 """The HTTP servers that carry the application.
 
-Responsible for: handing this process over to gunicorn, and the plain threaded server for
-Windows, where gunicorn does not exist. Leaves gunicorn's numbers to `gunicorn.conf.py`.
-Invariant: also what a server answers by itself is the JSON object of an error.
+Responsible for: handing this process over to gunicorn, and the plain threaded server for Windows,
+where gunicorn does not exist. Invariant: also what a server answers by itself is the JSON object of
+an error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One recognition, from image bytes to an answer: cache, queue, model, text.
 
-Responsible for: the order of these steps, the same for one image and for many. Leaves HTTP to
-`routes.py`, and each step to its own module. Invariant: the cache is asked and a place in the
-queue is taken before an image is decoded, and an image that fails takes no other one with it.
+Responsible for: the order of these steps, the same for one image and for many. Invariant: the cache
+is asked and a place in the queue is taken before an image is decoded, and an image that fails takes
+no other one with it.
 """
 
 from __future__ import annotations

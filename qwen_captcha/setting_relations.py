@@ -1,7 +1,7 @@
 """Settings that are fine alone but not together.
 
-Responsible for: finding them, and the line that says so. Leaves each setting alone to
-`settings.py`. Invariant: every line names a variable, its value and what is allowed.
+Responsible for: finding them, and the line that says so. Invariant: every line names a variable,
+its value and what is allowed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The kinds of values that settings have, as parsers of their texts.
 
-Responsible for: what counts as a yes, a number, a choice. Leaves which setting is of which kind to
-`settings.py`. Invariant: a parser returns a value within its range or raises ValueError, and
-takes no spelling that only Python would, such as `1_000` or digits of other scripts.
+Responsible for: what counts as a yes, a number, a choice. Invariant: a parser returns a value
+within its range or raises ValueError, and takes no spelling that only Python would, such as `1_000`
+or digits of other scripts.
 """
 
 from __future__ import annotations

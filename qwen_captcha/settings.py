@@ -1,10 +1,8 @@
 """Every setting of the service: its variable, default, allowed values and meaning.
 
 Responsible for: the one table `VARIABLES` that drives parsing, documentation and tests; reading
-`os.environ`, which nothing else does. Leaves relations between settings to
-`setting_relations.py`, and what a setting does to the module that uses it. Invariant: a
-`Settings` can be used as it is, so that a mistake stops the start with one line and never a
-request.
+`os.environ`, which nothing else does. Invariant: a `Settings` can be used as it is, so that a
+mistake stops the start with one line and never a request.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ticket: one task on its way through the queue, and those who wait for its result.
 
 Responsible for: handing one outcome from the thread that owns the model to one or more request
-threads; knowing whether anybody still waits. Leaves queueing to `batching.py`. Invariant: a
-ticket is settled exactly once, and whoever shared it in time gets that outcome.
+threads; knowing whether anybody still waits. Invariant: a ticket is settled exactly once, and
+whoever shared it in time gets that outcome.
 """
 
 from __future__ import annotations

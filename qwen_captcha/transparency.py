@@ -1,7 +1,7 @@
 """A background for pictures with transparency that keeps their ink visible.
 
-Responsible for: choosing one background colour for all frames of a picture, and putting them on
-it. Leaves decoding to `images.py`. Invariant: frames without transparency stay as they are.
+Responsible for: choosing one background colour for all frames of a picture, and putting them on it.
+Invariant: frames without transparency stay as they are.
 
 Web pages show a captcha on white, so white it is, unless that swallows the ink: light ink gets
 black, and a mixture of light and dark ink a grey that both stand out from. A picture that is

@@ -1,8 +1,7 @@
 """Request bodies, bounded while they are read.
 
 Responsible for: the limit on the whole body, also on one of unknown length, and noticing a body
-that ends too early. Leaves the limits on images to `payload.py`, and reading a refused body to its
-end to the server. Invariant: an application never sees more than the limit nor a body that was
+that ends too early. Invariant: an application never sees more than the limit nor a body that was
 cut, whatever the client announced.
 """
 

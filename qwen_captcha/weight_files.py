@@ -1,7 +1,7 @@
 """How large a checkpoint's weights are, read off the headers of its safetensors files.
 
-Responsible for: counting parameters, and noticing a file that is cut short. Leaves which files
-belong to a checkpoint to `model_files.py`. Invariant: only headers are read, never a weight.
+Responsible for: counting parameters, and noticing a file that is cut short. Invariant: only headers
+are read, never a weight.
 
 Source: the safetensors format, an 8-byte little-endian length, that many bytes of JSON which
 give each tensor's type, shape and place, then the tensors.

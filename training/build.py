@@ -1,8 +1,8 @@
 """Build an untrained Qwen2-VL checkpoint for captchas: model, tokenizer, processor, template.
 
-Responsible for: the bundled checkpoint's shape, which must not change between runs that resume
-from one another. Leaves the weights' values to `train.py`. Invariant: what is saved loads with
-plain `AutoProcessor` and `Qwen2VLForConditionalGeneration.from_pretrained`.
+Responsible for: the bundled checkpoint's shape, which must not change between runs that resume from
+one another. Invariant: what is saved loads with plain `AutoProcessor` and
+`Qwen2VLForConditionalGeneration.from_pretrained`.
 
 Run: `python -m training.build FOLDER`.
 """

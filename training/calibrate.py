@@ -1,9 +1,8 @@
 """Fit how far a checkpoint's confidence can be trusted, on captchas that it has never seen.
 
 Responsible for: reading rendered captchas in typefaces kept from training, at full difficulty, by
-the service's own backend, and fitting `calibration.json` to what was right. Leaves what bears on
-an answer to `qwen_captcha.confidence`. Invariant: the figures it prints are of images that were
-not fitted to.
+the service's own backend, and fitting `calibration.json` to what was right. Invariant: the figures
+it prints are of images that were not fitted to.
 
 Real captchas are harder than those of training: only the hardest looks of each kind are drawn, so
 that a reading that seems sure and is wrong occurs here, too. Right means letter case ignored.

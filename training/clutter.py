@@ -1,7 +1,7 @@
 """Everything on a captcha that is not its text: backgrounds, lines, arcs, dots, decoy letters.
 
-Responsible for: drawing clutter in place. Leaves the text to `glyphs.py` and `render.py`.
-Invariant: images are float32 RGB in [0, 255]; drawing never leaves the array.
+Responsible for: drawing clutter in place. Invariant: images are float32 RGB in [0, 255]; drawing
+never leaves the array.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Endless batches of freshly drawn captchas, drawn by worker processes.
 
-Responsible for: seeding, cropping to the text, resizing to the model's grid and batching. Leaves
-the curriculum's pace to the trainer, which raises the shared level. Invariant: a batch is a
-function of the run's seed, its index and the level alone.
+Responsible for: seeding, cropping to the text, resizing to the model's grid and batching.
+Invariant: a batch is a function of the run's seed, its index and the level alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The training forward pass: patches, teacher-forced tokens, three losses, exact match.
 
-Responsible for: what the model is asked to do. The main loss is the next token's cross entropy;
-the auxiliary ones (`glyph_heads.py`) tell the vision encoder where each drawn character stands,
-which gets the model off its first plateau. Leaves optimisation to `train.py`.
+Responsible for: what the model is asked to do. The main loss is the next token's cross entropy; the
+auxiliary ones (`glyph_heads.py`) tell the vision encoder where each drawn character stands, which
+gets the model off its first plateau.
 
 Dims: B batch, C channels, H/W pixels, R/K rows and columns of cells, P patches an image,
 T tokens, A tokens of an answer, V vocabulary, C tokens chosen among, D width.

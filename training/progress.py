@@ -1,7 +1,6 @@
 """Where a training run stands, and how it has been doing lately.
 
-Responsible for: counters that are saved with the state, and running figures. Leaves printing and
-logging them to `train.py`.
+Responsible for: counters that are saved with the state, and running figures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """How a captcha looks, as data: one `Style` is one look, `sample_style` draws looks.
 
-Responsible for: the distribution of looks, from plain to hostile. Leaves drawing to `glyphs`,
-`clutter`, `effects` and `render`. Invariant: no third party's generator is imitated here; ranges
-are wide enough that real ones fall inside.
+Responsible for: the distribution of looks, from plain to hostile. Invariant: no third party's
+generator is imitated here; ranges are wide enough that real ones fall inside.
 
 Units: lengths are fractions of the em size (text) or of the canvas height (everything else),
 `quad` one of a character's own width and height, `wave` the steepest slope of a wave, angles

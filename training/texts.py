@@ -1,7 +1,7 @@
 """What captchas say: labels of every kind, drawn at random.
 
-Responsible for: the distribution of labels. Leaves how they look to `styles.py`.
-Invariant: every label is made of characters of `alphabet.ALPHABET`.
+Responsible for: the distribution of labels. Invariant: every label is made of characters of
+`alphabet.ALPHABET`.
 """
 
 from __future__ import annotations

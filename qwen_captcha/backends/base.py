@@ -1,8 +1,7 @@
 """What the service asks of an engine, and what an engine says about itself.
 
-Responsible for: the `Backend` protocol and the values that cross it. Leaves prompts, answers,
-queues and caches to the layers above. Invariant: everything here is plain data, importable
-without torch.
+Responsible for: the `Backend` protocol and the values that cross it. Invariant: everything here is
+plain data, importable without torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Beam search: the most probable readings among those that are allowed.
 
-Responsible for: hypotheses, what they may go on with, when a search has found enough. Leaves
-masks of tokens to `vocabulary.py`, and caches to `continuation.py`. Invariants: all hypotheses of
-all searches share one forward pass a step; a search does not depend on its neighbours; every
-reading that ended is inside its search's charset and length.
+Responsible for: hypotheses, what they may go on with, when a search has found enough. Invariants:
+all hypotheses of all searches share one forward pass a step; a search does not depend on its
+neighbours; every reading that ended is inside its search's charset and length.
 
 Dims: R live hypotheses of all searches, V vocabulary, k choices a hypothesis.
 """

@@ -1,8 +1,7 @@
 """One image as a chat completion of OpenAI's protocol: the request, and what its reply says.
 
-Responsible for: the JSON on both ways. Leaves sending it to `engine_client.py`, and what a server
-takes beyond the protocol to `engine_traits.py`. Invariant: a reply of another shape is an
-EngineFailed, never an exception of Python's own and never a made-up answer.
+Responsible for: the JSON on both ways. Invariant: a reply of another shape is an EngineFailed,
+never an exception of Python's own and never a made-up answer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Prompts that a text model has read, and the rows of tokens that go on from them.
 
-Responsible for: masks, positions and the cache over the steps; rows that branch off, change
-places or end. Leaves the forward passes to `text_decoder.py`, and choosing tokens to `greedy.py`
-and `beam_search.py`. Invariants: a row does not depend on its neighbours, and prompts that were
-read once can be gone on from any number of times.
+Responsible for: masks, positions and the cache over the steps; rows that branch off, change places
+or end. Invariants: a row does not depend on its neighbours, and prompts that were read once can be
+gone on from any number of times.
 
 A pass may read tokens that are only guessed behind those that are certain: where a guess turns out
 right, what follows it is known without a pass of its own. Which are right is up to the caller, and

@@ -2,8 +2,8 @@
 
 Responsible for: the box that most edges lie in. Text is what has edges in a captcha; margins,
 frames, bars, gradients and pale patterns have few. Over a canvas full of noise the box is the
-canvas. Leaves sizes to `shown_image.py`. Invariant: no torch here; training crops its drawings
-with the same code as the service crops callers' images.
+canvas. Invariant: no torch here; training crops its drawings with the same code as the service
+crops callers' images.
 
 Dims: H/W pixels, C channels.
 """

@@ -1,9 +1,8 @@
 """JSON over HTTP to an engine: pooled connections, a deadline, few retries, clear errors.
 
 Responsible for: what can go wrong on the way to a server and back, as errors of `errors.py`.
-Leaves what is asked and what a reply means to `openai_compat.py`. Invariants: no call outlasts its
-deadline, however slowly the server sends; the key is in no log line and in no error; no redirect is
-followed, because the key would go with it.
+Invariants: no call outlasts its deadline, however slowly the server sends; the key is in no log
+line and in no error; no redirect is followed, because the key would go with it.
 """
 
 from __future__ import annotations

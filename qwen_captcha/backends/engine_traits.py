@@ -1,8 +1,8 @@
 """What servers of OpenAI's protocol take beyond it, and what they lack.
 
-Responsible for: the table of servers; constraints in the words of each. Leaves sending to
-`openai_compat.py`. Invariant: a server is sent only what its documentation names, because some
-refuse a field that they do not know, and others ignore it without a word.
+Responsible for: the table of servers; constraints in the words of each. Invariant: a server is sent
+only what its documentation names, because some refuse a field that they do not know, and others
+ignore it without a word.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """What this process may use: cores, memory, processor features, GPUs.
 
-Responsible for: reading these facts from the system, a container's limits included. Leaves what
-follows from them to `load_plan.py`. Invariants: nothing here needs torch, starts CUDA (a process
-that did could not fork), or fails; what the system does not tell is None or zero.
+Responsible for: reading these facts from the system, a container's limits included. Invariants:
+nothing here needs torch, starts CUDA (a process that did could not fork), or fails; what the system
+does not tell is None or zero.
 """
 
 from __future__ import annotations

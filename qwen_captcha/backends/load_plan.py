@@ -1,7 +1,6 @@
 """Where a checkpoint is loaded to and in which precision, or why it cannot be.
 
-Responsible for: the rules, as pure functions of the weights' size and the hardware. Leaves
-reading the hardware to `hardware.py` and to torch, and loading to the backend. Invariants: no
+Responsible for: the rules, as pure functions of the weights' size and the hardware. Invariants: no
 torch here; float16 is never chosen, because Qwen2-VL overflows in it; weights are never put where
 they do not fit, nor on the disk.
 """

@@ -1,8 +1,8 @@
 """A checkpoint on the disk made into a model and its processor.
 
 Responsible for: `from_pretrained`, GPUs as torch sees them, threads, memory, the range of pixels.
-Leaves which precision and device to `load_plan.py`. Invariants: only safetensors and no code of a
-checkpoint are loaded, the network is not asked, and weights exist once in memory.
+Invariants: only safetensors and no code of a checkpoint are loaded, the network is not asked, and
+weights exist once in memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The backend whose model is in another process that speaks OpenAI's protocol.
 
 Responsible for: waiting until that server reads, knowing which model and which kind of server it
-is, reading with it, telling whether it still works. Leaves HTTP to `engine_client.py`, the JSON to
-`chat_protocol.py` and what servers differ in to `engine_traits.py`. Invariants: torch and
-transformers are not imported; a model that was asked for by name is never replaced by another.
+is, reading with it, telling whether it still works. Invariants: torch and transformers are not
+imported; a model that was asked for by name is never replaced by another.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Images and prompts made into the tensors of one padded batch.
 
 Responsible for: the size at which the model sees an image, the chat template, special tokens in
-callers' prompts, left padding, M-RoPE positions. Leaves what the tensors mean to the model.
-Invariant: a batch equals what the checkpoint's own processor returns for the same images and
-prompts, but the expensive part of a prompt is done once and not for each request.
+callers' prompts, left padding, M-RoPE positions. Invariant: a batch equals what the checkpoint's
+own processor returns for the same images and prompts, but the expensive part of a prompt is done
+once and not for each request.
 
 Dims: B batch, T tokens, P patches of the whole batch, N images of one size, L patches of one of
 them, C/H/W.

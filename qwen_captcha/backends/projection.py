@@ -1,10 +1,9 @@
 """Linear layers of a checkpoint, run with as few calls as possible.
 
-Responsible for: layers that share their input (queries, keys and values; gate and up) as one
-matrix product; small weights in the order in which a CPU multiplies them. Leaves what the results
-mean to `text_decoder.py` and `vision_encoder.py`. Invariants: the results are those of the layers
-one by one; weights exist once in memory but for small ones, and the layers themselves keep views
-of the joined ones.
+Responsible for: layers that share their input (queries, keys and values; gate and up) as one matrix
+product; small weights in the order in which a CPU multiplies them. Invariants: the results are
+those of the layers one by one; weights exist once in memory but for small ones, and the layers
+themselves keep views of the joined ones.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The backend that runs a Qwen2-VL checkpoint in this process.
 
 Responsible for: the order of things from a checkpoint's name to a warm model: checks, download,
-load, first readings. Leaves files to `model_files.py`, what fits where to `load_plan.py`, and
-reading to `reader.py`. Invariants: a check needs no torch (importing it takes seconds, so this
-module imports it only while loading); one thread loads, and the same thread alone reads.
+load, first readings. Invariants: a check needs no torch (importing it takes seconds, so this module
+imports it only while loading); one thread loads, and the same thread alone reads.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A loaded Qwen2-VL that reads batches of images.
 
-Responsible for: one batch from tasks to readings. Leaves loading to `loading.py` and the parts
-of the work to their modules. Invariants: one thread uses a reader; readings come in the order of
-the tasks; running out of memory is a MemoryError, whatever the device calls it.
+Responsible for: one batch from tasks to readings. Invariants: one thread uses a reader; readings
+come in the order of the tasks; running out of memory is a MemoryError, whatever the device calls
+it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The rotary position embedding, in the form that needs the fewest operations.
 
-Responsible for: turning queries and keys by angles that are given. Leaves angles to the model's
-own modules. Invariant: exactly the values of the usual x * cos + rotate_half(x) * sin, where
-rotate_half swaps the halves of x and negates the first one; here the sign is in the sine.
+Responsible for: turning queries and keys by angles that are given. Invariant: exactly the values of
+the usual x * cos + rotate_half(x) * sin, where rotate_half swaps the halves of x and negates the
+first one; here the sign is in the sine.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Whether a reading has to be searched for, and how.
 
-Responsible for: when the greedy reading is as good as what a search would find, and what to
-search for where it is not. Leaves the search to `beam_search.py`. Invariant: importable without
-torch; without constraints only arithmetic of which the model is not sure is searched for, so that
-ordinary requests cost what greedy decoding costs.
+Responsible for: when the greedy reading is as good as what a search would find, and what to search
+for where it is not. Invariant: importable without torch; without constraints only arithmetic of
+which the model is not sure is searched for, so that ordinary requests cost what greedy decoding
+costs.
 """
 
 from __future__ import annotations

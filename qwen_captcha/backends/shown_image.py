@@ -1,8 +1,8 @@
 """The picture that a model sees: an image at a size that Qwen2-VL takes as it is.
 
 Responsible for: the size, in whole cells and within a range of pixels, and borders around what is
-too long and narrow. Leaves tensors to the processors. Invariant: no torch here, and the size is the
-one that the model's own processor would choose.
+too long and narrow. Invariant: no torch here, and the size is the one that the model's own
+processor would choose.
 """
 
 from __future__ import annotations

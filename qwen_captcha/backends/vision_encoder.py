@@ -1,10 +1,9 @@
 """Qwen2-VL's vision encoder, run over all images of a batch at once.
 
 Responsible for: the forward pass from patches to image tokens, over the checkpoint's own weights.
-Leaves patches to `preprocessing.py`. Invariant: the result equals that of the model's own
-forward pass, which is slower on a CPU: it runs the patch embedding as a three-dimensional
-convolution over two frames, which a still image has equal, and attention image by image, where
-here images of equal size share one call.
+Invariant: the result equals that of the model's own forward pass, which is slower on a CPU: it runs
+the patch embedding as a three-dimensional convolution over two frames, which a still image has
+equal, and attention image by image, where here images of equal size share one call.
 
 Dims: P patches of the whole batch, N images of one size, L patches of one of them, C width,
 H heads, S size of a head.

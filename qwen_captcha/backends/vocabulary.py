@@ -1,10 +1,9 @@
 """What the tokens of a tokenizer spell, and which of them an answer may go on with.
 
 Responsible for: the bytes of every token, tokens that are one but for the case of their letters,
-masks for a charset. Covers vocabularies of single characters and byte-level ones, whose tokens
-hold several characters or a part of one. Leaves scores to `greedy.py` and `beam_search.py`.
-Invariant: whatever follows the masks spells characters of the charset alone, and it can always
-be gone on with until the last character is whole.
+masks for a charset. Covers vocabularies of single characters and byte-level ones, whose tokens hold
+several characters or a part of one. Invariant: whatever follows the masks spells characters of the
+charset alone, and it can always be gone on with until the last character is whole.
 
 Dims: B rows, V tokens that the model can choose, which may be more than the tokenizer has.
 """

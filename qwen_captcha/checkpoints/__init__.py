@@ -1,8 +1,8 @@
 """Which checkpoint is served: the one that was asked for, or the best that is already here.
 
 Responsible for: the rule that turns the setting `QWEN_MODEL` into a checkpoint; the folder of the
-bundled one. Leaves reading checkpoints to the backends. Invariant: a model that was asked for by
-name is never replaced by another one, and the rule itself never asks the network.
+bundled one. Invariant: a model that was asked for by name is never replaced by another one, and the
+rule itself never asks the network.
 """
 
 from __future__ import annotations

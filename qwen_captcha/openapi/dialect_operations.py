@@ -1,8 +1,7 @@
 """The routes of ddddocr's own servers as data, and what their callers put to `POST /ocr`.
 
-Responsible for: forms and replies of the three dialects. Leaves this service's own to
-`operations.py`. Invariant: as that of `operations.py`; the routes that only say that something is
-not offered are not described.
+Responsible for: forms and replies of the three dialects. Invariant: as that of `operations.py`; the
+routes that only say that something is not offered are not described.
 """
 
 from __future__ import annotations

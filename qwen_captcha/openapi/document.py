@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, put together from the table of operations.
 
-Responsible for: the form that OpenAPI wants. Leaves routes to `operations.py` and JSON shapes to
-`schemas.py`. Invariant: every status of an operation names each error that may have it.
+Responsible for: the form that OpenAPI wants. Invariant: every status of an operation names each
+error that may have it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What there is to say about one route.
 
-Responsible for: the two kinds of entries in the tables of routes. Leaves the entries to
-`operations.py` and `dialect_operations.py`. Invariant: plain data.
+Responsible for: the two kinds of entries in the tables of routes. Invariant: plain data.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The routes of the service as data: one entry each, with its forms, replies and errors.
 
-Responsible for: what a caller may send to each route and what comes back. Leaves the schemas to
-`schemas.py` and the shape of the document to `document.py`. Invariant: each rule of the
-application has one entry here and each entry a rule; the files of the pages are no interface.
+Responsible for: what a caller may send to each route and what comes back. Invariant: each rule of
+the application has one entry here and each entry a rule; the files of the pages are no interface.
 """
 
 from __future__ import annotations

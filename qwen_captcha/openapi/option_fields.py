@@ -1,8 +1,8 @@
 """The options of a request as JSON Schemas.
 
 Responsible for: the schema of each option, written on the limits and words of `options.py`.
-Leaves the objects that replies are to `schemas.py`. Invariant: a value fits an option's schema
-exactly if `parse_options` takes it; a test holds both in step.
+Invariant: a value fits an option's schema exactly if `parse_options` takes it; a test holds both in
+step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Which errors may come back from a route.
 
 Responsible for: the errors of reading one image and many, and what the HTTP server refuses by
-itself. Leaves what they mean to `errors.py`. Invariant: each error of the tree is here, or
-belongs to no route.
+itself. Invariant: each error of the tree is here, or belongs to no route.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The JSON objects that the service sends, and what an image may be, as JSON Schemas.
 
-Responsible for: the objects of this service's own replies. Leaves options to `option_fields.py`,
-the objects of other servers to `dialect_operations.py`, and which route sends what to
-`operations.py`. Invariant: a reply has no field that its schema does not name; a test says so.
+Responsible for: the objects of this service's own replies. Invariant: a reply has no field that its
+schema does not name; a test says so.
 """
 
 from __future__ import annotations
