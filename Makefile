@@ -32,7 +32,7 @@ train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes
 	$(BIN)/python -m training.train --out runs/smoke --minutes 3
 
 fonts:  ## install the typefaces that captchas are drawn with (Debian, as root)
-	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/fonts.json')))")
+	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/rendering/fonts.json')))")
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

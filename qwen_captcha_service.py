@@ -12,9 +12,10 @@ import sys
 from flask import Flask
 
 from qwen_captcha import app
-from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.logs import configure_logging
-from qwen_captcha.server import become_gunicorn, serve_threaded
+from qwen_captcha.server.run import become_gunicorn, serve_threaded
 from qwen_captcha.settings import SettingsError, settings_from_environment
 
 EXIT_BAD_SETTINGS = 2
@@ -27,7 +28,7 @@ def create_app() -> Flask:
         settings = settings_from_environment()
         configure_logging(settings.log_level, settings.log_format)
         return app.create_app(settings)
-    except (SettingsError, BackendLoadError) as error:
+    except (SettingsError, ModelLoadError) as error:
         print(error, file=sys.stderr, flush=True)
         raise SystemExit(app.EXIT_LOAD_FAILED) from None
 
@@ -36,11 +37,11 @@ def main() -> None:
     """Check what can be known before the model is loaded, then serve until told to stop."""
     try:
         settings = settings_from_environment()
-        app.checked_backend(settings)
+        create_backend(settings)
     except SettingsError as error:
         print(error, file=sys.stderr)
         raise SystemExit(EXIT_BAD_SETTINGS) from None
-    except BackendLoadError as error:
+    except ModelLoadError as error:
         print(error, file=sys.stderr)
         raise SystemExit(app.EXIT_LOAD_FAILED) from None
     if SYSTEM == "Windows":

@@ -5,7 +5,7 @@ Responsible for: scores, reading labelled folders, and the commands below, each 
 the service as any caller does, over HTTP.
 
 Accuracy: `evaluate` (labelled folders, with a page), `constraints` (the options that restrict an
-answer). Speed: `bench`, `scaling` (instances behind nginx). Reliability: `overload`, `endurance`,
-`failover`, `stop_under_load`, `hostile`. Published checkpoints without a download:
+answer). Speed: `bench`, `scaling` (instances behind nginx). Reliability: `overload`, `soak`,
+`failover`, `graceful_shutdown`, `malformed_images`. Published checkpoints without a download:
 `published_layout`, `published_shape`. Pictures for the documentation: `screenshots`.
 """

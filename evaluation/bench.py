@@ -18,32 +18,45 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.bench_report import BenchReport, Plan, Rivalry, render_report
-from evaluation.client import ServiceClient, ServiceError
-from evaluation.ddddocr_reader import DdddocrReader
-from evaluation.drawings import draw_captchas
-from evaluation.load import (
+from evaluation.accuracy.readers.base import ReaderError
+from evaluation.accuracy.readers.ddddocr import DdddocrReader
+from evaluation.load.bench_report import (
+    BenchReport,
+    Plan,
+    Rivalry,
+    render_report,
+)
+from evaluation.load.machine import (
+    commit_of,
+    describe_machine,
+    peak_resident_bytes,
+)
+from evaluation.load.speed import (
+    Way,
+    agreement,
+    measure_rounds,
+)
+from evaluation.load.synthetic_captchas import draw_captchas
+from evaluation.load.workloads import (
     cached_latencies,
     client_crowd,
     read_in_batches,
     single_latencies,
 )
-from evaluation.machine import commit_of, describe_machine, peak_resident_bytes
-from evaluation.readers import ReaderError
-from evaluation.service_process import (
+from evaluation.services.client import ServiceClient, ServiceError
+from evaluation.services.service_process import (
     PROJECT,
     ServiceStartError,
     leave_on_sigterm,
     running_service,
 )
-from evaluation.speed import Way, agreement, measure_rounds
-from qwen_captcha.backends.base import BackendLoadError
 from qwen_captcha.backends.hardware import usable_cores
-from qwen_captcha.checkpoints import BUNDLED
+from qwen_captcha.checkpoints.resolve import BUNDLED
+from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import SettingsError, settings_from_environment
 
 if TYPE_CHECKING:
-    from evaluation.plain_generate import PlainGenerate
+    from evaluation.load.plain_generate import PlainGenerate
 
 BATCH_IMAGES = 32
 CLIENTS = 16
@@ -56,7 +69,7 @@ CROWD = f"/ocr from {CLIENTS} clients"
 _FAILURES = (
     ServiceStartError,
     ServiceError,
-    BackendLoadError,
+    ModelLoadError,
     SettingsError,
     ReaderError,
     OSError,
@@ -90,7 +103,7 @@ def measure(plan: Plan) -> BenchReport:
     Raises:
         ServiceStartError: The service did not become ready.
         ServiceError: The service refused an image, or a cache took part.
-        BackendLoadError: The checkpoint cannot be loaded.
+        ModelLoadError: The checkpoint cannot be loaded.
         SettingsError: The environment holds a setting that cannot be used.
     """
     images = [image for image, _ in draw_captchas(plan.images)]
@@ -134,7 +147,7 @@ def _say(progress: str) -> None:
 def load_plain(plan: Plan, device: str) -> PlainGenerate:
     """Load the same checkpoint into this process."""
     # Imported here: torch takes seconds and a gigabyte, and `--help` needs neither.
-    from evaluation.plain_generate import PlainGenerate, plain_settings
+    from evaluation.load.plain_generate import PlainGenerate, plain_settings
 
     settings = replace(settings_from_environment(), qwen_model=plan.model)
     return PlainGenerate(plain_settings(settings, device, plan.threads))

@@ -16,14 +16,26 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.comparison import Duel, compare
-from evaluation.predictions import Judged, all_predictions
-from evaluation.reader_arguments import add_reader_arguments, open_reader, read_with_bar
-from evaluation.readers import ReaderError
-from evaluation.samples import Family, SampleError, read_families
-from evaluation.summary import ALL_FAMILIES, figures_of
-from evaluation.table import aligned, p_value, share
-from qwen_captcha.charsets import CHARSET_RANGES, Charset
+from evaluation.accuracy.comparison import Duel, compare
+from evaluation.accuracy.predictions import Judged, all_predictions
+from evaluation.accuracy.readers.arguments import (
+    add_reader_arguments,
+    open_reader,
+    read_with_bar,
+)
+from evaluation.accuracy.readers.base import ReaderError
+from evaluation.accuracy.samples import (
+    Family,
+    SampleError,
+    read_families,
+)
+from evaluation.accuracy.summary import ALL_FAMILIES, figures_of
+from evaluation.accuracy.table import (
+    aligned,
+    p_value,
+    share,
+)
+from qwen_captcha.recognition.charsets import CHARSET_RANGES, Charset
 
 # Kind of family -> ddddocr's number of the charset that its labels are made of.
 RANGE_OF_KIND = {"digits": 0, "alnum": 6}

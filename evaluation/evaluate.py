@@ -17,16 +17,29 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from evaluation.comparison import Rival, compare
-from evaluation.machine import commit_of
-from evaluation.predictions import Judged
-from evaluation.reader_arguments import add_reader_arguments, open_reader, read_with_bar
-from evaluation.readers import Reader, ReaderError
-from evaluation.report import Report, Source, as_json, count_warnings
-from evaluation.samples import Family, SampleError, read_families
-from evaluation.service_process import PROJECT
-from evaluation.summary import summarise
-from evaluation.table import render
+from evaluation.accuracy.comparison import Rival, compare
+from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.readers.arguments import (
+    add_reader_arguments,
+    open_reader,
+    read_with_bar,
+)
+from evaluation.accuracy.readers.base import Reader, ReaderError
+from evaluation.accuracy.report import (
+    Report,
+    Source,
+    as_json,
+    count_warnings,
+)
+from evaluation.accuracy.samples import (
+    Family,
+    SampleError,
+    read_families,
+)
+from evaluation.accuracy.summary import summarise
+from evaluation.accuracy.table import render
+from evaluation.load.machine import commit_of
+from evaluation.services.service_process import PROJECT
 
 
 def evaluate(arguments: argparse.Namespace) -> Report:
@@ -58,7 +71,7 @@ def _rivals(name: str | None) -> list[Reader]:
     """Return the readers to compare with, before anything is read."""
     if name is None:
         return []
-    from evaluation.ddddocr_reader import DdddocrReader
+    from evaluation.accuracy.readers.ddddocr import DdddocrReader
 
     return [DdddocrReader(beta=False), DdddocrReader(beta=True)]
 
@@ -125,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.json.write_text(content, encoding="utf-8")
         if arguments.html is not None:
             # Imported here: matplotlib takes a second.
-            from evaluation.html_report import render_page
+            from evaluation.accuracy.html_report import render_page
 
             page = render_page(report, arguments.mistakes)
             arguments.html.write_text(page, encoding="utf-8")

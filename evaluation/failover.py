@@ -20,11 +20,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from evaluation.client import ServiceClient, ServiceError
-from evaluation.drawings import draw_captchas
-from evaluation.machine import commit_of, cpu_model
-from evaluation.nginx_process import NginxStartError, running_nginx
-from evaluation.service_process import (
+from evaluation.load.machine import commit_of, cpu_model
+from evaluation.load.synthetic_captchas import draw_captchas
+from evaluation.services.client import ServiceClient, ServiceError
+from evaluation.services.nginx_process import NginxStartError, running_nginx
+from evaluation.services.service_process import (
     BUNDLED,
     PROJECT,
     SERVICE_COMMAND,

@@ -19,11 +19,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from evaluation.crowd import Crowd
-from evaluation.drawings import draw_captchas
-from evaluation.machine import commit_of, cpu_model
-from evaluation.service_process import BUNDLED, PROJECT, running_service
-from evaluation.verdicts import Verdicts, conclude
+from evaluation.load.async_client import Crowd
+from evaluation.load.checks import Verdicts, conclude
+from evaluation.load.machine import commit_of, cpu_model
+from evaluation.load.synthetic_captchas import draw_captchas
+from evaluation.services.service_process import (
+    BUNDLED,
+    PROJECT,
+    running_service,
+)
 
 TIMES = 10
 IMAGES = 200

@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from evaluation.published_vocabulary import Vocabulary, read_vocabulary
+from evaluation.services.published_vocabulary import Vocabulary, read_vocabulary
 
 SHARDS = 2
 REVISION = "0" * 40

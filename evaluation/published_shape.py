@@ -28,10 +28,11 @@ from unittest import mock
 
 from PIL import Image, ImageDraw
 
-from evaluation.machine import peak_resident_bytes
+from evaluation.load.machine import peak_resident_bytes
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.base import BackendLoadError, ReadingTask
-from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+from qwen_captcha.errors import ModelLoadError
+from qwen_captcha.recognition.reading import ReadingTask
 
 GIB = 1024**3
 # The service's defaults for a checkpoint without a range of its own.
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with memory:
             print(measure(options.folder, options.captchas))
-    except BackendLoadError as error:
+    except ModelLoadError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from evaluation.client import ServiceError
-from evaluation.drawings import draw_captchas
-from evaluation.load import client_crowd
-from evaluation.machine import commit_of, cpu_model
-from evaluation.service_process import (
+from evaluation.load.machine import commit_of, cpu_model
+from evaluation.load.speed import measure_rounds, render_ways
+from evaluation.load.synthetic_captchas import draw_captchas
+from evaluation.load.workloads import client_crowd
+from evaluation.services.client import ServiceError
+from evaluation.services.service_process import (
     BUNDLED,
     PROJECT,
     SERVICE_COMMAND,
@@ -30,7 +31,6 @@ from evaluation.service_process import (
     leave_on_sigterm,
     running_service,
 )
-from evaluation.speed import measure_rounds, render_ways
 from qwen_captcha.backends.hardware import CGROUPS, usable_cores
 
 CLIENTS = 16

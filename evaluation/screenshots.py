@@ -20,8 +20,12 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwright
 
-from evaluation.drawings import draw_captchas
-from evaluation.service_process import PROJECT, leave_on_sigterm, running_service
+from evaluation.load.synthetic_captchas import draw_captchas
+from evaluation.services.service_process import (
+    PROJECT,
+    leave_on_sigterm,
+    running_service,
+)
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 OUT = PROJECT / "docs" / "images"

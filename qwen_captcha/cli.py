@@ -14,11 +14,15 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from qwen_captcha.backends.base import BackendLoadError
-from qwen_captcha.errors import CaptchaServiceError, InvalidOption
+from qwen_captcha.errors import CaptchaServiceError, InvalidOption, ModelLoadError
 from qwen_captcha.logs import configure_logging
-from qwen_captcha.options import Case, Kind, Options, parse_options
-from qwen_captcha.recognition import Answer, failed_answer
+from qwen_captcha.recognition.answer import Answer, failed_answer
+from qwen_captcha.recognition.options import (
+    Case,
+    Kind,
+    Options,
+    parse_options,
+)
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import SettingsError, set_variables, settings_from_environment
 
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, InvalidOption) as error:
         print(error, file=sys.stderr)
         return EXIT_WRONG_USE
-    except BackendLoadError as error:
+    except ModelLoadError as error:
         print(error, file=sys.stderr)
         return EXIT_NOT_ALL
     return status
@@ -121,7 +125,7 @@ def run_read(options: argparse.Namespace) -> int:
     asked = parse_options({name: getattr(options, name) for name in READ_OPTIONS})
     settings = settings_from_environment()
     configure_logging("warning", settings.log_format)
-    from qwen_captcha.local import start_local_service
+    from qwen_captcha.service import start_local_service
 
     service = start_local_service(settings)
     answers = []
@@ -150,11 +154,11 @@ def run_download(options: argparse.Namespace) -> int:
     if options.mirror:
         # Read by huggingface_hub when it is imported.
         set_variables({"HF_ENDPOINT": options.mirror})
-    from qwen_captcha.model_files import download_checkpoint
+    from qwen_captcha.checkpoints.files import download_checkpoint
 
     try:
         files = download_checkpoint(options.name)
-    except BackendLoadError as error:
+    except ModelLoadError as error:
         print(error, file=sys.stderr)
         print("The same command goes on where this one stopped.", file=sys.stderr)
         return EXIT_NOT_ALL

@@ -24,11 +24,10 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
-from qwen_captcha.dialects import probabilities
 from qwen_captcha.errors import InvalidBase64
-from qwen_captcha.local import start_local_service
-from qwen_captcha.options import Options, parse_options
-from qwen_captcha.service import CaptchaService
+from qwen_captcha.recognition.answer import probabilities
+from qwen_captcha.recognition.options import Options, parse_options
+from qwen_captcha.service import CaptchaService, start_local_service
 from qwen_captcha.settings import settings_from_environment
 
 # There is nobody who would hang up: only a broken model keeps a script waiting so long.
@@ -60,7 +59,7 @@ class DdddOcr:
     Raises:
         NotImplementedError: Something is asked for that is not text recognition.
         SettingsError: A setting in the environment cannot be used.
-        BackendLoadError: The model cannot be loaded.
+        ModelLoadError: The model cannot be loaded.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class DdddOcr:
         Args:
             img: An image file's bytes, path or base64, or an image of Pillow or numpy.
             png_fix: Without effect: transparent images are always put on a background.
-            probability: Return the text with its confidence, as `dialects.probabilities` has it.
+            probability: Return the text with its confidence, as `answer.probabilities` has it.
             color_filter_colors: Without effect; a warning says so.
             color_filter_custom_ranges: Without effect; a warning says so.
 

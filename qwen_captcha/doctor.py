@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
 
 LEAST_PYTHON = (3, 11)
@@ -151,11 +151,11 @@ def cache_finding() -> Finding:
 
 def model_finding(settings: Settings, program: str) -> Finding:
     """Return whether the model that would be served can be."""
-    from qwen_captcha.app import checked_backend
+    from qwen_captcha.backends.factory import create_backend
 
     try:
-        backend = checked_backend(settings)
-    except (BackendLoadError, SettingsError) as error:
+        backend = create_backend(settings)
+    except (ModelLoadError, SettingsError) as error:
         mend = "the sentence above says what to do; QWEN_MODEL=bundled always works"
         return Finding(State.WRONG, "model", str(error), mend)
     if not settings.qwen_model and backend.model_name == "bundled":

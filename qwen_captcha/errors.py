@@ -252,3 +252,25 @@ def every_error_type() -> Iterator[type[CaptchaServiceError]]:
         error = stack.pop(0)
         yield error
         stack.extend(error.__subclasses__())
+
+
+class ModelLoadError(Exception):
+    """The model cannot be loaded; the message is the one line that a user reads."""
+
+
+def error_body(error_type: str, message: str) -> dict[str, object]:
+    """Return the JSON object of an error."""
+    return {
+        "success": False,
+        "text": "",
+        "confidence": 0.0,
+        "error": message,
+        "error_type": error_type,
+    }
+
+
+def load_failure(error: Exception) -> str:
+    """Return one line about what went wrong while loading."""
+    if isinstance(error, MemoryError):
+        return "it does not fit into the memory; choose a smaller model with QWEN_MODEL."
+    return " ".join(str(error).split()) or type(error).__name__

@@ -7,6 +7,7 @@ no other one with it.
 
 from __future__ import annotations
 
+import queue
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,19 +15,18 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from qwen_captcha import __version__
-from qwen_captcha.admission import Admission, ModelState
-from qwen_captcha.backends.base import Backend, Reading, ReadingTask
-from qwen_captcha.batching import MicroBatcher
-from qwen_captcha.cache import AnswerCache, InFlight, digest_of_bytes, digest_of_pixels
-from qwen_captcha.connection import stays
-from qwen_captcha.decoding import DecodingConstraints, constraints_for
-from qwen_captcha.engine_watch import EngineWatch, trial_probe
-from qwen_captcha.errors import CallerLeft, CaptchaServiceError, QueueFull
-from qwen_captcha.images import ImageLimits, decode_image
+from qwen_captcha.backends.base import Backend
+from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.errors import (
+    CallerLeft,
+    CaptchaServiceError,
+    ModelLoadError,
+    QueueFull,
+    load_failure,
+)
+from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.metrics import Metrics
-from qwen_captcha.options import Options
-from qwen_captcha.prompts import prompt_for
-from qwen_captcha.recognition import (
+from qwen_captcha.recognition.answer import (
     Answer,
     CacheUse,
     answer_from_reading,
@@ -34,11 +34,29 @@ from qwen_captcha.recognition import (
     image_shown,
     obeyed_options,
 )
+from qwen_captcha.recognition.constraints import DecodingConstraints, constraints_for
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.reading import Reading, ReadingTask
+from qwen_captcha.scheduling.admission import Admission, ModelState
+from qwen_captcha.scheduling.batcher import MicroBatcher
+from qwen_captcha.scheduling.cache import (
+    AnswerCache,
+    InFlight,
+    digest_of_bytes,
+    digest_of_pixels,
+)
+from qwen_captcha.scheduling.health_monitor import EngineWatch, trial_probe
+from qwen_captcha.scheduling.pending import Ticket, stays
 from qwen_captcha.settings import Settings
-from qwen_captcha.tickets import Ticket
 
 # The size of a common captcha, and the length of a common response.
 TRIAL = ReadingTask(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
+
+# A day: the largest model, downloaded first.
+LOAD_TIMEOUT_S = 86_400.0
+# The failure is handed over right after the state has changed.
+HANDOVER_S = 10.0
 
 # What an answer depends on: a digest of the file or of its pixels, and the options.
 Key = tuple[bytes, Options]
@@ -297,3 +315,19 @@ class CaptchaService:
         start = self.monotonic()
         self.backend.read([TRIAL])
         return self.monotonic() - start
+
+
+def start_local_service(settings: Settings) -> CaptchaService:
+    """Return a service whose model is loaded; it may be downloaded first.
+
+    Raises:
+        ModelLoadError: There is no such model, or it cannot be loaded here.
+    """
+    failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+    service = CaptchaService(create_backend(settings), settings)
+    service.start(failures.put)
+    service.wait_until_loaded(LOAD_TIMEOUT_S)
+    if service.model_state is not ModelState.READY:
+        error = failures.get(timeout=HANDOVER_S)
+        raise ModelLoadError(load_failure(error)) from error
+    return service

@@ -1,33 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
-from fake_backend import PATIENCE_S, FakeBackend
 from flask import Flask
 from flask.testing import FlaskClient
 
 from qwen_captcha.app import create_app
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
+from tests.support.fake_backend import PATIENCE_S, FakeBackend, ServiceFactory
+from tests.support.fake_clock import FakeClock
 
 # A deadline would test the machine's speed, and its load.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
-
-
-class FakeClock:
-    """A clock that moves only when told to, in seconds."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-    def advance(self, seconds: float) -> None:
-        self.now_s += seconds
 
 
 @pytest.fixture
@@ -45,9 +33,6 @@ def backend() -> Iterator[FakeBackend]:
     backend = FakeBackend()
     yield backend
     backend.release()
-
-
-ServiceFactory = Callable[..., CaptchaService]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import io
 import json
 import math
 import subprocess
@@ -19,19 +18,25 @@ from typing import Any, Protocol
 
 import pytest
 from flask import Flask
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-from qwen_captcha.app import checked_backend, create_app
-from qwen_captcha.backends.base import ReadingTask
-from qwen_captcha.checkpoints import BUNDLED_CHECKPOINT
-from qwen_captcha.decoding import DecodingConstraints
-from qwen_captcha.options import Kind
-from qwen_captcha.recognition import CONFIDENCE_UNKNOWN, NOT_RESTRICTED, PROMPT_IGNORED
+from qwen_captcha.app import create_app
+from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
+from qwen_captcha.recognition.answer import (
+    CONFIDENCE_UNKNOWN,
+    NOT_RESTRICTED,
+    PROMPT_IGNORED,
+)
+from qwen_captcha.recognition.constraints import DecodingConstraints
+from qwen_captcha.recognition.options import Kind
+from qwen_captcha.recognition.reading import ReadingTask
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
-from tests.engine_servers import recorded_vllm, transformers_serve
-from tests.fake_backend import FakeBackend
-from tests.live_server import (
+from tests.support.captchas import CAPTCHA, draw, file_of
+from tests.support.engine_servers import recorded_vllm, transformers_serve
+from tests.support.fake_backend import FakeBackend
+from tests.support.live_server import (
     ENTRY_SCRIPT,
     PATIENCE_S,
     PROJECT,
@@ -50,21 +55,6 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 NEAR_TIE = 0.2
 
 
-def draw(text: str, size: tuple[int, int] = (160, 60), mode: str = "RGB") -> Image.Image:
-    """Draw a plain captcha."""
-    image = Image.new("RGB", size, "white")
-    ImageDraw.Draw(image).text((12, 10), text, "black", ImageFont.load_default(36))
-    return image.convert(mode)
-
-
-def file_of(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes:
-    """Return an image file."""
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
-
-
-CAPTCHA = file_of(draw("4711"))
 OTHER = file_of(draw("0815"))
 TEXT_FILE = b"this is a text, not an image"
 
@@ -464,7 +454,7 @@ class TestTransformersServe(OverAnEngine):
 
     def test_the_texts_are_those_of_the_model_in_this_process(self, app: Flask) -> None:
         settings = load_settings({"QWEN_MODEL": "bundled", "USE_GPU": "false"})
-        local = checked_backend(settings)
+        local = create_backend(settings)
         local.load()
         remote = app.extensions["captcha_service"].backend
         images = [draw(text) for text in ("4711", "0815", "W8mZ", "iIl1", "3+4=?", "验证")]
@@ -499,7 +489,7 @@ class TestScript:
     @pytest.fixture(scope="class")
     @classmethod
     def url(cls) -> Iterator[str]:
-        with running(gunicorn_command("fake_backend:create_quick_app()")) as server:
+        with running(gunicorn_command("tests.support.fake_backend:create_quick_app()")) as server:
             server.wait_until_ready()
             yield f"http://127.0.0.1:{server.port}"
 

@@ -4,21 +4,25 @@ import threading
 from io import BytesIO
 
 import pytest
-from fake_backend import PATIENCE_S, FakeBackend, image_bytes
 from werkzeug.test import TestResponse
 
 from qwen_captcha import app as app_module
 from qwen_captcha.app import (
     EXIT_LOAD_FAILED,
     FURTHER_FORM_PARTS,
-    checked_backend,
     create_app,
     end_process,
-    load_failure,
 )
-from qwen_captcha.backends.base import BackendLoadError
+from qwen_captcha.backends import factory
+from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.errors import ModelLoadError, load_failure
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, SettingsError, load_settings
+from tests.support.fake_backend import (
+    PATIENCE_S,
+    FakeBackend,
+    image_bytes,
+)
 
 
 def test_the_environment_is_used_where_no_settings_are_given(
@@ -62,10 +66,10 @@ def test_the_backend_is_checked_before_it_is_loaded(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     def refuse(settings: Settings) -> FakeBackend:
-        raise BackendLoadError("no such checkpoint")
+        raise ModelLoadError("no such checkpoint")
 
-    monkeypatch.setattr(app_module, "checked_backend", refuse)
-    with pytest.raises(BackendLoadError, match="no such checkpoint"):
+    monkeypatch.setattr(app_module, "create_backend", refuse)
+    with pytest.raises(ModelLoadError, match="no such checkpoint"):
         create_app(settings)
 
 
@@ -75,19 +79,19 @@ def test_the_backend_is_checked_before_it_is_loaded(
 def test_several_workers_do_not_share_a_gpu(
     monkeypatch: pytest.MonkeyPatch, use_gpu: str, gpus: int, refused: bool
 ) -> None:
-    monkeypatch.setattr(app_module, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(factory, "count_gpus", lambda: gpus)
     settings = load_settings({"WORKERS": "2", "USE_GPU": use_gpu, "QWEN_MODEL": "bundled"})
     if refused:
         with pytest.raises(SettingsError, match="WORKERS=2 cannot be used: it must be 1"):
-            checked_backend(settings)
+            create_backend(settings)
     else:
-        assert checked_backend(settings).model_name == "bundled"
+        assert create_backend(settings).model_name == "bundled"
 
 
 def test_a_failed_load_is_reported(settings: Settings) -> None:
     failures: list[Exception] = []
     reported = threading.Event()
-    error = BackendLoadError("the weights are torn")
+    error = ModelLoadError("the weights are torn")
     app = create_app(
         settings,
         FakeBackend(load_error=error),
@@ -103,7 +107,7 @@ def test_a_failed_load_is_reported(settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (BackendLoadError("no such\ncheckpoint"), "no such checkpoint"),
+        (ModelLoadError("no such\ncheckpoint"), "no such checkpoint"),
         (ValueError(), "ValueError"),
         (
             MemoryError(),
@@ -121,7 +125,7 @@ def test_a_failed_load_ends_the_process(
 ) -> None:
     statuses: list[int] = []
     monkeypatch.setattr(app_module.os, "_exit", statuses.append)
-    end_process(BackendLoadError("the weights are torn"))
+    end_process(ModelLoadError("the weights are torn"))
     assert statuses == [EXIT_LOAD_FAILED]
     assert capsys.readouterr().err == "The model cannot be loaded: the weights are torn\n"
 

@@ -11,19 +11,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_backend import FakeBackend, image_bytes
-from fake_hub import running_hub
-from live_server import PATIENCE_S, PROJECT
 
 import qwen_captcha_service
 from qwen_captcha import cli, doctor
-from qwen_captcha import local as local_module
-from qwen_captcha.backends.base import BackendLoadError
-from qwen_captcha.checkpoints import BUNDLED_CHECKPOINT
+from qwen_captcha import service as service_module
+from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.cli import main, table_row
 from qwen_captcha.doctor import State
-from qwen_captcha.recognition import Answer
+from qwen_captcha.errors import ModelLoadError
+from qwen_captcha.recognition.answer import Answer
 from qwen_captcha.settings import settings_from_environment
+from tests.support.fake_backend import FakeBackend, image_bytes
+from tests.support.fake_hub import running_hub
+from tests.support.live_server import PATIENCE_S, PROJECT
 
 IMAGE = image_bytes(120)
 
@@ -38,7 +38,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake_model(monkeypatch: pytest.MonkeyPatch, backend: FakeBackend) -> FakeBackend:
-    monkeypatch.setattr(local_module, "checked_backend", lambda settings: backend)
+    monkeypatch.setattr(service_module, "create_backend", lambda settings: backend)
     return backend
 
 
@@ -223,7 +223,7 @@ def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
 def test_a_failed_load_is_a_1(
     monkeypatch: pytest.MonkeyPatch, captcha: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    broken = FakeBackend(load_error=BackendLoadError("the weights are torn"))
-    monkeypatch.setattr(local_module, "checked_backend", lambda settings: broken)
+    broken = FakeBackend(load_error=ModelLoadError("the weights are torn"))
+    monkeypatch.setattr(service_module, "create_backend", lambda settings: broken)
     assert main(["read", captcha]) == 1
     assert capsys.readouterr().err == "the weights are torn\n"

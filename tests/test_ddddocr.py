@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from contract import CAPTCHA
-from fake_backend import FakeBackend, image_bytes
 from PIL import Image
 
 from qwen_captcha import ddddocr as module
-from qwen_captcha import local as local_module
-from qwen_captcha.backends.base import BackendLoadError
-from qwen_captcha.checkpoints import BUNDLED_CHECKPOINT
+from qwen_captcha import service as service_module
+from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.ddddocr import DdddOcr, image_file
-from qwen_captcha.errors import InvalidBase64, InvalidOption, UnsupportedImageType
-from qwen_captcha.local import start_local_service
-from qwen_captcha.options import Options, parse_options
+from qwen_captcha.errors import InvalidBase64, InvalidOption, ModelLoadError, UnsupportedImageType
+from qwen_captcha.recognition.options import Options, parse_options
+from qwen_captcha.service import start_local_service
 from qwen_captcha.settings import Settings
+from tests.support.captchas import CAPTCHA
+from tests.support.fake_backend import FakeBackend, image_bytes
 
 IMAGE = image_bytes(120)
 
@@ -39,11 +38,11 @@ def started(monkeypatch: pytest.MonkeyPatch, backend: FakeBackend) -> list[Setti
     """Serve the fixture `backend`; returns the settings of each service that is started."""
     started: list[Settings] = []
 
-    def checked_backend(settings: Settings) -> FakeBackend:
+    def create_backend(settings: Settings) -> FakeBackend:
         started.append(settings)
         return backend
 
-    monkeypatch.setattr(local_module, "checked_backend", checked_backend)
+    monkeypatch.setattr(service_module, "create_backend", create_backend)
     return started
 
 
@@ -178,8 +177,8 @@ def test_a_model_that_cannot_be_loaded_is_an_error(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     broken = FakeBackend(load_error=ValueError("the weights are torn"))
-    monkeypatch.setattr(local_module, "checked_backend", lambda settings: broken)
-    with pytest.raises(BackendLoadError, match="the weights are torn"):
+    monkeypatch.setattr(service_module, "create_backend", lambda settings: broken)
+    with pytest.raises(ModelLoadError, match="the weights are torn"):
         start_local_service(settings)
 
 

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import requests
-from fake_backend import FakeBackend, image_bytes
 from flask import Flask
 from flask.testing import FlaskClient
-from live_server import PATIENCE_S, Server, gunicorn_command, running
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,8 +20,15 @@ from qwen_captcha import __version__
 from qwen_captcha.metrics import process_totals
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import VARIABLES, load_settings
+from tests.support.fake_backend import FakeBackend, image_bytes
+from tests.support.live_server import (
+    PATIENCE_S,
+    Server,
+    gunicorn_command,
+    running,
+)
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[1]
 PAGE = (PROJECT / "docs" / "metrics.md").read_text(encoding="utf-8")
 ROWS = {
     name: row
@@ -195,7 +200,7 @@ def workers_of(server: Server) -> list[int]:
 
 
 def test_any_worker_tells_the_numbers_of_all() -> None:
-    command = (*gunicorn_command("fake_backend:create_quick_app()"), "--workers", "2")
+    command = (*gunicorn_command("tests.support.fake_backend:create_quick_app()"), "--workers", "2")
     with running(command) as server:
         server.wait_until_ready()
         server.wait_for_line("(?s)Ready: reading.*Ready: reading")
@@ -221,7 +226,7 @@ def test_any_worker_tells_the_numbers_of_all() -> None:
 
 
 def test_the_shared_numbers_are_removed_at_the_end() -> None:
-    with running(gunicorn_command("fake_backend:create_quick_app()")) as server:
+    with running(gunicorn_command("tests.support.fake_backend:create_quick_app()")) as server:
         server.wait_until_ready()
         maps = Path(f"/proc/{workers_of(server)[0]}/maps").read_text()
         [folder] = set(re.findall(r"(/\S+/qwen-captcha-metrics-\w+)/", maps))
@@ -232,7 +237,7 @@ def test_the_shared_numbers_are_removed_at_the_end() -> None:
 def test_nothing_is_left_where_the_port_is_taken() -> None:
     before = set(Path("/dev/shm").glob("qwen-captcha-metrics-*"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = gunicorn_command("fake_backend:create_quick_app()")
+        command = gunicorn_command("tests.support.fake_backend:create_quick_app()")
         with running(command, PORT=str(taken.getsockname()[1])) as server:
             assert server.wait_for_end() == 1
     assert "Can't connect" in "\n".join(server.lines)

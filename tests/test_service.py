@@ -5,15 +5,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from conftest import FakeClock, ServiceFactory
-from fake_backend import PATIENCE_S, FakeBackend, image_bytes, width_of
 from PIL import Image
 
-from qwen_captcha.admission import ModelState
-from qwen_captcha.backends.base import Capabilities, ReadingTask
-from qwen_captcha.backends.cropping import crop_to_text
-from qwen_captcha.batching import FAILURES_UNTIL_BROKEN
-from qwen_captcha.engine_watch import EngineWatch, trial_probe
 from qwen_captcha.errors import (
     CaptchaServiceError,
     DeadlineExceeded,
@@ -24,11 +17,28 @@ from qwen_captcha.errors import (
     QueueFull,
     UnsupportedImageType,
 )
-from qwen_captcha.options import Case, Kind, Options
-from qwen_captcha.prompts import prompt_for
-from qwen_captcha.recognition import Answer, CacheUse
+from qwen_captcha.images.crop import crop_to_text
+from qwen_captcha.recognition.answer import Answer, CacheUse
+from qwen_captcha.recognition.options import (
+    Case,
+    Kind,
+    Options,
+)
+from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.reading import Capabilities, ReadingTask
+from qwen_captcha.scheduling.admission import ModelState
+from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
+from qwen_captcha.scheduling.health_monitor import EngineWatch, trial_probe
 from qwen_captcha.service import TRIAL, CaptchaService
 from qwen_captcha.settings import load_settings
+from tests.support.fake_backend import (
+    PATIENCE_S,
+    FakeBackend,
+    ServiceFactory,
+    image_bytes,
+    width_of,
+)
+from tests.support.fake_clock import FakeClock
 
 IMAGE = image_bytes(120)
 NO_IMAGE = b"this is a text"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from qwen_captcha.setting_values import Secret
 from qwen_captcha.settings import (
     PASSED_THROUGH,
     VARIABLES,
@@ -14,9 +13,10 @@ from qwen_captcha.settings import (
     load_settings,
     settings_from_environment,
 )
+from qwen_captcha.value_parsers import Secret
 
 KEY = "a-key-of-16-chars"
-PACKAGE = Path(__file__).parent.parent / "qwen_captcha"
+PACKAGE = Path(__file__).resolve().parents[1] / "qwen_captcha"
 
 
 def test_defaults_are_the_documented_ones() -> None:

@@ -24,8 +24,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from qwen_captcha.calibration import CALIBRATION
-from training.alphabet import ALPHABET
+from qwen_captcha.recognition.calibration import CALIBRATION
+from training.rendering.alphabet import ALPHABET
 
 PATCH_SIZE = 14
 MERGE_SIZE = 2

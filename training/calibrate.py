@@ -25,19 +25,28 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from evaluation.scores import auroc, ece
-from qwen_captcha.answers import extract_answer
-from qwen_captcha.backends.base import Capabilities, Reading, ReadingTask
-from qwen_captcha.backends.qwen2vl import Qwen2VLBackend
-from qwen_captcha.calibration import Calibration, Curve, Evidence, log_odds_of
-from qwen_captcha.candidates import find_candidates
-from qwen_captcha.confidence import evidence_of, kind_of_answer
-from qwen_captcha.options import Options
-from qwen_captcha.prompts import prompt_for
-from qwen_captcha.recognition import image_shown
+from evaluation.accuracy.scores import auroc, ece
+from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+from qwen_captcha.recognition.answer import image_shown
+from qwen_captcha.recognition.calibration import (
+    Calibration,
+    Curve,
+    Evidence,
+    log_odds_of,
+)
+from qwen_captcha.recognition.candidates import find_candidates
+from qwen_captcha.recognition.confidence import evidence_of, kind_of_answer
+from qwen_captcha.recognition.extraction import extract_answer
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.reading import (
+    Capabilities,
+    Reading,
+    ReadingTask,
+)
 from qwen_captcha.settings import load_settings
-from training.fonts import FontLibrary
 from training.held_out import draw_held_out
+from training.rendering.fonts import FontLibrary
 
 SEED = 40_000_000
 # Below these a kind's own curve is more noise than knowledge.

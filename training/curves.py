@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, ScalarFormatter
 
-from training.texts import KINDS
+from training.rendering.texts import KINDS
 
 Row = dict[str, float]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from qwen_captcha.arithmetic import evaluate_expression
-from training.curriculum import LEVELS
-from training.dataset import EASIEST, draw_captcha
-from training.fonts import FontLibrary
-from training.render import Drawing
+from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
+from training.learning.curriculum import LEVELS
+from training.learning.dataset import EASIEST, draw_captcha
+from training.rendering.fonts import FontLibrary
+from training.rendering.render import Drawing
 
 SEED = 60_000_000
 # What the evaluation calls the kinds of `texts.KINDS`.

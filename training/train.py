@@ -27,7 +27,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.hardware import cpu_flags
-from qwen_captcha.backends.load_plan import FAST_BF16_FLAGS
+from qwen_captcha.backends.qwen2vl.placement import FAST_BF16_FLAGS
 from training.build import (
     build_config,
     build_model,
@@ -35,14 +35,19 @@ from training.build import (
     save_checkpoint,
     whiten_patch_embedding,
 )
-from training.curriculum import LEVELS
-from training.dataset import Batch, CaptchaStream, draw_batch, open_loader
-from training.fonts import FontLibrary
-from training.objective import Objective, to_patches
-from training.optimizers import Optimizers
-from training.progress import Progress, Recent
+from training.learning.curriculum import LEVELS
+from training.learning.dataset import (
+    Batch,
+    CaptchaStream,
+    draw_batch,
+    open_loader,
+)
+from training.learning.objective import Objective, to_patches
+from training.learning.optimizers import Optimizers
+from training.learning.progress import Progress, Recent
+from training.learning.vision import compiled_block, run_block
+from training.rendering.fonts import FontLibrary
 from training.validate import validate
-from training.vision import compiled_block, run_block
 
 _GLYPH_WEIGHT = 0.5
 _ORDER_WEIGHT = 0.3

@@ -17,13 +17,17 @@ from pathlib import Path
 import torch
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.cropping import text_box
-from training.curriculum import Grid
-from training.dataset import batch_of, cropped, grid_shown
-from training.fonts import FontLibrary
+from qwen_captcha.images.crop import text_box
 from training.held_out import draw_held_out
-from training.objective import Objective
-from training.render import Drawing
+from training.learning.curriculum import Grid
+from training.learning.dataset import (
+    batch_of,
+    cropped,
+    grid_shown,
+)
+from training.learning.objective import Objective
+from training.rendering.fonts import FontLibrary
+from training.rendering.render import Drawing
 
 VALIDATION_SEED = 20_000_000
 _BATCH_SIZE = 32

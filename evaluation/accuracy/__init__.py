@@ -1,0 +1,1 @@
+"""Scores, labelled folders, readers and reports of accuracy."""

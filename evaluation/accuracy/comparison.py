@@ -1,0 +1,127 @@
+"""Whether two readers of the same images differ by more than chance.
+
+Responsible for: counting the images that only one of them reads, and the test on these counts.
+Invariant: both readers saw the same images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from evaluation.accuracy.predictions import (
+    Judged,
+    Prediction,
+    all_predictions,
+)
+from evaluation.accuracy.summary import (
+    BY_KIND,
+    OVERALL,
+    Figures,
+    Summary,
+    summarise,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Duel:
+    """One reader against another on the images of a family or group.
+
+    Attributes:
+        name: Family or group.
+        only_ours: Images that ours alone reads right.
+        only_theirs: Images that theirs alone reads right.
+        p_value: Chance of counts at least this uneven if both were equally good, two-sided.
+    """
+
+    name: str
+    only_ours: int
+    only_theirs: int
+    p_value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """Another reader of the same images, and ours against it.
+
+    Attributes:
+        name: What to call it.
+        judged: Its predictions.
+        summary: Its own figures.
+        families: A duel a family, by its name.
+        groups: A duel for each kind and each further group, by its name.
+    """
+
+    name: str
+    judged: Judged
+    summary: Summary
+    families: dict[str, Duel]
+    groups: dict[str, Duel]
+
+
+def mcnemar(only_ours: int, only_theirs: int) -> float:
+    """Return the exact two-sided p-value of McNemar's test.
+
+    Under equal readers each image that only one of them reads is a fair coin. Source: McNemar,
+    Note on the sampling error of the difference between correlated proportions, 1947.
+
+    Raises:
+        ValueError: A count is negative.
+    """
+    if min(only_ours, only_theirs) < 0:
+        raise ValueError(f"{only_ours} and {only_theirs} are no counts")
+    flips = only_ours + only_theirs
+    tail = sum(math.comb(flips, heads) for heads in range(min(only_ours, only_theirs) + 1))
+    return min(1.0, float(Fraction(2 * tail, 2**flips)))
+
+
+def compare(name: str, ours: Judged, theirs: Judged) -> Rival:
+    """Compare two readers on the same families, in the same order.
+
+    Raises:
+        ValueError: The images differ.
+    """
+    if [_files(item) for item in ours] != [_files(item) for item in theirs]:
+        raise ValueError("the readers saw different images")
+    paired = list(zip(ours, theirs, strict=True))
+    families = {our[0].name: _duel(our[0].name, [our], [their]) for our, their in paired}
+    groups = {}
+    for group, belongs in (BY_KIND | OVERALL).items():
+        members = [pair for pair in paired if belongs(pair[0][0])]
+        if members:
+            our_part, their_part = zip(*members, strict=True)
+            groups[group] = _duel(group, our_part, their_part)
+    return Rival(name, theirs, summarise(theirs), families, groups)
+
+
+def duels_of_family(name: str, rivals: Sequence[Rival]) -> list[tuple[Figures, Duel]]:
+    """Return each rival's figures on a family, with the duel over it."""
+    return [
+        (score.figures, rival.families[name])
+        for rival in rivals
+        for score in rival.summary.families
+        if score.name == name
+    ]
+
+
+def duels_of_group(name: str, rivals: Sequence[Rival]) -> list[tuple[Figures, Duel]]:
+    """Return each rival's figures on a kind or another group, with the duel over it."""
+    return [
+        (score.figures, rival.groups[name])
+        for rival in rivals
+        for score in (*rival.summary.kinds, *rival.summary.groups)
+        if score.name == name
+    ]
+
+
+def _files(item: tuple[object, Sequence[Prediction]]) -> list[str]:
+    return [prediction.file for prediction in item[1]]
+
+
+def _duel(name: str, ours: Judged, theirs: Judged) -> Duel:
+    pairs = list(zip(all_predictions(ours), all_predictions(theirs), strict=True))
+    only_ours = sum(our.correct and not their.correct for our, their in pairs)
+    only_theirs = sum(their.correct and not our.correct for our, their in pairs)
+    return Duel(name, only_ours, only_theirs, mcnemar(only_ours, only_theirs))

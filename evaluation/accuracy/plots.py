@@ -1,0 +1,86 @@
+"""Pictures of what confidences are worth, as SVG.
+
+Responsible for: the reliability diagram and the coverage curve. Invariant: an SVG refers to nothing
+outside itself, fonts included: its letters are outlines.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from evaluation.accuracy.coverage import coverage_curve, reliability
+from evaluation.accuracy.predictions import Judged, all_predictions
+
+# Ours first; the rivals in quieter colours.
+COLOURS = ("#1f5fa8", "#c8663a", "#7a8b2f")
+SIZE_INCHES = (5.6, 4.2)
+GREY = "#8a8a8a"
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "axes.axisbelow": True,
+    "svg.fonttype": "path",
+    # Equal figures give equal files.
+    "svg.hashsalt": "evaluation",
+}
+
+# A reader's name and its predictions.
+Named = Sequence[tuple[str, Judged]]
+
+
+def reliability_diagram(readers: Named) -> str:
+    """Return accuracy against confidence in ten bins; a dot's size is the share of images."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+        for (name, judged), colour in zip(readers, COLOURS, strict=False):
+            predictions = all_predictions(judged)
+            bins = reliability(predictions)
+            x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
+            sizes = [12 + 300 * b.images / len(predictions) for b in bins]
+            axes.plot(x, y, color=colour, linewidth=1.2, label=name)
+            axes.scatter(x, y, s=sizes, color=colour, alpha=0.55, linewidths=0)
+        _finish(axes, "mean confidence of a bin", "share right")
+        axes.legend(loc="upper left", frameon=False)
+        return _svg(figure)
+
+
+def coverage_diagram(readers: Named) -> str:
+    """Return accuracy of the answers kept against the share of images that keep one."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for (name, judged), colour in zip(readers, COLOURS, strict=False):
+            points = coverage_curve(all_predictions(judged))
+            x = [point.answered for point in points]
+            y = [point.read / point.answered for point in points]
+            axes.plot(x, y, color=colour, linewidth=1.6, label=name, drawstyle="steps-post")
+        for accuracy in (0.99, 0.95):
+            axes.axhline(accuracy, color=GREY, linewidth=0.8, linestyle=":")
+        _finish(axes, "share of images answered, surest first", "share right of those")
+        axes.legend(loc="lower left", frameon=False)
+        return _svg(figure)
+
+
+def _finish(axes: Axes, across: str, up: str) -> None:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.04), xlabel=across, ylabel=up)
+
+
+def _svg(figure: Figure) -> str:
+    """Return the figure from its `<svg` on, without a date or a reference to a DTD."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(file, format="svg", metadata=nothing)
+    content = file.getvalue()
+    return content[content.index("<svg") :]

@@ -1,0 +1,81 @@
+"""One image's truth beside one reader's answer.
+
+Responsible for: what counts as right. Invariant: without success there is no right answer, whatever
+text came with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from evaluation.accuracy import scores
+from evaluation.accuracy.samples import Family, Sample
+from evaluation.services.client import Answer
+
+NO_ANSWER = "no_answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One image's truth and answer.
+
+    Attributes:
+        file: Name of the image file.
+        label: The truth.
+        expression: What is drawn, where that is not the label.
+        text: The answer, empty where there is none.
+        raw_response: The model's own words, where the reply had them.
+        confidence: The reader's probability that `text` is right.
+        answered: Whether there was an answer.
+        error_type: Why there was none, or None.
+        correct: Whether `text` is the label, ignoring case unless the family counts it.
+        latency_s: Seconds from request to reply.
+        warnings: What was asked for and had no effect.
+    """
+
+    file: str
+    label: str
+    expression: str | None
+    text: str
+    raw_response: str | None
+    confidence: float
+    answered: bool
+    error_type: str | None
+    correct: bool
+    latency_s: float
+    warnings: tuple[str, ...] = ()
+
+
+# Each family with one prediction a sample, in the samples' order.
+Judged = Sequence[tuple[Family, Sequence[Prediction]]]
+
+
+def judge(family: Family, sample: Sample, answer: Answer, latency_s: float) -> Prediction:
+    """Compare an answer with the truth."""
+    matches = scores.exact_match if family.case_sensitive else scores.caseless_match
+    return Prediction(
+        file=sample.path.name,
+        label=sample.label,
+        expression=sample.expression,
+        text=answer.text,
+        raw_response=answer.raw_response,
+        confidence=answer.confidence,
+        answered=answer.success,
+        error_type=answer.error_type,
+        correct=answer.success and matches(answer.text, sample.label),
+        latency_s=latency_s,
+        warnings=answer.warnings,
+    )
+
+
+def all_predictions(judged: Judged) -> list[Prediction]:
+    """Return the predictions of all families in one list."""
+    return [prediction for _, predictions in judged for prediction in predictions]
+
+
+def text_pairs(family: Family, predictions: Iterable[Prediction]) -> list[tuple[str, str]]:
+    """Return (text, label) pairs, in one case where the family does not count it."""
+    if family.case_sensitive:
+        return [(p.text, p.label) for p in predictions]
+    return [(p.text.casefold(), p.label.casefold()) for p in predictions]

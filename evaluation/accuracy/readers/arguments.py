@@ -1,0 +1,67 @@
+"""Choosing a reader on a command line.
+
+Responsible for: the arguments that `evaluate.py` and `constraints.py` share, opening what they
+name, and the progress bar. Invariant: a reader is open only within its context.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.readers.base import (
+    Reader,
+    read_all,
+    service_reader,
+)
+from evaluation.accuracy.samples import Family
+
+DEFAULT_URL = "http://127.0.0.1:5000"
+
+
+def add_reader_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the folder, the reader and how many images it reads at a time."""
+    command.add_argument("folder", type=Path, help="labelled captchas")
+    reader = command.add_mutually_exclusive_group()
+    reader.add_argument("--url", default=DEFAULT_URL, help="root of a running service")
+    reader.add_argument("--model", help="bundled, a folder or a hub name, run in this process")
+    command.add_argument("--workers", type=_workers, default=1, help="images read at a time")
+
+
+def _workers(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= 256):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to 256")
+    return int(text)
+
+
+def open_reader(
+    arguments: argparse.Namespace, options: Mapping[str, str]
+) -> AbstractContextManager[Reader]:
+    """Open the reader that the arguments name.
+
+    Raises:
+        ReaderError: On entering, where it is missing or not ready.
+    """
+    if arguments.model is None:
+        return service_reader(arguments.url, arguments.workers, options)
+    # Imported here: it needs the service's own packages, which a remote service's caller may lack.
+    from evaluation.accuracy.readers.model import model_reader
+
+    return model_reader(arguments.model, options)
+
+
+def read_with_bar(families: Sequence[Family], reader: Reader, workers: int) -> Judged:
+    """Have every image read under a progress bar.
+
+    Raises:
+        ReaderError: The reader cannot go on.
+    """
+    images = sum(len(family.samples) for family in families)
+    # `disable=None`: no bar where the output is not a terminal.
+    with tqdm(total=images, unit="image", desc=reader.name, disable=None, leave=False) as bar:
+        return read_all(families, reader, workers, bar.update)

@@ -1,0 +1,82 @@
+"""ddddocr, which this project replaces, as a reader of the same images.
+
+Responsible for: its two models, and its answers in this project's terms. Invariant: it is read at
+its best, with `png_fix` and with sums computed from what it transcribes.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+from evaluation.accuracy.predictions import NO_ANSWER
+from evaluation.accuracy.readers.base import ReaderError, Reply
+from evaluation.services.client import Answer
+from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
+
+MISSING = (
+    "ddddocr is not installed: python -m pip install -r requirements_compare.txt "
+    "(Python packages of about 110 MB)."
+)
+
+
+class DdddocrReader:
+    """One of ddddocr's models.
+
+    Its confidence is its own `confidence`: the mean over the image's columns of the largest
+    probability. It is no probability of the whole text, but it is what its callers get.
+
+    Args:
+        beta: Its larger model instead of its default one.
+
+    Raises:
+        ReaderError: ddddocr is not installed.
+    """
+
+    def __init__(self, *, beta: bool) -> None:
+        try:
+            module: Any = import_module("ddddocr")
+            exceptions: Any = import_module("ddddocr.utils.exceptions")
+        except ImportError as error:
+            raise ReaderError(MISSING) from error
+        self.name = f"ddddocr {version('ddddocr')}{' beta' if beta else ''}"
+        self._engine = module.DdddOcr(show_ad=False, beta=beta)
+        self._input_errors = (exceptions.DDDDOCRError, module.DdddOcrInputError)
+
+    def read(self, image: bytes, content_type: str, kind: str) -> Reply:
+        """Read one image; the time is that of the text alone, without its list of probabilities."""
+        start = time.perf_counter()
+        try:
+            raw_text = self.transcribe(image)
+            latency_s = time.perf_counter() - start
+            confidence = self._confidence(image)
+        except self._input_errors:
+            latency_s = time.perf_counter() - start
+            return Reply(Answer("", 0.0, False, None, "undecodable_image"), latency_s)
+        text = computed(raw_text) if kind == "math" else raw_text
+        if not text:
+            return Reply(Answer("", 0.0, False, raw_text, NO_ANSWER), latency_s)
+        return Reply(Answer(text, confidence, True, raw_text, None), latency_s)
+
+    def transcribe(self, image: bytes) -> str:
+        """Return what it says, nothing computed and nothing caught."""
+        return str(self._classify(image))
+
+    def _confidence(self, image: bytes) -> float:
+        found = self._classify(image, probability=True)
+        # A mean of numbers rounded to float32 may exceed 1.
+        return min(1.0, float(found["confidence"]))
+
+    def _classify(self, image: bytes, *, probability: bool = False) -> Any:
+        # Pillow warns of what ddddocr does to palettes; its caller cannot help it.
+        with warnings.catch_warnings(action="ignore"):
+            return self._engine.classification(image, png_fix=True, probability=probability)
+
+
+def computed(text: str) -> str:
+    """Return the value of what stands left of the first `=`; the text itself where it has none."""
+    value = evaluate_expression(text.partition("=")[0])
+    return text if value is None else str(value)

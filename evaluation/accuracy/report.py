@@ -1,0 +1,93 @@
+"""Everything that one run found, as data.
+
+Responsible for: where the readings come from, the readers' figures side by side, the JSON file.
+Invariant: table and page say nothing that this holds not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from evaluation.accuracy.comparison import Rival
+from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.summary import Summary
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What was read by what.
+
+    Attributes:
+        folder: The labelled folder.
+        model: The model that the service or this process had loaded.
+        url: The service, or None where the model ran in this process.
+        options: Request options of every image.
+        workers: Images that were read at the same time.
+        created: When, as ISO 8601.
+        commit: This project's commit, `+` after it where files differ; None where unknown.
+    """
+
+    folder: str
+    model: str
+    url: str | None
+    options: Mapping[str, str]
+    workers: int
+    created: str
+    commit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One run.
+
+    Attributes:
+        source: What was read by what.
+        judged: Our predictions.
+        summary: Our figures.
+        warnings: Sentences of the replies, and how many replies had each.
+        rivals: Other readers of the same images.
+    """
+
+    source: Source
+    judged: Judged
+    summary: Summary
+    warnings: Mapping[str, int]
+    rivals: Sequence[Rival] = ()
+
+
+def count_warnings(judged: Judged) -> dict[str, int]:
+    """Return how often each warning came, the most frequent first."""
+    counts = Counter(w for _, predictions in judged for p in predictions for w in p.warnings)
+    return dict(counts.most_common())
+
+
+def as_json(report: Report) -> dict[str, object]:
+    """Return the content of the JSON file."""
+    return {
+        **asdict(report.source),
+        **asdict(report.summary),
+        "warnings": dict(report.warnings),
+        "predictions": _prediction_rows(report.judged),
+        "rivals": [
+            {
+                "name": rival.name,
+                **asdict(rival.summary),
+                "comparison": {
+                    "families": [asdict(duel) for duel in rival.families.values()],
+                    "groups": [asdict(duel) for duel in rival.groups.values()],
+                },
+                "predictions": _prediction_rows(rival.judged),
+            }
+            for rival in report.rivals
+        ],
+    }
+
+
+def _prediction_rows(judged: Judged) -> list[dict[str, object]]:
+    return [
+        {"family": family.name, **asdict(prediction)}
+        for family, predictions in judged
+        for prediction in predictions
+    ]

@@ -1,0 +1,154 @@
+"""A summary as text: the table that a terminal shows and a README quotes.
+
+Responsible for: columns, rounding and rules. Invariant: plain text in aligned columns, no control
+codes, no trailing spaces, the same on a terminal and in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation.accuracy.comparison import (
+    Duel,
+    Rival,
+    duels_of_family,
+    duels_of_group,
+)
+from evaluation.accuracy.coverage import Point
+from evaluation.accuracy.summary import (
+    FamilyScore,
+    Figures,
+    GroupScore,
+    Summary,
+)
+
+ABSENT = "–"
+RULE = "─"
+COLUMNS = ("n", "right", "95% interval", "exact", "caseless", "CER", "ECE", "AUROC", "ms", "none")
+CASE_MARK = " *"
+CASE_NOTE = "* case counts; elsewhere upper and lower case are one"
+
+
+def render(summary: Summary, rivals: Sequence[Rival] = ()) -> str:
+    """Return the table: families by kind, each kind's mean, overall means, confidence, notes."""
+    rows: list[list[str] | None] = [["", *COLUMNS, *_rival_header(summary, rivals)], None]
+    for kind in summary.kinds:
+        rows.append([kind.name])
+        rows += [
+            _row(_family_label(family), family.figures, duels_of_family(family.name, rivals))
+            for family in summary.families
+            if family.kind == kind.name
+        ]
+        rows += [_group_row("  mean", kind, rivals), None]
+    rows += [_group_row(group.name, group, rivals) for group in summary.groups]
+    return "\n".join([*aligned(rows), "", *_confidence_lines(summary), *_notes(summary)])
+
+
+def aligned(rows: Sequence[Sequence[str] | None]) -> list[str]:
+    """Return one line a row: the first column to the left, the others to the right.
+
+    Args:
+        rows: Cells; a row may be short, and None is a rule across the whole table.
+    """
+    columns = max(len(row) for row in rows if row is not None)
+    widths = [
+        max(len(row[column]) for row in rows if row is not None and column < len(row))
+        for column in range(columns)
+    ]
+    total = sum(widths) + 2 * (columns - 1)
+    return [RULE * total if row is None else _line(row, widths) for row in rows]
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = [row[0].ljust(widths[0])]
+    cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False)]
+    return "  ".join(cells).rstrip()
+
+
+def _family_label(family: FamilyScore) -> str:
+    return f"  {family.name}{CASE_MARK if family.case_sensitive else ''}"
+
+
+def _rival_header(summary: Summary, rivals: Sequence[Rival]) -> list[str]:
+    if rivals:
+        return [cell for rival in rivals for cell in (rival.name, "p")]
+    return ["ddddocr, known", "diff"] if has_baseline(summary) else []
+
+
+def has_baseline(summary: Summary) -> bool:
+    """Tell whether ddddocr's accuracy is known beforehand for any family."""
+    return any(family.figures.baseline is not None for family in summary.families)
+
+
+def _group_row(label: str, group: GroupScore, rivals: Sequence[Rival]) -> list[str]:
+    label = f"{label} ({group.families})"
+    return _row(label, group.figures, duels_of_group(group.name, rivals))
+
+
+def _row(label: str, figures: Figures, duels: Sequence[tuple[Figures, Duel]]) -> list[str]:
+    """Return one line's cells, a rival's own accuracy and the test against it at the end."""
+    cells = [label, *_figure_cells(figures)]
+    for theirs, duel in duels:
+        cells += [share(theirs.accuracy), p_value(duel)]
+    if not duels and figures.baseline is not None:
+        cells += [share(figures.baseline), f"{figures.accuracy - figures.baseline:+.3f}"]
+    return cells
+
+
+def _figure_cells(figures: Figures) -> list[str]:
+    low, high = figures.interval
+    return [
+        str(figures.images),
+        share(figures.accuracy),
+        f"{share(low)} – {share(high)}",
+        share(figures.exact),
+        share(figures.caseless),
+        share(figures.cer),
+        share(figures.ece),
+        share(figures.auroc),
+        milliseconds(figures.median_latency_s),
+        str(figures.unanswered or ABSENT),
+    ]
+
+
+def share(value: float | None) -> str:
+    """Return a value of [0, 1] with three decimals, or a dash where it is unknown."""
+    return ABSENT if value is None else f"{value:.3f}"
+
+
+def milliseconds(seconds: float) -> str:
+    """Return a time in milliseconds with one decimal."""
+    return f"{seconds * 1000:.1f}"
+
+
+def p_value(duel: Duel) -> str:
+    """Return a p-value with three decimals, however small."""
+    return "<.001" if duel.p_value < 0.001 else f"{duel.p_value:.3f}"
+
+
+def _confidence_lines(summary: Summary) -> list[str]:
+    """Return the table of what confidences are worth, for all families together."""
+    figures = summary.overall.figures
+    rows: list[list[str] | None] = [["min_confidence", "answered", "right of them", "read"], None]
+    rows += [_threshold_row(point) for point in summary.overall.thresholds]
+    return [
+        *aligned(rows),
+        "",
+        f"answered at 99% accuracy {share(figures.answered_at_99)}, "
+        f"at 95% {share(figures.answered_at_95)}",
+    ]
+
+
+def _threshold_row(point: Point) -> list[str]:
+    cells = [share(point.answered), share(point.accuracy), share(point.read)]
+    return [f"{point.threshold:.2f}", *cells]
+
+
+def _notes(summary: Summary) -> list[str]:
+    lines = []
+    if summary.errors:
+        counts = ", ".join(f"{count} {reason}" for reason, count in summary.errors.items())
+        lines.append(f"no answer: {counts}")
+    if any(family.case_sensitive for family in summary.families):
+        lines.append(CASE_NOTE)
+    return lines

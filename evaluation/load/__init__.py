@@ -1,0 +1,1 @@
+"""Workloads, their images, and what a measurement ran on."""

@@ -1,0 +1,146 @@
+"""What one speed run says, as data and as text.
+
+Responsible for: the plan, the report and its layout. Invariant: the text holds nothing that the
+JSON file lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from evaluation.accuracy.table import ABSENT
+from evaluation.load.machine import Machine
+from evaluation.load.speed import Way, render_ways
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure.
+
+    Attributes:
+        model: Value of `QWEN_MODEL`: `bundled`, a folder or a hub name.
+        images: Images that each way reads in a round.
+        rounds: How often each way is measured.
+        threads: Threads that each model may use.
+        against_ddddocr: Whether ddddocr's larger model reads the same images in this process.
+    """
+
+    model: str
+    images: int
+    rounds: int
+    threads: int
+    against_ddddocr: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rivalry:
+    """One captcha at a time, ours over HTTP, the rival's in process, read in turns.
+
+    Attributes:
+        rival: Its name, also that of its way.
+        ours_s: Median seconds of one `/ocr`.
+        rivals_s: Median seconds of one call.
+    """
+
+    rival: str
+    ours_s: float
+    rivals_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BenchReport:
+    """What one run measured.
+
+    Attributes:
+        machine: Where it ran.
+        commit: The commit that ran, with `+` after it where files differ from it.
+        plan: What was asked for.
+        device: `cpu` or `cuda`, on both sides.
+        precision: Number type of the weights, on both sides.
+        ways: The yardstick, then the service's ways.
+        rivalry: One captcha against a rival, or None where none was asked for.
+        agreement: Way -> share of images that it reads exactly as the yardstick does.
+        start_to_ready_s: Seconds from process start to the first 200 of `/health`, each start.
+        peak_resident_bytes: Peak memory of the service's processes, or None where unknown.
+        cached_reply_s: Median seconds of a repeated `/ocr` image.
+        health_s: Median seconds of `/health`, measured in turns with it.
+    """
+
+    machine: Machine
+    commit: str | None
+    plan: Plan
+    device: str
+    precision: str
+    ways: Sequence[Way]
+    rivalry: Rivalry | None
+    agreement: Mapping[str, float]
+    start_to_ready_s: Sequence[float]
+    peak_resident_bytes: int | None
+    cached_reply_s: float
+    health_s: float
+
+
+def render_report(report: BenchReport) -> str:
+    """Return the report as text: where it ran, the table of ways, the single figures."""
+    before = [
+        ["machine", _machine_line(report.machine)],
+        ["commit", report.commit or ABSENT],
+        ["model", f"{report.plan.model}, {report.precision} on {report.device}"],
+        [
+            "images",
+            f"{report.plan.images} a round, {_count(report.plan.rounds, 'round')}, cache off",
+        ],
+    ]
+    rival = report.rivalry
+    after = [
+        *([["one captcha", _rival_line(rival)]] if rival is not None else []),
+        ["same text", _agreement_line(report.agreement)],
+        ["start to ready", f"{median(report.start_to_ready_s):.1f} s"],
+        ["peak memory", _memory(report.peak_resident_bytes)],
+        ["cached reply", _cached_line(report.cached_reply_s, report.health_s)],
+    ]
+    return "\n".join([*_pairs(before), "", render_ways(report.ways), "", *_pairs(after)])
+
+
+def _pairs(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return one line a row: name and value, both to the left."""
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def _machine_line(machine: Machine) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in machine.versions.items())
+    return (
+        f"{machine.cpu or 'unknown processor'}, {_count(machine.cores, 'core')}, "
+        f"{_count(machine.threads, 'thread')} a model, {machine.system}, {versions}"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _agreement_line(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{share:.1%} {way}" for way, share in shares.items())
+
+
+def _rival_line(rivalry: Rivalry) -> str:
+    return (
+        f"{rivalry.ours_s * 1000:.1f} ms through /ocr, {rivalry.rivals_s * 1000:.1f} ms "
+        f"{rivalry.rival}: {rivalry.ours_s / rivalry.rivals_s:.2f} of its time"
+    )
+
+
+def _memory(peak_bytes: int | None) -> str:
+    return ABSENT if peak_bytes is None else f"{peak_bytes / MB:.0f} MB"
+
+
+def _cached_line(cached_s: float, health_s: float) -> str:
+    return (
+        f"{cached_s * 1000:.2f} ms, {(cached_s - health_s) * 1000:+.2f} ms to /health "
+        f"({health_s * 1000:.2f} ms)"
+    )

@@ -1,0 +1,1 @@
+"""Services under measurement as child processes, and a client of them."""

@@ -1,0 +1,1 @@
+"""The HTTP interface: routes, parsing of requests, access control, pages."""

@@ -1,0 +1,1 @@
+"""The interfaces of ddddocr's own servers, one module a server."""

@@ -1,0 +1,119 @@
+"""The routes of the service as data: one entry each, with its forms, replies and errors.
+
+Responsible for: what a caller may send to each route and what comes back. Invariant: each rule of
+the application has one entry here and each entry a rule; the files of the pages are no interface.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+
+from qwen_captcha.api.openapi.dialect_operations import DIALECT_OPERATIONS, DIALECTS_OF_OCR
+from qwen_captcha.api.openapi.operation import (
+    FORM_TYPE,
+    JSON_TYPE,
+    URLENCODED_TYPE,
+    Operation,
+    Reply,
+    json_reply,
+)
+from qwen_captcha.api.openapi.option_fields import form_with, json_with
+from qwen_captcha.api.openapi.refusals import BATCH_ERRORS, SINGLE_ERRORS
+from qwen_captcha.api.openapi.schemas import (
+    BASE64,
+    IMAGE_FILE,
+    Schema,
+    any_of,
+    ref,
+)
+
+RAW_TYPES = ("image/*", "application/octet-stream")
+HTML_REPLY: Mapping[str, Schema] = {"text/html; charset=utf-8": {"type": "string"}}
+
+# Whatever stands in place of a text fails alone, so there is no schema to break.
+LIST_OF_BASE64: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"description": BASE64["description"]},
+    "examples": [BASE64["examples"]],
+}
+
+OPERATIONS: tuple[Operation, ...] = (
+    Operation(
+        "post", "/ocr", "readImage", "Reading", "Read one image",
+        "The image is a file of a form, base64 in JSON or in a form, or the body itself; a body "
+        "of any or no content type that begins like an image is one. With the field names of "
+        "`ddddocr api` or of ddddocr-fastapi the reply is theirs. Options stand beside the "
+        "image or in the query; those in the body win, unknown ones are ignored.",
+        {
+            200: json_reply(
+                "The answer; without success there is no usable text, and error_type is no_answer.",
+                any_of(ref("Answer"), ref("NoAnswer"), *DIALECTS_OF_OCR.replies), "X-Cache",
+            )
+        },
+        bodies={
+            FORM_TYPE: any_of(
+                form_with("image", IMAGE_FILE),
+                form_with("image_base64", BASE64),
+                *DIALECTS_OF_OCR.forms,
+            ),
+            JSON_TYPE: any_of(json_with("image_base64", BASE64), *DIALECTS_OF_OCR.json_objects),
+            URLENCODED_TYPE: any_of(form_with("image_base64", BASE64), *DIALECTS_OF_OCR.forms),
+            **dict.fromkeys(RAW_TYPES, IMAGE_FILE),
+        },
+        takes_options=True,
+        errors=SINGLE_ERRORS,
+        error_shapes=("Error", "DdddocrApiError"),
+    ),
+    Operation(
+        "post", "/batch-ocr", "readImages", "Reading", "Read many images",
+        "The images are files of a form, or base64 texts in JSON. One set of options is for all. "
+        "The order is kept, and an image that cannot be read fails alone.",
+        {200: json_reply("One result for each image.", ref("Batch"), "X-Cache")},
+        bodies={
+            FORM_TYPE: form_with("images", {"type": "array", "minItems": 1, "items": IMAGE_FILE}),
+            JSON_TYPE: json_with("images_base64", LIST_OF_BASE64),
+        },
+        takes_options=True,
+        errors=BATCH_ERRORS,
+    ),
+    Operation(
+        "get", "/health", "health", "State", "What is served, and whether it answers",
+        "The status code says whether the model answers; the fields are the same either way.",
+        {
+            200: json_reply("The model answers.", ref("Health")),
+            503: json_reply("It loads, it broke, or the service is draining.", ref("Health"),
+                            "Retry-After"),
+        },
+    ),
+    Operation(
+        "get", "/livez", "live", "State", "Whether the process is up", "",
+        {200: json_reply("It is.", ref("Status"))},
+    ),
+    Operation(
+        "get", "/readyz", "ready", "State", "Whether the model answers", "",
+        {
+            200: json_reply("It does.", ref("Status")),
+            503: json_reply("It does not.", ref("Status"), "Retry-After"),
+        },
+    ),
+    Operation(
+        "get", "/metrics", "metrics", "State", "What was counted and measured, for Prometheus", "",
+        {200: Reply("Prometheus's text format.", {CONTENT_TYPE_PLAIN_0_0_4: {"type": "string"}})},
+    ),
+    Operation(
+        "get", "/", "page", "Description", "A page to try the service on", "",
+        {200: Reply("The page.", HTML_REPLY)},
+    ),
+    Operation(
+        "get", "/docs", "docs", "Description", "This description for people", "",
+        {200: Reply("The page.", HTML_REPLY)},
+    ),
+    Operation(
+        "get", "/openapi.json", "openapi", "Description", "This description", "",
+        {200: json_reply("An OpenAPI 3.1 document.", {"type": "object"})},
+    ),
+    *DIALECT_OPERATIONS,
+)  # fmt: skip

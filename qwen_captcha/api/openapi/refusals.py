@@ -1,0 +1,89 @@
+"""Which errors may come back from a route.
+
+Responsible for: the errors of reading one image and many, and what the HTTP server refuses by
+itself. Invariant: each error of the tree is here, or belongs to no route.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qwen_captcha.api.openapi.operation import Errors
+from qwen_captcha.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CallerLeft,
+    CaptchaServiceError,
+    DeadlineExceeded,
+    Draining,
+    EmptyImage,
+    EngineBusy,
+    EngineFailed,
+    EngineRefused,
+    EngineUnreachable,
+    ImageTooLarge,
+    InternalError,
+    InvalidBase64,
+    InvalidOption,
+    MissingImage,
+    ModelFailed,
+    ModelLoading,
+    OutOfMemory,
+    QueueFull,
+    RateLimited,
+    TooLarge,
+    TooManyFrames,
+    TooManyImages,
+    TooManyPixels,
+    Unauthorized,
+    UndecodableImage,
+    UnreadableShape,
+    UnsupportedImageType,
+)
+
+# What the HTTP server answers by itself, on every route, by status.
+SERVER_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {
+    400: BadRequest,
+    408: BadRequest,
+    414: TooLarge,
+    417: BadRequest,
+    431: TooLarge,
+    500: InternalError,
+    501: BadRequest,
+}
+# What is answered on every route but the probes before the route is asked, by status.
+GUARD_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {401: Unauthorized, 429: RateLimited}
+UNAVAILABLE: Errors = (QueueFull, ModelLoading, ModelFailed, Draining)
+SINGLE_ERRORS: Errors = (
+    BadRequest,
+    MissingImage,
+    EmptyImage,
+    InvalidBase64,
+    InvalidOption,
+    BodyTooLarge,
+    ImageTooLarge,
+    TooManyPixels,
+    TooManyFrames,
+    UnsupportedImageType,
+    UndecodableImage,
+    UnreadableShape,
+    CallerLeft,
+    *UNAVAILABLE,
+    OutOfMemory,
+    EngineFailed,
+    EngineUnreachable,
+    EngineBusy,
+    EngineRefused,
+    DeadlineExceeded,
+    InternalError,
+)
+BATCH_ERRORS: Errors = (
+    BadRequest,
+    MissingImage,
+    InvalidOption,
+    BodyTooLarge,
+    TooManyImages,
+    CallerLeft,
+    *UNAVAILABLE,
+    InternalError,
+)

@@ -1,0 +1,196 @@
+"""The JSON objects that the service sends, and what an image may be, as JSON Schemas.
+
+Responsible for: the objects of this service's own replies. Invariant: a reply has no field that its
+schema does not name; a test says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from qwen_captcha import __version__
+from qwen_captcha.errors import CaptchaServiceError, every_error_type
+from qwen_captcha.recognition.constraints import MAX_ALTERNATIVES
+from qwen_captcha.scheduling.admission import ModelState
+
+Schema = Mapping[str, object]
+
+NO_ANSWER = "no_answer"
+BASE64: Schema = {
+    "type": "string",
+    "contentEncoding": "base64",
+    "description": "An image file in base64, of either alphabet; the prefix of a data URI is "
+    "dropped.",
+    "examples": ["data:image/png;base64,iVBORw0KGgo…"],
+}
+IMAGE_FILE: Schema = {
+    "type": "string",
+    "contentMediaType": "application/octet-stream",
+    "description": "A PNG, JPEG, GIF, WebP or BMP file; its bytes say which.",
+}
+
+
+def object_of(required: Mapping[str, object], **optional: object) -> Schema:
+    """Return the schema of an object with fields that it always has, and others."""
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": {**required, **optional},
+    }
+
+
+def sent_to(request: str, schema: Schema) -> Schema:
+    """Return the schema of a reply that says which requests of a shared route it answers.
+
+    OpenAPI ties a reply to a status and not to the form of the request.
+    """
+    return {**schema, "description": f"The reply to {request}."}
+
+
+def ref(name: str) -> Schema:
+    """Return a reference to one of `SCHEMAS`."""
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def any_of(*schemas: Schema) -> Schema:
+    """Return the schema of a value that fits one of some schemas."""
+    return {"anyOf": list(schemas)}
+
+
+def error_types() -> list[str]:
+    """Return the slug of every error that has an HTTP status."""
+    return sorted({error.error_type for error in every_error_type()})
+
+
+OWN_REQUEST = "an image as the body, as a file image or as a text image_base64"
+_SENTENCE: Schema = {"type": "string", "minLength": 1, "description": "One sentence."}
+WARNINGS: Schema = {
+    "type": "array",
+    "minItems": 1,
+    "items": {"type": "string", "minLength": 1},
+    "description": "What was asked for and had no effect, or else has to be known.",
+}
+_RAW_RESPONSE: Schema = {"type": "string", "description": "What the model said, untouched."}
+_SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
+_NOTHING: Schema = {"const": "", "type": "string"}
+_ZERO: Schema = {"const": 0.0, "type": "number"}
+
+ANSWER_FIELDS: Mapping[str, object] = {
+    "success": {"const": True, "type": "boolean"},
+    "text": {
+        "type": "string",
+        "minLength": 1,
+        "description": "What a person would type; the number for arithmetic.",
+    },
+    "confidence": {
+        "type": "number",
+        "minimum": 0,
+        "maximum": 1,
+        "description": "The probability that text is right; 0 with a warning where it is unknown.",
+    },
+    "raw_response": _RAW_RESPONSE,
+}
+# What an answer may have beside its fields.
+ANSWER_EXTRAS: Mapping[str, object] = {
+    "warnings": WARNINGS,
+    "low_confidence": {
+        "const": True,
+        "type": "boolean",
+        "description": "The confidence is below min_confidence.",
+    },
+    "details": ref("Details"),
+}
+
+
+def _failure(*error_types_: str) -> Mapping[str, object]:
+    """Return the fields of an image of which there is no usable answer."""
+    return {
+        "success": {"const": False, "type": "boolean"},
+        "text": _NOTHING,
+        "confidence": _ZERO,
+        "raw_response": _RAW_RESPONSE,
+        "error": _SENTENCE,
+        "error_type": {"type": "string", "enum": list(error_types_)},
+    }
+
+
+_FILENAME = {
+    "filename": {
+        "type": "string",
+        "description": "The name that was sent, or image_1, image_2, … by position.",
+    }
+}
+
+SCHEMAS: Mapping[str, Schema] = {
+    "Details": object_of(
+        {
+            "characters": {
+                "type": "array",
+                "items": {"type": "array", "prefixItems": [{"type": "string"}, _SHARE]},
+                "description": "What was read, character by character, each with its confidence.",
+            },
+            "alternatives": {
+                "type": "array",
+                "items": object_of({"text": {"type": "string"}, "confidence": _SHARE}),
+                "maxItems": MAX_ALTERNATIVES,
+                "description": "Other readings.",
+            },
+        }
+    ),
+    "Answer": sent_to(OWN_REQUEST, object_of(ANSWER_FIELDS, **ANSWER_EXTRAS)),
+    "NoAnswer": sent_to(
+        f"{OWN_REQUEST} whose image gives no usable text",
+        object_of(_failure(NO_ANSWER), **ANSWER_EXTRAS),
+    ),
+    "BatchAnswer": object_of({**_FILENAME, **ANSWER_FIELDS}, **ANSWER_EXTRAS),
+    "BatchFailure": object_of(
+        {**_FILENAME, **_failure(NO_ANSWER, *error_types())}, **ANSWER_EXTRAS
+    ),
+    "Batch": object_of(
+        {
+            "success": {"const": True, "type": "boolean"},
+            "count": {"type": "integer", "minimum": 1},
+            "results": {
+                "type": "array",
+                "minItems": 1,
+                "items": {"anyOf": [ref("BatchAnswer"), ref("BatchFailure")]},
+                "description": "One for each image, in the order sent.",
+            },
+        }
+    ),
+    "Health": object_of(
+        {
+            "status": {"type": "string", "enum": ["ok", "loading", "failed", "draining"]},
+            "service": {"type": "string"},
+            "version": {"type": "string", "examples": [__version__]},
+            "model": {"type": "string", "examples": ["Qwen/Qwen2-VL-2B-Instruct", "bundled"]},
+            "device": {"type": "string", "examples": ["cuda", "cpu"]},
+            "model_status": {"type": "string", "enum": [state.value for state in ModelState]},
+            "gpu_available": {"type": "boolean"},
+            "calibrated": {
+                "type": "boolean",
+                "description": "Whether the confidence is calibrated for this model.",
+            },
+        },
+        engine={"type": "object", "description": "The engine behind the service."},
+        error={**_SENTENCE, "description": "What is wrong with the model, where it failed."},
+    ),
+    "Status": object_of(
+        {"status": {"type": "string", "enum": ["ok", "loading", "failed", "draining"]}}
+    ),
+    "Error": object_of(
+        {
+            "success": {"const": False, "type": "boolean"},
+            "text": _NOTHING,
+            "confidence": _ZERO,
+            "error": _SENTENCE,
+            "error_type": {"type": "string", "enum": error_types()},
+        }
+    ),
+}
+
+
+def error_schema(errors: tuple[type[CaptchaServiceError], ...]) -> Schema:
+    """Return the schema of the error object where it can only be one of some errors."""
+    slugs = list(dict.fromkeys(error.error_type for error in errors))
+    return {"allOf": [ref("Error"), {"properties": {"error_type": {"enum": slugs}}}]}

@@ -1,0 +1,59 @@
+"""What a person opens in a browser: the page to try the service on, and its description.
+
+Responsible for: `/`, `/docs`, `/openapi.json`, the files of the pages, the headers that bind a
+browser. Invariants: a page loads nothing from another host and runs no script but the files beside
+it; only a GET is ever answered with HTML.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, jsonify, render_template
+
+from qwen_captcha.api.openapi.document import openapi_document
+from qwen_captcha.settings import Settings
+
+BROWSER_POLICY = {
+    # blob: the images that were chosen, which lie on no server.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+def create_pages(settings: Settings) -> Blueprint:
+    """Return the pages of a service with these settings."""
+    pages = Blueprint(
+        "pages",
+        __name__,
+        static_folder="web/assets",
+        static_url_path="/assets",
+        template_folder="web",
+    )
+    document = openapi_document(settings)
+
+    @pages.get("/")
+    def page() -> str:
+        """Return the page on which images are read."""
+        return render_template("page.html")
+
+    @pages.get("/docs")
+    def docs() -> str:
+        """Return the description of the interface for people."""
+        return render_template("docs.html", document=document)
+
+    @pages.get("/openapi.json")
+    def openapi() -> Response:
+        """Return the description of the interface for programs."""
+        return jsonify(document)
+
+    @pages.after_request
+    def bind_browser(response: Response) -> Response:
+        """Say what a browser may do with a reply of these routes."""
+        response.headers.update(BROWSER_POLICY)
+        return response
+
+    return pages

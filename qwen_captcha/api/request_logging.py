@@ -1,0 +1,135 @@
+"""What is said about each request: its id, its times, its line in the log, its counts.
+
+Responsible for: `X-Request-Id`, `Server-Timing`, one log line a request, the metrics of requests.
+Invariants: an image is never logged, and what it says only where LOG_ANSWERS asks for that; nor are
+the query and the caller's prompt.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+
+from flask import Flask, Response, g, request
+
+from qwen_captcha.errors import CaptchaServiceError
+from qwen_captcha.logs import REQUEST_ID
+from qwen_captcha.metrics import Metrics
+from qwen_captcha.recognition.answer import Answer
+from qwen_captcha.settings import Settings
+
+REQUEST_ID_HEADER = "X-Request-Id"
+TIMING_HEADER = "Server-Timing"
+CACHE_HEADER = "X-Cache"
+# What probes and scrapers ask for every few seconds.
+QUIET_ROUTES = ("/health", "/livez", "/readyz", "/metrics", "/ping")
+UNKNOWN_ROUTE = "unknown"
+
+# No spaces and no control characters: the id is repeated in a header and in the log.
+_ACCEPTED_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+
+log = logging.getLogger(__name__)
+
+
+def note_answers(answers: Sequence[Answer]) -> None:
+    """Remember what the current request was answered, for its times and its line."""
+    g.answers = answers
+
+
+def note_error(error: CaptchaServiceError, metrics: Metrics) -> None:
+    """Count an error reply and remember it for the request's line."""
+    g.error_type = error.error_type
+    metrics.refusals.labels(error.error_type).inc()
+
+
+def observe_requests(app: Flask, metrics: Metrics, settings: Settings) -> None:
+    """Give every request of an application its id, its times, its line and its counts."""
+
+    @app.before_request
+    def begin() -> None:
+        """Start the clock; take the caller's id or make one."""
+        g.start_s = time.monotonic()
+        given = request.headers.get(REQUEST_ID_HEADER, "")
+        REQUEST_ID.set(given if is_request_id(given) else uuid.uuid4().hex)
+        metrics.requests_in_flight.inc()
+
+    @app.after_request
+    def end(response: Response) -> Response:
+        """Put id and times into the reply, then count and log it."""
+        seconds = time.monotonic() - g.start_s
+        route = request.url_rule.rule if request.url_rule else UNKNOWN_ROUTE
+        response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
+        response.headers[TIMING_HEADER] = server_timing(g.get("answers", ()), seconds)
+        metrics.requests.labels(route, str(response.status_code)).inc()
+        metrics.request_seconds.labels(route).observe(seconds)
+        level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
+        if log.isEnabledFor(level):
+            fields = line_fields(route, response, seconds, with_answers=settings.log_answers)
+            log.log(level, "%s %s", request.method, route, extra={"fields": fields})
+        return response
+
+    @app.teardown_request
+    def leave(_: BaseException | None) -> None:
+        """Forget the request."""
+        metrics.requests_in_flight.dec()
+        REQUEST_ID.set("")
+
+
+def is_request_id(given: str) -> bool:
+    """Return whether a caller's id can be repeated in a header and in the log."""
+    return _ACCEPTED_ID.fullmatch(given) is not None
+
+
+def server_timing(answers: Sequence[Answer], seconds: float) -> str:
+    """Return the value of `Server-Timing`, in milliseconds.
+
+    `queue` and `inference` are the longest of the request's images: those of a batch wait and run
+    side by side. An answer that was kept has neither.
+    """
+    durations = {"total": seconds}
+    if answers:
+        durations = {
+            "queue": max(answer.queue_s for answer in answers),
+            "inference": max(answer.inference_s for answer in answers),
+            **durations,
+        }
+    return timing_of(durations)
+
+
+def timing_of(durations: Mapping[str, float]) -> str:
+    """Return the value of `Server-Timing` for durations in seconds, by name."""
+    return ", ".join(f"{name};dur={1000 * value:.3f}" for name, value in durations.items())
+
+
+def line_fields(
+    route: str, response: Response, seconds: float, *, with_answers: bool
+) -> dict[str, object]:
+    """Return what the log says about the current request."""
+    answers: Sequence[Answer] = g.get("answers", ())
+    fields: dict[str, object] = {
+        "method": request.method,
+        "route": route,
+        "status": response.status_code,
+        "duration_ms": round(1000 * seconds, 3),
+        "bytes_in": request.content_length,
+        "client": request.remote_addr,
+    }
+    if answers:
+        fields |= {
+            "queue_ms": round(1000 * max(answer.queue_s for answer in answers), 3),
+            "inference_ms": round(1000 * max(answer.inference_s for answer in answers), 3),
+            "cache": response.headers.get(CACHE_HEADER),
+            "images": len(answers),
+            "no_answer": sum(not answer.success for answer in answers),
+        }
+    if "error_type" in g:
+        fields["error_type"] = g.error_type
+    if with_answers and answers:
+        fields["answers"] = [
+            {"text": answer.text, "raw": answer.raw_response, "confidence": answer.confidence}
+            for answer in answers
+        ]
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,238 @@
+"""The HTTP routes: request → service → JSON.
+
+Responsible for: the URLs, the JSON shapes, turning every error into the one error object.
+Invariant: every reply with a body is a JSON object, because there are callers that take any other
+body for the text of a captcha; the text replies of `dialects.py` are for those who ask for them.
+"""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from flask import Blueprint, Flask, Response, g, jsonify, request
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from werkzeug.exceptions import HTTPException
+
+from qwen_captcha import __version__
+from qwen_captcha.api.dialects.base import Dialect
+from qwen_captcha.api.dialects.registry import dialect_of, read_in_dialect
+from qwen_captcha.api.request_logging import (
+    CACHE_HEADER,
+    note_answers,
+    note_error,
+)
+from qwen_captcha.api.request_parsing import (
+    PayloadLimits,
+    parse_batch,
+    parse_single,
+    read_body,
+)
+from qwen_captcha.api.wsgi import departure_of
+from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
+    REQUEST_FAILED,
+    BadRequest,
+    BodyTooLarge,
+    CaptchaServiceError,
+    InternalError,
+    MethodNotAllowed,
+    NotFound,
+    error_body,
+)
+from qwen_captcha.metrics import Metrics
+from qwen_captcha.recognition.answer import Answer, CacheUse
+from qwen_captcha.scheduling.admission import ModelState
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import Settings
+
+if TYPE_CHECKING:
+    pass
+
+SERVICE_NAME = "qwen2-vl-captcha"
+# How `deploy/nginx.conf` says that it has other instances, and what it is answered: the place in
+# it that asks them. Never what the request says, which may come from anybody.
+ELSEWHERE_HEADER = "X-Captcha-Elsewhere"
+ELSEWHERE = {"X-Accel-Redirect": "@elsewhere"}
+
+log = logging.getLogger(__name__)
+
+
+def answer_body(answer: Answer) -> dict[str, object]:
+    """Return the JSON object of an answer; what does not apply is left out."""
+    body: dict[str, object] = {
+        "success": answer.success,
+        "text": answer.text,
+        "confidence": answer.confidence,
+        "raw_response": answer.raw_response,
+    }
+    if answer.error_type is not None:
+        body |= {"error": answer.error, "error_type": answer.error_type}
+    if answer.low_confidence:
+        body["low_confidence"] = True
+    if answer.details is not None:
+        body["details"] = answer.details
+    if answer.warnings:
+        body["warnings"] = list(answer.warnings)
+    return body
+
+
+def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
+    """Return the routes of one service."""
+    routes = Blueprint("captcha", __name__)
+    limits = PayloadLimits.of(settings)
+
+    @routes.post("/ocr")
+    def ocr() -> Response:
+        """Read one image, sent as this service or as one of ddddocr's own has it."""
+        start = service.monotonic()
+        body = read_body(request)
+        dialect = dialect_of(body)
+        if dialect is not None:
+            return read_in_dialect(dialect, body, service, settings, start)
+        data, options = parse_single(body, limits)
+        deadline = start + settings.ocr_timeout_s
+        answer = service.recognize(data, options, deadline, departure_of(request.environ))
+        note_answers([answer])
+        response = jsonify(answer_body(answer))
+        response.headers[CACHE_HEADER] = answer.cache
+        return response
+
+    @routes.post("/batch-ocr")
+    def batch_ocr() -> Response:
+        """Read many images."""
+        deadline = service.monotonic() + settings.batch_ocr_timeout_s
+        uploads, options = parse_batch(request, limits)
+        answers = service.recognize_many(
+            [upload.data for upload in uploads], options, deadline, departure_of(request.environ)
+        )
+        note_answers(answers)
+        results = [
+            {"filename": upload.filename, **answer_body(answer)}
+            for upload, answer in zip(uploads, answers, strict=True)
+        ]
+        response = jsonify({"success": True, "count": len(results), "results": results})
+        response.headers[CACHE_HEADER] = cache_use_of_many(answers)
+        return response
+
+    @routes.get("/health")
+    def health() -> tuple[Response, int, dict[str, str]]:
+        """Say what is served, and whether it answers."""
+        backend = service.backend
+        body: dict[str, object] = {
+            "status": status_of(service),
+            "service": SERVICE_NAME,
+            "version": __version__,
+            "model": backend.model_name,
+            "device": backend.device,
+            "model_status": service.model_state,
+            "gpu_available": backend.gpu_available,
+            "calibrated": backend.capabilities.calibration is not None,
+        }
+        if backend.remote is not None:
+            body["engine"] = backend.remote.describe()
+        if service.model_error is not None:
+            body["error"] = service.model_error
+        return with_readiness(service, body)
+
+    @routes.get("/metrics")
+    def metrics() -> Response:
+        """Say what was counted and measured, to Prometheus."""
+        return Response(service.metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+    @routes.get("/livez")
+    def livez() -> Response:
+        """Say that the process is up."""
+        return jsonify({"status": "ok"})
+
+    @routes.get("/readyz")
+    def readyz() -> tuple[Response, int, dict[str, str]]:
+        """Say whether the model answers."""
+        return with_readiness(service, {"status": status_of(service)})
+
+    return routes
+
+
+def cache_use_of_many(answers: list[Answer]) -> CacheUse:
+    """Return how the cache served a whole batch: a hit only where all images that were read are."""
+    uses = {answer.cache for answer in answers if answer.error_type in (None, "no_answer")}
+    if uses == {CacheUse.HIT}:
+        return CacheUse.HIT
+    return CacheUse.MISS if CacheUse.MISS in uses else CacheUse.OFF
+
+
+def status_of(service: CaptchaService) -> str:
+    """Return `ok`, or why the service takes no work."""
+    if service.draining:
+        return "draining"
+    return "ok" if service.model_state is ModelState.READY else service.model_state.value
+
+
+def with_readiness(
+    service: CaptchaService, body: dict[str, object]
+) -> tuple[Response, int, dict[str, str]]:
+    """Return a JSON reply that is a 200 only while the service takes work."""
+    if status_of(service) == "ok":
+        return jsonify(body), HTTPStatus.OK, {}
+    headers = {"Retry-After": str(DEFAULT_RETRY_S)}
+    return jsonify(body), HTTPStatus.SERVICE_UNAVAILABLE, headers
+
+
+def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) -> None:
+    """Make every error of an application the one JSON object."""
+
+    @app.errorhandler(CaptchaServiceError)
+    def service_error(error: CaptchaServiceError) -> Response:
+        """Answer what the service refuses or fails at."""
+        return error_response(error, metrics)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        """Answer what Flask refuses, with the headers that belong to it."""
+        response = error_response(as_service_error(error, settings.max_body_bytes), metrics)
+        if "dialect" not in g:
+            response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
+        for name, value in error.get_headers(request.environ):
+            if name in ("Allow", "Retry-After"):
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def bug(error: Exception) -> Response:
+        """Answer what nobody foresaw."""
+        log.error("A request failed.", exc_info=error)
+        return error_response(InternalError(REQUEST_FAILED), metrics)
+
+
+def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
+    """Return the reply for an error, in the dialect of the request where that is known."""
+    note_error(error, metrics)
+    dialect: Dialect | None = g.get("dialect")
+    if dialect is not None:
+        response = dialect.error(error)
+    else:
+        response = jsonify(error_body(error.error_type, error.message))
+        response.status_code = error.status
+    if error.retry_after_s is not None:
+        response.headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if error.elsewhere and ELSEWHERE_HEADER in request.headers:
+        response.headers.update(ELSEWHERE)
+    return response
+
+
+def as_service_error(error: HTTPException, max_body_bytes: int) -> CaptchaServiceError:
+    """Return the error of ours that says what one of Flask's means."""
+    if error.code == HTTPStatus.NOT_FOUND:
+        return NotFound("There is no such route; captchas are read at /ocr and /batch-ocr.")
+    if error.code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return MethodNotAllowed(f"This route does not answer {request.method} requests.")
+    if error.code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        if (request.content_length or max_body_bytes + 1) <= max_body_bytes:
+            return BodyTooLarge(f"The form has more than {request.max_form_parts} parts.")
+        return BodyTooLarge(f"The request body is over the limit of {max_body_bytes} bytes.")
+    if error.code is not None and error.code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return InternalError(REQUEST_FAILED)
+    return BadRequest(error.description or "The request cannot be understood.")

@@ -1,0 +1,163 @@
+"""Who may call, and how often: decided from the head of a request, before its body is read.
+
+Responsible for: API keys, rate limits by key and by address, which pages of other origins may call
+(CORS), the headers that tell browsers to take replies for nothing else. Invariants: a key is
+compared in the time that all keys take, and is neither logged nor repeated in a reply; without
+settings nothing is refused, and probes and pages never are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import math
+import re
+import time
+from collections.abc import Sequence
+
+import limits
+from flask import Flask, Request, Response, request
+from flask_cors import CORS
+from limits.strategies import SlidingWindowCounterRateLimiter
+from werkzeug.middleware.proxy_fix import ProxyFix
+
+from qwen_captcha.api.request_logging import (
+    CACHE_HEADER,
+    REQUEST_ID_HEADER,
+    TIMING_HEADER,
+)
+from qwen_captcha.errors import RateLimited, Unauthorized
+from qwen_captcha.settings import Settings
+from qwen_captcha.value_parsers import Secret
+
+# What supervisors and balancers ask, who have no key.
+PROBES = ("/health", "/livez", "/readyz", "/ping")
+# What a browser opens before its user has given a key; it says how to call, and nothing else.
+PAGES = ("/", "/docs", "/openapi.json", "/assets/<path:filename>")
+OPEN_ROUTES = PROBES + PAGES
+KEY_HEADER = "X-API-Key"
+READABLE_HEADERS = [CACHE_HEADER, REQUEST_ID_HEADER, TIMING_HEADER, "Retry-After"]
+# Whoever has one IPv6 address has all of its /64.
+IPV6_PREFIX = 64
+# A reply is data: no browser shall guess its type, run it, frame it. A page brings its own policy.
+BROWSER_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def guard_requests(app: Flask, settings: Settings) -> None:
+    """Let only those requests of an application through that the settings allow."""
+    by_address = RateLimit("address", settings.rate_limit_per_address)
+    by_key = RateLimit("key", settings.rate_limit_per_key)
+    if settings.trusted_proxy_count:
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=settings.trusted_proxy_count, x_proto=0, x_host=0
+        )
+
+    @app.before_request
+    def refuse() -> None:
+        """Refuse who calls too often, or has no key."""
+        if is_open(request):
+            return
+        by_address.count(network_of(request.remote_addr or ""))
+        if settings.api_keys:
+            by_key.count(known_key(request, settings.api_keys))
+
+    @app.after_request
+    def tell_browsers(response: Response) -> Response:
+        """Say what a reply is not, where it does not say so itself."""
+        for name, value in BROWSER_HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    if settings.cors_origins:
+        CORS(
+            app,
+            # A bracket of an IPv6 address would make a regular expression of it.
+            origins=[
+                re.compile(re.escape(origin) + r"\Z") if "[" in origin else origin
+                for origin in settings.cors_origins
+            ],
+            methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", KEY_HEADER, REQUEST_ID_HEADER],
+            expose_headers=READABLE_HEADERS,
+        )
+
+
+class RateLimit:
+    """How often each of many callers may call; thread-safe, in the memory of this process.
+
+    Args:
+        name: What callers are told apart by, as a caller is told.
+        rate: Such as `20/second`; empty for any.
+    """
+
+    def __init__(self, name: str, rate: str) -> None:
+        self._name = name
+        self._rate = limits.parse(rate) if rate else None
+        self._limiter = SlidingWindowCounterRateLimiter(limits.storage.MemoryStorage())
+
+    def count(self, caller: str) -> None:
+        """Count one request.
+
+        Raises:
+            RateLimited: The caller has no more of them for now.
+        """
+        if self._rate is None or self._limiter.hit(self._rate, caller):
+            return
+        reset_s = self._limiter.get_window_stats(self._rate, caller).reset_time - time.time()
+        raise RateLimited(
+            f"Too many requests from this {self._name}: at most {self._rate} are allowed.",
+            retry_after_s=max(1, math.ceil(reset_s)),
+        )
+
+
+def is_open(request: Request) -> bool:
+    """Return whether a request needs no key: a probe, a page, a browser's question before one."""
+    rule = request.url_rule
+    return request.method == "OPTIONS" or (rule is not None and rule.rule in OPEN_ROUTES)
+
+
+def known_key(request: Request, keys: Sequence[Secret]) -> str:
+    """Return a name for the key of a request that does not give it away.
+
+    Raises:
+        Unauthorized: It has none, or one that is not known.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    given = [request.headers.get(KEY_HEADER, "")]
+    if scheme.lower() == "bearer":
+        given.append(token.strip())
+    # Digests have one length, and all keys are compared: the time tells nothing about any.
+    known = [_digest(key.value) for key in keys]
+    matches = [
+        digest
+        for digest in map(_digest, given)
+        for other in known
+        if hmac.compare_digest(digest, other)
+    ]
+    if not matches:
+        raise Unauthorized(
+            f"This service wants a key: send a known one as Authorization: Bearer or {KEY_HEADER}."
+        )
+    return matches[0].hex()
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one caller: an IPv4 address, or the network of an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, IPV6_PREFIX), strict=False))

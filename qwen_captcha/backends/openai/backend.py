@@ -1,0 +1,255 @@
+"""The backend whose model is in another process that speaks OpenAI's protocol.
+
+Responsible for: waiting until that server reads, knowing which model and which kind of server it
+is, reading with it, telling whether it still works. Invariants: torch and transformers are not
+imported; a model that was asked for by name is never replaced by another.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from qwen_captcha.backends import hardware
+from qwen_captcha.backends.base import RemoteEngine
+from qwen_captcha.backends.openai.chat import chat_request, reading_of
+from qwen_captcha.backends.openai.client import LONGEST_CALL_S, EngineClient
+from qwen_captcha.backends.openai.servers import (
+    SERVERS,
+    ServerTraits,
+    server_of,
+)
+from qwen_captcha.checkpoints.files import CaptchaFacts
+from qwen_captcha.checkpoints.resolve import ResolvedModel
+from qwen_captcha.errors import (
+    CaptchaServiceError,
+    DeadlineExceeded,
+    EngineBusy,
+    EngineFailed,
+    EngineRefused,
+    ModelLoadError,
+    ServiceUnavailable,
+)
+from qwen_captcha.recognition.arithmetic.evaluate import looks_like_arithmetic
+from qwen_captcha.recognition.constraints import UNRESTRICTED
+from qwen_captcha.recognition.options import Kind
+from qwen_captcha.recognition.reading import (
+    Capabilities,
+    Reading,
+    ReadingTask,
+)
+from qwen_captcha.value_parsers import Secret
+
+RETRY_S = 2.0
+PROBE_TIMEOUT_S = 5.0
+TRIAL_PROMPT = "What does the image say?"
+TRIAL_TOKENS = 4
+
+log = logging.getLogger(__name__)
+
+
+class OpenAIBackend:
+    """A model behind a server of OpenAI's protocol; see `base.Backend`.
+
+    Args:
+        base_url: What stands before `/chat/completions`.
+        api_key: Key of the server; may be empty.
+        server: A name of `SERVERS`, or `auto` to ask.
+        model: Which model to ask for; None: the only one that the server lists.
+        facts: What the model can do, and the range of pixels that it was trained on.
+        pixel_range: Least and most pixels at which images are sent.
+        concurrency: Most images that are with the server at once.
+        monotonic: The clock of deadlines, in seconds.
+        pause: Waits for a number of seconds.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        api_key: Secret,
+        server: str,
+        model: ResolvedModel | None,
+        facts: CaptchaFacts,
+        pixel_range: tuple[int, int],
+        concurrency: int,
+        monotonic: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._base_url = base_url
+        self._server = None if server == "auto" else server
+        self._model = model
+        self._facts = facts
+        self._pixel_range = pixel_range
+        self._concurrency = concurrency
+        self._monotonic = monotonic
+        self._pause = pause
+        # One more than reads, so that a probe is not kept waiting.
+        self._client = EngineClient(api_key, concurrency + 1, monotonic)
+        self._listed: list[str] = []
+        self._reachable = False
+        # The last image failed inside the engine, so that its word alone is not enough.
+        self._doubtful = False
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model, as the server has it or as the settings do."""
+        return self._model.model_name if self._model else "unknown"
+
+    @property
+    def device(self) -> str:
+        """`remote`."""
+        return "remote"
+
+    @property
+    def gpu_available(self) -> bool:
+        """Whether this machine has a GPU; the server's own is not known."""
+        return hardware.count_gpus() > 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the model can do and the server tells."""
+        return Capabilities(
+            follows_prompts=self._facts.follows_prompts,
+            answers_questions=self._facts.answers_questions,
+            crops_to_text=self._facts.crops_to_text,
+            token_probabilities=self._traits.token_probabilities,
+        )
+
+    @property
+    def remote(self) -> RemoteEngine:
+        """How the server is used."""
+        return RemoteEngine(self._concurrency, self._probe, self._describe)
+
+    def load(self) -> None:
+        """Wait until the server reads an image.
+
+        Raises:
+            ModelLoadError: It refuses to, or does not serve the model that was asked for.
+        """
+        said = ""
+        while True:
+            try:
+                self._connect()
+                break
+            except EngineRefused as error:
+                served = f" It lists {', '.join(self._listed)}." if self._listed else ""
+                raise ModelLoadError(
+                    f"The server at {self._base_url} does not read with the model "
+                    f"{self.model_name}: {error.message}{served}"
+                ) from error
+            except (ServiceUnavailable, DeadlineExceeded) as error:
+                if error.message != said:
+                    said = error.message
+                    log.warning("Waiting for the server at %s: %s", self._base_url, said)
+                self._pause(RETRY_S)
+        log.info("%s is served by %s at %s", self.model_name, self._server, self._base_url)
+
+    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
+        """Read images one after the other; the result has one reading a task, in order.
+
+        Raises:
+            CaptchaServiceError: The server did not read one of them; `engine_client.py` has the
+                list of what that can be.
+        """
+        return [self._read_one(task) for task in tasks]
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._client.close()
+
+    @property
+    def _traits(self) -> ServerTraits:
+        """What the server takes; of one that is not known yet, no more than OpenAI documents."""
+        return SERVERS[self._server or "openai"]
+
+    def _read_one(self, task: ReadingTask) -> Reading:
+        """Read one image, without its constraints first where it may show arithmetic.
+
+        A grammar of digits alone would make digits of `3+5=?`; charset and length are not for it.
+        """
+        if task.constraints.restricts and task.constraints.kind is Kind.AUTO:
+            free = self._ask(replace(task, constraints=UNRESTRICTED))
+            text = free.raw_response.strip()
+            settled = looks_like_arithmetic(text) or task.constraints.allows(text)
+            if settled or self._traits.constraint_fields is None:
+                return free
+        return self._ask(task)
+
+    def _ask(self, task: ReadingTask) -> Reading:
+        """Send one request and return what the model said."""
+        model = self._model.checkpoint if self._model else ""
+        body = chat_request(task, model, self._traits, self._pixel_range)
+        try:
+            reply = self._client.post(f"{self._base_url}/chat/completions", body, task.deadline)
+            reading = reading_of(reply)
+        except EngineFailed:
+            self._doubtful = True
+            raise
+        self._doubtful = False
+        return reading
+
+    def _connect(self) -> None:
+        """Ask the server what it is, and have it read an image."""
+        self._list_models()
+        if self._model is None:
+            if len(self._listed) != 1:
+                raise ModelLoadError(
+                    "QWEN_MODEL is not set, and the server at "
+                    f"{self._base_url} lists {', '.join(self._listed) or 'no models'}: set it to "
+                    "the name of one that it serves."
+                )
+            self._model = ResolvedModel(self._listed[0], _shown_name(self._listed[0]))
+        self._try_out()
+
+    def _list_models(self) -> None:
+        """Remember which models are served and, unless that is set, by what kind of server."""
+        deadline = self._monotonic() + PROBE_TIMEOUT_S
+        try:
+            if self._server and not SERVERS[self._server].lists_models:
+                self._client.get(f"{self._base_url.removesuffix('/v1')}/health", deadline)
+                return
+            models = self._client.get(f"{self._base_url}/models", deadline).get("data")
+        except EngineRefused:
+            # Some servers have no such route. One that has refused the key refuses to read, too.
+            models = None
+        models = models if isinstance(models, list) else []
+        entries = [entry for entry in models if isinstance(entry, dict) and "id" in entry]
+        self._listed = [str(entry["id"]) for entry in entries]
+        self._server = self._server or server_of({str(entry.get("owned_by")) for entry in entries})
+
+    def _try_out(self) -> None:
+        """Read a blank image."""
+        deadline = self._monotonic() + LONGEST_CALL_S
+        trial = Image.new("RGB", (160, 60), "white")
+        self._read_one(ReadingTask(trial, TRIAL_PROMPT, TRIAL_TOKENS, deadline=deadline))
+        self._reachable = True
+
+    def _probe(self) -> None:
+        """Raise CaptchaServiceError where the server does not work."""
+        try:
+            self._list_models()
+            if self._doubtful:
+                self._try_out()
+        except CaptchaServiceError as error:
+            self._reachable = isinstance(error, EngineBusy)
+            raise
+        self._reachable = True
+
+    def _describe(self) -> dict[str, object]:
+        """Return what `/health` says about the server; its address is nobody's business."""
+        return {
+            "server": self._server or "unknown",
+            "reachable": self._reachable,
+            "serves": [_shown_name(name) for name in self._listed],
+        }
+
+
+def _shown_name(name: str) -> str:
+    """Return the name of a model, of a path its last part: callers are shown no paths."""
+    return Path(name).name if name.startswith("/") else name

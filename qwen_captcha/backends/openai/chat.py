@@ -1,0 +1,118 @@
+"""One image as a chat completion of OpenAI's protocol: the request, and what its reply says.
+
+Responsible for: the JSON on both ways. Invariant: a reply of another shape is an EngineFailed,
+never an exception of Python's own and never a made-up answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from typing import Any
+
+from PIL import Image
+
+from qwen_captcha.backends.openai.servers import ServerTraits
+from qwen_captcha.errors import DEFAULT_RETRY_S, EngineFailed
+from qwen_captcha.images.resize import size_shown, with_borders
+from qwen_captcha.recognition.reading import (
+    Reading,
+    ReadingTask,
+    ReadToken,
+)
+
+# `transformers serve` puts the prompt's own into the response where a chat template has no turns.
+SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
+# zlib's fastest: the server is near, and a captcha is small either way.
+PNG_COMPRESSION = 1
+
+
+def chat_request(
+    task: ReadingTask, model: str, traits: ServerTraits, pixel_range: tuple[int, int]
+) -> dict[str, object]:
+    """Return the body of a request that reads one image.
+
+    Args:
+        task: The image and what is asked.
+        model: Which model of the server reads it.
+        traits: What the server takes.
+        pixel_range: Least and most pixels at which the image is sent.
+    """
+    content = [
+        {"type": "image_url", "image_url": {"url": image_address(task.image, pixel_range)}},
+        {"type": "text", "text": task.prompt},
+    ]
+    body: dict[str, object] = {
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": task.max_new_tokens,
+        "temperature": 0.0,
+        "frequency_penalty": 0.0,
+        **traits.further_fields,
+    }
+    if traits.token_probabilities:
+        body["logprobs"] = True
+    if traits.constraint_fields is not None and task.constraints.restricts:
+        body |= traits.constraint_fields(task.constraints)
+    return body
+
+
+def image_address(image: Image.Image, pixel_range: tuple[int, int]) -> str:
+    """Return an image as a data URI, at a size that the model's processor leaves as it is."""
+    low, high = pixel_range
+    shown = with_borders(image).resize(size_shown(image.size, min_pixels=low, max_pixels=high))
+    file = io.BytesIO()
+    shown.save(file, "PNG", compress_level=PNG_COMPRESSION)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def reading_of(reply: dict[str, Any]) -> Reading:
+    """Return what a model said.
+
+    Raises:
+        EngineFailed: The reply is not a chat completion.
+    """
+    try:
+        choice = reply["choices"][0]
+        # Nothing but the end token is null in some servers.
+        raw_response = SPECIAL_TOKEN.sub("", _encodable(choice["message"]["content"] or ""))
+        tokens = _tokens(choice.get("logprobs"))
+        complete = choice.get("finish_reason") != "length"
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise EngineFailed(
+            "What the engine sent is not a chat completion.", retry_after_s=DEFAULT_RETRY_S
+        ) from None
+    if not tokens:
+        return Reading(raw_response, None, complete)
+    log_probability = sum(token.log_probability for token in tokens)
+    return Reading(raw_response, log_probability, complete, _spelling(tokens, raw_response))
+
+
+def _encodable(text: str) -> str:
+    """Return a text with `?` for each half of a surrogate pair, which no reply can hold."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def _tokens(logprobs: Any) -> list[ReadToken]:
+    """Return the tokens of a reply with their probabilities, none where it does not tell."""
+    tokens = []
+    for entry in (logprobs or {}).get("content") or []:
+        text, log_probability = entry["token"], float(entry["logprob"])
+        if not isinstance(text, str) or not math.isfinite(log_probability):
+            raise ValueError
+        # Rounding makes some a little more than certain.
+        tokens.append(ReadToken(text, min(0.0, log_probability)))
+    return tokens
+
+
+def _spelling(tokens: list[ReadToken], raw_response: str) -> tuple[ReadToken, ...]:
+    """Return the tokens that spell a response; none where they do not, as with parts of one."""
+    *body, last = tokens
+    text = "".join(token.text for token in body)
+    if text + last.text == raw_response:
+        return tuple(tokens)
+    if text == raw_response:
+        return (*body, ReadToken("", last.log_probability))
+    return ()

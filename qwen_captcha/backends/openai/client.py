@@ -1,0 +1,241 @@
+"""JSON over HTTP to an engine: pooled connections, a deadline, few retries, clear errors.
+
+Responsible for: what can go wrong on the way to a server and back, as errors of `errors.py`.
+Invariants: no call outlasts its deadline, however slowly the server sends; the key is in no log
+line and in no error; no redirect is followed, because the key would go with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import itertools
+import json
+import logging
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import aiohttp
+
+from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
+    CaptchaServiceError,
+    DeadlineExceeded,
+    EngineBusy,
+    EngineFailed,
+    EngineRefused,
+    EngineUnreachable,
+)
+from qwen_captcha.value_parsers import Secret
+
+# Reading is pure, so it may be tried again; more often than this only adds to an overload.
+MAX_RETRIES = 2
+# The first pause is at most this long, each further one at most twice as long, in seconds.
+FIRST_PAUSE_S = 0.25
+CONNECT_TIMEOUT_S = 3.0
+# For calls that no request waits for.
+LONGEST_CALL_S = 120.0
+MAX_REPLY_BYTES = 4 * 1024 * 1024
+# How much of a reply that cannot be used is logged.
+LOGGED_CHARACTERS = 300
+MAX_RETRY_AFTER_S = 3600
+
+Outcome = TypeVar("Outcome")
+
+log = logging.getLogger(__name__)
+
+
+class _Retriable(Exception):
+    """A failure after which another try may succeed, not before `pause_s`."""
+
+    def __init__(self, error: CaptchaServiceError, pause_s: float = 0.0) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.pause_s = pause_s
+
+
+class EngineClient:
+    """Talks to one server; thread-safe.
+
+    Args:
+        key: Sent as a bearer token where it is not empty.
+        max_connections: Most requests at once.
+        monotonic: The clock of deadlines, in seconds.
+    """
+
+    def __init__(
+        self,
+        key: Secret,
+        max_connections: int,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._key = key
+        self._max_connections = max_connections
+        self._monotonic = monotonic
+        self._session: aiohttp.ClientSession | None = None
+        # Blocking clients bound each read, not the call: only a loop can cut one off in time.
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="engine-client", daemon=True
+        )
+        self._thread.start()
+        atexit.register(self.close)
+
+    def get(self, url: str, deadline: float) -> dict[str, Any]:
+        """Return the JSON object at an address; raises what `post` raises."""
+        return self._run(self._call_until("GET", url, None, deadline))
+
+    def post(self, url: str, body: dict[str, object], deadline: float) -> dict[str, Any]:
+        """Send a JSON object and return the one that comes back.
+
+        Args:
+            url: Where to.
+            body: What is sent.
+            deadline: Time of the clock at which to give up.
+
+        Raises:
+            DeadlineExceeded: There was no reply in time.
+            EngineUnreachable: There is no connection.
+            EngineBusy: The server takes no more work now.
+            EngineRefused: The server refuses the request.
+            EngineFailed: The server broke, or what it sent is not a JSON object.
+        """
+        return self._run(self._call_until("POST", url, body, deadline))
+
+    def close(self) -> None:
+        """Close all connections."""
+        atexit.unregister(self.close)
+        if self._session is not None:
+            self._run(self._session.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _call_until(
+        self, method: str, url: str, body: dict[str, object] | None, deadline: float
+    ) -> dict[str, Any]:
+        left_s = min(deadline - self._monotonic(), LONGEST_CALL_S)
+        try:
+            async with asyncio.timeout(left_s):
+                return await self._call(method, url, body, self._monotonic() + left_s)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "The engine did not answer in time; please retry.", retry_after_s=1
+            ) from None
+
+    async def _call(
+        self, method: str, url: str, body: dict[str, object] | None, deadline: float
+    ) -> dict[str, Any]:
+        """Try, and try again where that is of use and in time."""
+        for attempt in itertools.count():
+            try:
+                return await self._attempt(method, url, body)
+            except _Retriable as failure:
+                # Half of it by chance, so that requests that failed together come back apart.
+                pause_s = FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0)
+                pause_s = max(pause_s, failure.pause_s)
+                if attempt == MAX_RETRIES or self._monotonic() + pause_s >= deadline:
+                    raise failure.error from None
+                await asyncio.sleep(pause_s)
+        raise AssertionError  # the loop has no end of its own
+
+    async def _attempt(
+        self, method: str, url: str, body: dict[str, object] | None
+    ) -> dict[str, Any]:
+        try:
+            async with self._open_session().request(
+                method, url, json=body, allow_redirects=False
+            ) as response:
+                content = await _read_bounded(response)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            log.debug("No connection to the engine: %s", self._harmless(str(error)))
+            raise _Retriable(_unreachable()) from None
+        except (aiohttp.ClientError, OSError) as error:
+            log.warning("The engine broke off: %s", self._harmless(repr(error)))
+            raise _Retriable(_failed("The engine closed the connection.")) from None
+        return self._judged(response.status, response.headers.get("Retry-After"), content)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Return the session, which belongs to the loop and is made on it."""
+        if self._session is None:
+            key = self._key.value
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._max_connections),
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            )
+        return self._session
+
+    def _judged(self, status: int, retry_after: str | None, content: bytes) -> dict[str, Any]:
+        """Return the object in a reply; raises where there is none."""
+        if status == 200:
+            found = _json_object(content)
+            if found is None:
+                self._log_reply(status, content)
+                raise _failed("What the engine sent is not JSON.")
+            return found
+        self._log_reply(status, content)
+        if status in (429, 503):
+            wait_s = _seconds(retry_after)
+            busy = EngineBusy(
+                "The engine takes no more work now; please retry.",
+                retry_after_s=DEFAULT_RETRY_S if wait_s is None else max(1, math.ceil(wait_s)),
+            )
+            raise _Retriable(busy, wait_s or 0.0)
+        if status in (502, 504):
+            raise _Retriable(_failed(f"The engine failed with HTTP {status}."))
+        if status >= 500:
+            raise _failed(f"The engine failed with HTTP {status}.")
+        raise EngineRefused(f"The engine refused the request with HTTP {status}.")
+
+    def _log_reply(self, status: int, content: bytes) -> None:
+        text = " ".join(content.decode(errors="replace").split())
+        log.warning(
+            "The engine replied with HTTP %d: %s", status, self._harmless(text)[:LOGGED_CHARACTERS]
+        )
+
+    def _harmless(self, text: str) -> str:
+        """Return a text without the key, which some servers repeat."""
+        return text.replace(self._key.value, "…") if self._key.value else text
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of a reply, of one that is too long the beginning."""
+    content = b""
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > MAX_REPLY_BYTES:
+            response.close()
+            break
+    return content
+
+
+def _json_object(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Return the seconds that a Retry-After asks for; a date counts as nothing."""
+    text = (retry_after or "").strip()
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return float(min(int(text[:9]), MAX_RETRY_AFTER_S))
+
+
+def _failed(message: str) -> EngineFailed:
+    return EngineFailed(message, retry_after_s=DEFAULT_RETRY_S)
+
+
+def _unreachable() -> EngineUnreachable:
+    return EngineUnreachable("The engine cannot be reached.", retry_after_s=DEFAULT_RETRY_S)

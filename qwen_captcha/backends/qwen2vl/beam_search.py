@@ -1,0 +1,236 @@
+"""Beam search: the most probable readings among those that are allowed.
+
+Responsible for: hypotheses, what they may go on with, when a search has found enough. Invariants:
+all hypotheses of all searches share one forward pass a step; a search does not depend on its
+neighbours; every reading that ended is inside its search's charset and length.
+
+Dims: R live hypotheses of all searches, V vocabulary, k choices a hypothesis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+
+from qwen_captcha.backends.qwen2vl.decode_state import (
+    Continuation,
+    NonFiniteLogitsError,
+    Prompts,
+)
+from qwen_captcha.backends.qwen2vl.greedy import Decoded, log_of_sum
+from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan
+from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, count_characters
+
+# A reading this much less probable than another one is given up: one in 10,000.
+NEGLIGIBLE = math.log(1e-4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Hypothesis:
+    """The tokens of a reading, which may have ended.
+
+    Attributes:
+        token_ids: The tokens, without the end token.
+        log_probability: Of all choices, in all that the model could have said.
+        scores: As in `Decoded`.
+        spelling: The bytes of the tokens.
+        pending: Those at its end that are no whole character yet.
+        parent: The place of the row that it goes on from.
+    """
+
+    token_ids: tuple[int, ...] = ()
+    log_probability: float = 0.0
+    scores: tuple[float, ...] = ()
+    spelling: bytes = b""
+    pending: bytes = b""
+    parent: int = 0
+
+    def decoded(self, *, complete: bool) -> Decoded:
+        """Return the result."""
+        return Decoded(list(self.token_ids), self.log_probability, list(self.scores), complete)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choices:
+    """What each live hypothesis may go on with; log-probabilities, -inf where it may not.
+
+    Attributes:
+        tokens: (R, k).
+        values: (R, k), of the tokens.
+        other_cases: (R, k), of the same letters in the other case, -inf where `values` has them.
+        ends: (R), of the end.
+        masses: (R), of all that is allowed together.
+    """
+
+    tokens: list[list[int]]
+    values: list[list[float]]
+    other_cases: list[list[float]]
+    ends: list[float]
+    masses: list[float]
+
+
+def search(
+    prompts: Prompts, vocabulary: Vocabulary, plans: Sequence[SearchPlan]
+) -> list[list[Decoded]]:
+    """Run searches together.
+
+    Args:
+        prompts: What the readings go on from.
+        vocabulary: The model's tokens.
+        plans: One a search; several may have the same row.
+
+    Returns:
+        For each search its readings, the most probable first. One that is not complete is there
+        only where none ended before the tokens were used up; none where nothing is allowed.
+
+    Raises:
+        NonFiniteLogitsError: The model's results cannot be used.
+    """
+    searches = [_Search(plan, number, vocabulary) for number, plan in enumerate(plans)]
+    rows = prompts.go_on_at(torch.tensor([plan.row for plan in plans], device=prompts.device))
+    while True:
+        choices = _choices(rows, searches, vocabulary)
+        place = 0
+        for one in searches:
+            count = len(one.live)
+            one.go_on(choices, place)
+            place += count
+        live = [hypothesis for one in searches for hypothesis in one.live]
+        if not live:
+            return [one.readings() for one in searches]
+        rows.select(torch.tensor([hypothesis.parent for hypothesis in live], device=rows.device))
+        rows.choose(torch.tensor([hypothesis.token_ids[-1:] for hypothesis in live]))
+
+
+def _choices(rows: Continuation, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
+    """Return the most probable tokens that each live hypothesis may go on with."""
+    known = rows.log_probabilities().squeeze(1)  # (R, V)
+    masks = torch.stack([mask for one in searches for mask in one.masks()]).to(known.device)
+    may_end = torch.tensor([b for one in searches for b in one.may_end()], device=known.device)
+    merging = torch.tensor(
+        [one.plan.merge_cases for one in searches for _ in one.live], device=known.device
+    )
+    values = known
+    if bool(merging.any()):
+        values = torch.where(merging[:, None], vocabulary.merge_cases(known), known)
+    values = values.masked_fill(~masks, -math.inf)  # (R, V)
+    ends = known[:, sorted(vocabulary.end_ids)].amax(dim=1).masked_fill(~may_end, -math.inf)
+    masses = torch.logaddexp(values.logsumexp(dim=1), ends)  # (R,)
+    best, tokens = values.topk(min(max(one.plan.width for one in searches), values.shape[1]))
+    of_each = values[:, None].expand(-1, tokens.shape[1], -1)  # (R, k, V)
+    other_cases = vocabulary.other_case(of_each, tokens)
+    other_cases = other_cases.masked_fill(merging[:, None], -math.inf)  # (R, k)
+    if bool(merging.any()):
+        spelled = vocabulary.spell_case(known, tokens)
+        tokens = torch.where(merging[:, None], spelled, tokens)
+    if not bool(torch.isfinite(known.sum())):
+        raise NonFiniteLogitsError("The model's logits are not finite.")
+    return _Choices(
+        tokens.tolist(), best.tolist(), other_cases.tolist(), ends.tolist(), masses.tolist()
+    )
+
+
+class _Search:
+    """One search: its live hypotheses and the readings found."""
+
+    def __init__(self, plan: SearchPlan, number: int, vocabulary: Vocabulary) -> None:
+        self.plan = plan
+        self.live = [_Hypothesis(parent=number)]
+        self._found: dict[bytes, _Hypothesis] = {}
+        self._cut: list[_Hypothesis] = []
+        self._vocabulary = vocabulary
+        self._rules = vocabulary.rules(plan.charset)
+
+    def masks(self) -> list[torch.Tensor]:
+        """Return (V,) bool for each live hypothesis, the tokens that may follow."""
+        masks = []
+        for hypothesis in self.live:
+            mask = self._rules.allowed(hypothesis.pending)
+            if self.plan.max_length is not None:
+                room = self.plan.max_length - count_characters(hypothesis.spelling)
+                mask = mask & (self._vocabulary.characters <= room)
+            masks.append(mask)
+        return masks
+
+    def may_end(self) -> list[bool]:
+        """Return for each live hypothesis whether it is a whole reading."""
+        return [
+            not hypothesis.pending and count_characters(hypothesis.spelling) >= self.plan.min_length
+            for hypothesis in self.live
+        ]
+
+    def go_on(self, choices: _Choices, place: int) -> None:
+        """Take the choices, of which those for this search begin at a place."""
+        grown: dict[bytes, _Hypothesis] = {}
+        for row, hypothesis in enumerate(self.live, place):
+            if choices.ends[row] > -math.inf:
+                score = choices.ends[row] - choices.masses[row]
+                _add(self._found, _grown(hypothesis, choices.ends[row], score))
+            # A wider search beside this one asked for more choices.
+            found = zip(
+                choices.tokens[row], choices.values[row], choices.other_cases[row], strict=True
+            )
+            for token, value, other_case in islice(found, self.plan.width):
+                if value > -math.inf:
+                    score = log_of_sum(value, other_case) - choices.masses[row]
+                    longer = _grown(hypothesis, value, score)
+                    _add(grown, self._with_token(longer, token, row))
+        useful = (h for h in _by_probability(grown) if h.log_probability > self._least_useful())
+        self.live = list(islice(useful, self.plan.width))
+        if self.live and len(self.live[0].token_ids) == self.plan.max_new_tokens:
+            self._cut, self.live = self.live[:1], []
+
+    def readings(self) -> list[Decoded]:
+        """Return what was found, the most probable first."""
+        if not self._found:
+            return [hypothesis.decoded(complete=False) for hypothesis in self._cut]
+        found = _by_probability(self._found)
+        least = found[0].log_probability + NEGLIGIBLE
+        useful = (h for h in found[: self.plan.wanted] if h.log_probability > least)
+        return [hypothesis.decoded(complete=True) for hypothesis in useful]
+
+    def _with_token(self, hypothesis: _Hypothesis, token: int, row: int) -> _Hypothesis:
+        spelling = self._vocabulary.spellings[token] or b""
+        return replace(
+            hypothesis,
+            token_ids=(*hypothesis.token_ids, token),
+            spelling=hypothesis.spelling + spelling,
+            pending=self._rules.rest(hypothesis.pending + spelling) or b"",
+            parent=row,
+        )
+
+    def _least_useful(self) -> float:
+        """Return the log-probability that a hypothesis must have to be worth going on with."""
+        if not self._found:
+            return -math.inf
+        found = _by_probability(self._found)
+        last = found[self.plan.wanted - 1 :][:1]
+        enough = last[0].log_probability if last else -math.inf
+        return max(enough, found[0].log_probability + NEGLIGIBLE)
+
+
+def _grown(hypothesis: _Hypothesis, value: float, score: float) -> _Hypothesis:
+    """Return a hypothesis with the probabilities of one more choice."""
+    return replace(
+        hypothesis,
+        log_probability=hypothesis.log_probability + value,
+        scores=(*hypothesis.scores, score),
+    )
+
+
+def _add(hypotheses: dict[bytes, _Hypothesis], new: _Hypothesis) -> None:
+    """Add a hypothesis; where other tokens spell the same, their probabilities add up."""
+    old = hypotheses.get(new.spelling)
+    if old is not None:
+        first, second = sorted((old, new), key=lambda h: -h.log_probability)
+        both = log_of_sum(first.log_probability, second.log_probability)
+        new = replace(first, log_probability=both)
+    hypotheses[new.spelling] = new
+
+
+def _by_probability(hypotheses: dict[bytes, _Hypothesis]) -> list[_Hypothesis]:
+    return sorted(hypotheses.values(), key=lambda hypothesis: -hypothesis.log_probability)

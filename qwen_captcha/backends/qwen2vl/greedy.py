@@ -1,0 +1,142 @@
+"""The greedy decoding loop: the most probable token, until the end, for every checkpoint.
+
+Responsible for: choosing tokens, stopping each row, the probability of what was chosen. Invariants:
+the tokens are those of `generate` without sampling and penalties, whatever a checkpoint's
+generation config asks for (a repetition penalty ruins `1111`); a row's result does not depend on
+its neighbours; logits that are not finite are an error and never an answer.
+
+Dims: B batch, N tokens of a pass, one certain and the others guessed, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from qwen_captcha.backends.qwen2vl.decode_state import (
+    Continuation,
+    NonFiniteLogitsError,
+    Prompts,
+)
+from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What was decoded for one row.
+
+    Attributes:
+        token_ids: The chosen tokens, without the end token.
+        log_probability: Natural log of the probability of all choices, the end token included.
+        scores: For each choice, the end token included, the natural log of its probability among
+            what was allowed, either case of its letters counted.
+        complete: The end token was chosen before the row's tokens were used up.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    log_probability: float = 0.0
+    scores: list[float] = field(default_factory=list)
+    complete: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The most probable next token of one row, behind certain tokens or behind a guess.
+
+    Attributes:
+        token: Its id.
+        log_probability: Natural log of its probability.
+        other_case: That of the token in the other case of its letters, -inf where it has none.
+    """
+
+    token: int
+    log_probability: float
+    other_case: float
+
+
+def log_of_sum(first: float, second: float) -> float:
+    """Return the log of the sum of two probabilities, given by theirs; the first is not -inf."""
+    return first + math.log1p(math.exp(second - first))
+
+
+def decode_greedily(
+    prompts: Prompts, vocabulary: Vocabulary, max_new_tokens: Sequence[int]
+) -> list[Decoded]:
+    """Decode all rows of a batch.
+
+    Each pass reads one token that is certain and the guesses behind it, all rows alike; the most
+    probable tokens that it finds are the next guesses. As soon as none is left to try, a pass reads
+    one token.
+
+    Source: Jacobi decoding, Song et al. 2021, https://arxiv.org/abs/2002.03629 and Santilli et al.
+    2023, https://arxiv.org/abs/2305.10427.
+
+    Args:
+        prompts: What the rows go on from.
+        vocabulary: The model's tokens.
+        max_new_tokens: For each row, most tokens it may choose, the end token included.
+
+    Raises:
+        NonFiniteLogitsError: The model's results cannot be used.
+    """
+    rows = prompts.go_on()
+    decoded = [Decoded() for _ in max_new_tokens]
+    running = {index for index, limit in enumerate(max_new_tokens) if limit > 0}
+    guessed: list[list[int]] = prompts.guessed.tolist()
+    while running:
+        chosen, choices = _find_choices(rows, vocabulary)
+        right = 0
+        while _add(choices, right, decoded, running, max_new_tokens, vocabulary):
+            if right == len(choices[0]) - 1 or any(
+                guessed[row][right] != choices[row][right].token for row in running
+            ):
+                # Finished rows go on as ballast: dropping them would copy the whole cache.
+                rows.choose(chosen[:, right:], right)
+                guessed = [[choice.token for choice in row[right + 1 :]] for row in choices]
+                break
+            right += 1
+    return decoded
+
+
+def _find_choices(
+    rows: Continuation, vocabulary: Vocabulary
+) -> tuple[torch.Tensor, list[list[_Choice]]]:
+    """Return the most probable tokens (B, N) behind each row and each guess."""
+    log_probabilities = rows.log_probabilities()  # (B, N, V)
+    best, chosen = log_probabilities.max(dim=-1)  # (B, N) each
+    other = vocabulary.other_case(log_probabilities, chosen)  # (B, N)
+    # One NaN or infinity among the logits makes the sum not finite.
+    total = log_probabilities.sum(dim=-1)  # (B, N)
+    # Fetched together: each fetch waits for the device. Ids are below 2^24, exact in float32.
+    totals, *found = torch.stack([total, chosen.float(), best, other]).tolist()
+    if not all(math.isfinite(value) for row in totals for value in row):
+        raise NonFiniteLogitsError("The model's logits are not finite.")
+    choices = [
+        [_Choice(int(token), *scores) for token, *scores in zip(*row, strict=True)]
+        for row in zip(*found, strict=True)
+    ]
+    return chosen, choices
+
+
+def _add(
+    choices: Sequence[Sequence[_Choice]],
+    place: int,
+    decoded: Sequence[Decoded],
+    running: set[int],
+    max_new_tokens: Sequence[int],
+    vocabulary: Vocabulary,
+) -> bool:
+    """Add the choice at a place to each row that runs; return whether any still does."""
+    for index in list(running):
+        choice, row = choices[index][place], decoded[index]
+        row.log_probability += choice.log_probability
+        row.scores.append(log_of_sum(choice.log_probability, choice.other_case))
+        row.complete = choice.token in vocabulary.end_ids
+        if not row.complete:
+            row.token_ids.append(choice.token)
+        if row.complete or len(row.scores) == max_new_tokens[index]:
+            running.remove(index)
+    return bool(running)

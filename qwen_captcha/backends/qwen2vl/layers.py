@@ -1,0 +1,132 @@
+"""Linear layers and the rotary position embedding, run with as few operations as possible.
+
+Layers that share their input (queries, keys and values; gate and up) are one matrix product, and
+small weights lie in the order in which a CPU multiplies them. Invariants: the results are those of
+the layers one by one; weights exist once in memory but for small ones, and the layers themselves
+keep views of the joined ones. The rotation gives exactly the values of the usual
+x * cos + rotate_half(x) * sin, where rotate_half swaps the halves of x and negates the first one;
+here the sign is in the sine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.backends import mkldnn
+from torch.nn import functional
+
+# A second copy of a matrix of up to so many numbers is worth its memory: a captcha takes a fifth
+# less time. The bundled checkpoint's are smaller, most of the 2B's are larger.
+LARGEST_PACKED = 2 * 1024**2
+
+
+class Projection:
+    """One linear layer, or several of the same input whose results are wanted side by side.
+
+    Layers that only look like linear ones, as those of a quantised checkpoint, are called as
+    they are.
+
+    Args:
+        layers: On one device; all with a bias, or none.
+    """
+
+    def __init__(self, *layers: nn.Module) -> None:
+        self._layers = layers
+        plain = [layer for layer in layers if type(layer) is nn.Linear]
+        self._weight: torch.Tensor | None = None
+        self._bias: torch.Tensor | None = None
+        if len(plain) == len(layers):
+            self._weight = _join(plain, "weight")
+            self._bias = None if plain[0].bias is None else _join(plain, "bias")
+        self._packed = None if self._weight is None else _pack(self._weight)
+
+    def __call__(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the layers' results for states (..., C), side by side along the last dim."""
+        if self._packed is not None:
+            return _multiply(states, self._packed, self._bias)
+        if self._weight is not None:
+            return functional.linear(states, self._weight, self._bias)
+        return torch.cat([layer(states) for layer in self._layers], dim=-1)
+
+
+def _join(layers: Sequence[nn.Linear], name: str) -> torch.Tensor:
+    """Return a parameter of all layers, one below the other; each keeps a view of its part."""
+    parts: list[torch.Tensor] = [getattr(layer, name).detach() for layer in layers]
+    if len(parts) == 1:
+        return parts[0]
+    whole = torch.cat(parts)
+    views = torch.split(whole, [len(part) for part in parts])
+    for layer, view in zip(layers, views, strict=True):
+        setattr(layer, name, nn.Parameter(view, requires_grad=False))
+    return whole
+
+
+def _pack(weight: torch.Tensor) -> torch.Tensor | None:
+    """Return a small weight matrix as oneDNN multiplies it, None where that brings nothing.
+
+    Otherwise oneDNN puts it into that order in each call. These operators are what torch's own
+    compiler calls for a linear layer whose weight it has frozen.
+    """
+    present: bool = mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if weight.device.type != "cpu" or weight.numel() > LARGEST_PACKED or not present:
+        return None
+    try:
+        packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+    except (AttributeError, RuntimeError):  # This processor's build of torch is without it.
+        return None
+    return packed
+
+
+def _multiply(
+    states: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Return what a linear layer of a packed weight makes of states (..., C)."""
+    result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Cosine and signed sine of each position's angles; the last dim is a head's size."""
+
+    cos: torch.Tensor
+    signed_sin: torch.Tensor
+
+    @classmethod
+    def from_cos_sin(cls, cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
+        """Return the rotation by angles of which cosine and sine are known."""
+        first, second = sin.chunk(2, dim=-1)
+        return cls(cos, torch.cat([-first, second], dim=-1))
+
+    @classmethod
+    def concatenated(cls, rotations: Sequence[Rotation]) -> Rotation:
+        """Return the rotations of one position after the other, along the first dim."""
+        if len(rotations) == 1:
+            return rotations[0]
+        return cls(
+            torch.cat([rotation.cos for rotation in rotations]),
+            torch.cat([rotation.signed_sin for rotation in rotations]),
+        )
+
+    def turn_in_place(self, states: torch.Tensor) -> None:
+        """Turn the states; their shape must broadcast with the rotation's."""
+        swapped = states.roll(states.shape[-1] // 2, dims=-1).mul_(self.signed_sin)
+        states.mul_(self.cos).add_(swapped)
+
+    def to(self, device: torch.device) -> Rotation:
+        """Return the rotation on another device."""
+        if self.cos.device == device:
+            return self
+        return Rotation(self.cos.to(device), self.signed_sin.to(device))
+
+    def between(self, start: int, end: int) -> Rotation:
+        """Return the positions from `start` to before `end`, along the second dim."""
+        return Rotation(self.cos[:, start:end], self.signed_sin[:, start:end])
+
+    def rows(self, places: torch.Tensor) -> Rotation:
+        """Return the rotations at some places of the first dim."""
+        places = places.to(self.cos.device)
+        return Rotation(self.cos[places], self.signed_sin[places])

@@ -1,0 +1,133 @@
+"""A checkpoint on the disk made into a model and its processor.
+
+Responsible for: `from_pretrained`, GPUs as torch sees them, threads, memory, the range of pixels.
+Invariants: only safetensors and no code of a checkpoint are loaded, the network is not asked, and
+weights exist once in memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import gc
+import logging
+import platform
+from pathlib import Path
+
+import torch
+from transformers import AutoProcessor, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+from qwen_captcha.backends.hardware import usable_cores
+from qwen_captcha.backends.qwen2vl.placement import Gpu, LoadPlan
+from qwen_captcha.errors import ModelLoadError
+
+# Of glibc's `mallopt`.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+# Freed memory that the process keeps, and the largest piece that may lie in it: tensors of a batch
+# of 32 captchas take a few MiB each.
+KEPT_BYTES = 128 * 1024**2
+LARGEST_KEPT_BYTES = 32 * 1024**2  # glibc takes no more.
+
+log = logging.getLogger(__name__)
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that this process can use, in torch's order."""
+    if not torch.cuda.is_available():
+        return []
+    return [
+        Gpu(
+            free_bytes=torch.cuda.mem_get_info(number)[0],
+            # Before Ampere bf16 is emulated, slower than fp32.
+            computes_bf16=torch.cuda.get_device_capability(number) >= (8, 0),
+        )
+        for number in range(torch.cuda.device_count())
+    ]
+
+
+def use_available_cores(workers: int) -> int:
+    """Give torch this worker's share of the threads that can really run; return how many."""
+    # OpenMP counts the host's cores, also where a container may use a fraction of one; a smaller
+    # number that somebody chose with OMP_NUM_THREADS stays.
+    threads = min(torch.get_num_threads(), max(1, usable_cores() // workers))
+    torch.set_num_threads(threads)
+    return threads
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep some of the memory that is freed, for the next batch.
+
+    Otherwise it goes back to the system after each, whose fresh pages took 7 % of a batch's time.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+
+
+def spare_what_is_loaded() -> None:
+    """Leave all objects that exist now out of Python's search for garbage.
+
+    Libraries and a model are half a million, and looking at them all held everything up for a
+    quarter of a second, several times in a minute under load.
+    """
+    gc.collect()
+    gc.freeze()
+    # Libraries report what is still there when the interpreter ends.
+    atexit.register(gc.unfreeze)
+
+
+def load_model(folder: Path, plan: LoadPlan) -> Qwen2VLForConditionalGeneration:
+    """Return the model of a complete checkpoint, ready for inference.
+
+    Raises:
+        ModelLoadError: The files do not make a model.
+    """
+    placement: dict[str, object] = {"device_map": {"": plan.device}}
+    if plan.gpu is not None:
+        placement = {"device_map": {"": plan.gpu}}
+    elif plan.gpu_budgets:
+        # No budget for the CPU and the disk: the plan has made sure that the GPUs suffice.
+        placement = {"device_map": "auto", "max_memory": plan.gpu_budgets}
+    try:
+        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=getattr(torch, plan.precision),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            **placement,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _broken(folder, error) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # transformers fills the gap with random numbers and a warning.
+        raise ModelLoadError(
+            f"The checkpoint {folder.name} lacks {len(missing)} weights, {missing[0]} among them."
+        )
+    return model.eval()
+
+
+def load_processor(folder: Path, pixel_range: tuple[int, int]) -> Qwen2VLProcessor:
+    """Return the checkpoint's processor, which shows the model images of `pixel_range` pixels.
+
+    Raises:
+        ModelLoadError: The files do not make a processor.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise _broken(folder, error) from error
+    low, high = pixel_range
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": high}
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def _broken(folder: Path, error: Exception) -> ModelLoadError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ModelLoadError(f"The checkpoint {folder.name} cannot be loaded: {reason}")

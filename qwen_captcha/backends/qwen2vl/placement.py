@@ -1,0 +1,141 @@
+"""Where a checkpoint is loaded to and in which precision, or why it cannot be.
+
+Responsible for: the rules, as pure functions of the weights' size and the hardware. Invariants: no
+torch here; float16 is never chosen, because Qwen2-VL overflows in it; weights are never put where
+they do not fit, nor on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from qwen_captcha.checkpoints.resolve import DEFAULT_MODEL
+from qwen_captcha.checkpoints.safetensors_header import Weights
+from qwen_captcha.errors import ModelLoadError
+
+GIB = 1024**3
+# Buffers, images and the caches of a batch, beside the weights.
+CPU_SPARE_BYTES = GIB // 2
+GPU_SPARE_BYTES = GIB
+# Processors without these compute bf16 far slower than fp32.
+FAST_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+
+class Precision(StrEnum):
+    """The type of the loaded weights, by torch's name."""
+
+    BF16 = "bfloat16"
+    FP32 = "float32"
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """What one weight takes."""
+        return 2 if self is Precision.BF16 else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU as this process sees it.
+
+    Attributes:
+        free_bytes: Memory that nobody uses.
+        computes_bf16: It has bf16 arithmetic (Ampere and later).
+    """
+
+    free_bytes: int
+    computes_bf16: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """Where the weights go.
+
+    Attributes:
+        precision: What they are converted to.
+        gpu: The one GPU that holds them; None: the CPU, or several GPUs.
+        slow: The processor computes this precision slowly, but the faster one does not fit.
+        gpu_budgets: With several GPUs, how many bytes of weights each may take, by its number.
+    """
+
+    precision: Precision
+    gpu: int | None = None
+    slow: bool = False
+    gpu_budgets: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`."""
+        return "cpu" if self.gpu is None and not self.gpu_budgets else "cuda"
+
+
+def plan_for_cpu(
+    name: str, weights: Weights, *, flags: frozenset[str], available_bytes: int | None
+) -> LoadPlan:
+    """Return how to load a checkpoint on the CPU.
+
+    Args:
+        name: What the user calls the checkpoint.
+        weights: Their size.
+        flags: The processor's features.
+        available_bytes: Memory left, None where it is unknown and taken to be enough.
+
+    Raises:
+        ModelLoadError: The weights do not fit.
+    """
+    fast_bf16 = bool(flags & FAST_BF16_FLAGS)
+    choices = [Precision.BF16] if fast_bf16 else [Precision.FP32, Precision.BF16]
+    for precision in choices:
+        needed = _needed_bytes(weights, precision) + CPU_SPARE_BYTES
+        if available_bytes is None or needed <= available_bytes:
+            return LoadPlan(precision, slow=precision is not choices[0])
+    raise _too_large(name, needed, f"{_gib(available_bytes or 0)} of memory are free")
+
+
+def plan_for_gpus(name: str, weights: Weights, gpus: Sequence[Gpu]) -> LoadPlan:
+    """Return how to load a checkpoint on the GPUs: on the emptiest one, else spread.
+
+    Args:
+        name: What the user calls the checkpoint.
+        weights: Their size.
+        gpus: At least one.
+
+    Raises:
+        ModelLoadError: The weights do not fit all GPUs together.
+    """
+    all_bf16 = all(gpu.computes_bf16 for gpu in gpus)
+    precision = Precision.BF16 if all_bf16 else Precision.FP32
+    needed = _needed_bytes(weights, precision)
+    budgets = {
+        number: budget
+        for number, gpu in enumerate(gpus)
+        if (budget := gpu.free_bytes - GPU_SPARE_BYTES) > 0
+    }
+    emptiest = max(budgets, key=budgets.__getitem__, default=None)
+    if emptiest is not None and needed <= budgets[emptiest]:
+        return LoadPlan(precision, gpu=emptiest)
+    if needed <= sum(budgets.values()):
+        return LoadPlan(precision, gpu_budgets=budgets)
+    free = sum(gpu.free_bytes for gpu in gpus)
+    raise _too_large(
+        name, needed + GPU_SPARE_BYTES, f"{_gib(free)} of GPU memory are free", "USE_GPU=false, "
+    )
+
+
+def _needed_bytes(weights: Weights, precision: Precision) -> int:
+    # A tenth more: alignment, and layers that do not fill a device to the brim.
+    return weights.loaded_bytes(precision.bytes_per_parameter) * 11 // 10
+
+
+def _too_large(name: str, needed: int, free: str, also: str = "") -> ModelLoadError:
+    # The default is the smallest of those published.
+    smaller = "" if name == DEFAULT_MODEL else f"QWEN_MODEL={DEFAULT_MODEL} (5 GiB in bf16) or "
+    return ModelLoadError(
+        f"{name} needs {_gib(needed)} and only {free}. Choose a smaller model: {also}{smaller}"
+        "QWEN_MODEL=bundled."
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,77 @@
+"""Hugging Face's hub and its cache on this machine.
+
+Responsible for: telling hub names from folders, cached snapshots, downloads, and the sentence that
+says how to get a checkpoint. Invariant: the network is asked only by `download`, and every refusal
+is one line that names what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from qwen_captcha.errors import ModelLoadError
+
+HUB_HOST = "huggingface.co"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# `HfHubHTTPError` inherits from its HTTP library's base class, which is no OSError.
+_DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    HFValidationError,
+    *HfHubHTTPError.__bases__,
+)
+
+
+def is_hub_name(checkpoint: str) -> bool:
+    """Tell whether `checkpoint` is `owner/name` on the hub and not a folder."""
+    return _HUB_NAME.fullmatch(checkpoint) is not None and not Path(checkpoint).is_dir()
+
+
+def cached_folder(repo_id: str) -> Path | None:
+    """Return the cached snapshot of a hub name's main revision, None where there is none."""
+    config = try_to_load_from_cache(repo_id, "config.json")
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def is_offline() -> bool:
+    """Tell whether HF_HUB_OFFLINE forbids downloads."""
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def download(repo_id: str, patterns: Sequence[str]) -> Path:
+    """Download files of a hub name that are not cached, with progress bars; return their folder.
+
+    Raises:
+        ModelLoadError: Downloads are forbidden, the hub cannot be reached or has no such name.
+    """
+    if is_offline():
+        raise ModelLoadError(
+            f"{repo_id} is not in the local cache and HF_HUB_OFFLINE forbids downloading it. "
+            f"{how_to_get(repo_id)}"
+        )
+    if urlsplit(constants.ENDPOINT).hostname != HUB_HOST:
+        constants.HF_HUB_DISABLE_XET = True  # a mirror has no Xet storage
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
+    except _DOWNLOAD_ERRORS as error:
+        reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        raise ModelLoadError(
+            f"{repo_id} cannot be downloaded: {reason[0].rstrip('.')}. {how_to_get(repo_id)}"
+        ) from error
+
+
+def how_to_get(checkpoint: str) -> str:
+    """Return the sentence that says how to get a checkpoint, or what to serve instead."""
+    if is_hub_name(checkpoint):
+        command = f"hf download {checkpoint}"
+    else:
+        command = f"hf download NAME --local-dir {checkpoint}"
+    return (
+        f"Run `{command}` (where huggingface.co is out of reach, with "
+        "HF_ENDPOINT=https://hf-mirror.com and HF_HUB_DISABLE_XET=1), or set QWEN_MODEL=bundled."
+    )

@@ -1,0 +1,192 @@
+"""The bytes of an image file made into the one RGB picture that a model is shown.
+
+Responsible for: the formats that are read, the limits on pixels, frames and shape, and making any
+colour mode, transparency, rotation and animation into an upright, opaque RGB image. Invariants:
+limits are checked on what the header says, before anything is decoded; whatever the bytes, only
+errors of `errors.py` come out; no global state of Pillow or of `warnings` is changed, so any thread
+may call.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from qwen_captcha.errors import (
+    DEFAULT_RETRY_S,
+    NO_MEMORY,
+    OutOfMemory,
+    TooManyFrames,
+    TooManyPixels,
+    UndecodableImage,
+    UnreadableShape,
+    UnsupportedImageType,
+)
+from qwen_captcha.images.animation import compose_frames
+from qwen_captcha.images.headers import (
+    READABLE_FORMATS,
+    Canvas,
+    announced_canvas,
+    check_effort,
+    image_format,
+)
+from qwen_captcha.images.transparency import make_opaque
+
+# Qwen2-VL's `smart_resize` refuses an image whose longer side is more than 200 times the shorter.
+MAX_ASPECT_RATIO = 200
+
+# The decoders are called by name, not through `Image.open`: that one also tries other formats,
+# and warns (process-wide) of sizes which `_check_limits` has its own ceiling for.
+DECODERS: dict[str, Callable[[BytesIO], ImageFile]] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "GIF": GifImageFile,
+    "WEBP": WebPImageFile,
+    "BMP": BmpImageFile,
+}
+# What Pillow's decoders raise for broken files, and its warnings where they are made errors.
+DECODER_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    Image.DecompressionBombError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+EXIF_ORIENTATION = 0x0112
+# How to bring the stored image upright, by EXIF orientation; 1 is upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is decoded at all.
+
+    Attributes:
+        max_image_pixels: Width times height times frames of one image.
+        max_frames: Frames of one animation.
+    """
+
+    max_image_pixels: int
+    max_frames: int
+
+
+def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
+    """Decode one PNG, JPEG, GIF, WebP or BMP file into an upright, opaque RGB image.
+
+    An animation becomes one image that shows the characters of all frames.
+
+    Raises:
+        UnsupportedImageType: The bytes are of no readable format.
+        TooManyPixels: The image is over `max_image_pixels`; it was not decoded.
+        TooManyFrames: The animation is over `max_frames`; it was not decoded.
+        UnreadableShape: The aspect ratio is over `MAX_ASPECT_RATIO`.
+        UndecodableImage: The file is truncated or corrupt.
+        OutOfMemory: It does not fit the memory that is left.
+    """
+    name = image_format(data)
+    if name is None:
+        raise UnsupportedImageType(f"The data is not an image: {READABLE_FORMATS} is read.")
+    try:
+        return _decode(data, name, limits)
+    except MemoryError:
+        raise OutOfMemory(NO_MEMORY, retry_after_s=DEFAULT_RETRY_S) from None
+    except DECODER_ERRORS as error:
+        raise UndecodableImage(f"The {name} image is truncated or corrupt.") from error
+
+
+def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
+    """Decode a file of a known format, or raise what its decoder raises."""
+    check_effort(data, name)
+    announced = announced_canvas(data, name, limits.max_frames)
+    if announced is not None:
+        _check_limits(announced, limits)
+    image = DECODERS[name](BytesIO(data))
+    canvas = Canvas(*image.size, frames=getattr(image, "n_frames", 1))
+    _check_limits(canvas, limits)
+    # An APNG's first image may be one that is shown only where animations are not.
+    first = 1 if canvas.frames > 1 and image.info.get("default_image") else 0
+    shown = range(first, canvas.frames)
+    frames = make_opaque([_read_frame(image, index, canvas) for index in shown])
+    picture = _compose(frames) if len(frames) > 1 else frames[0]
+    turn = UPRIGHT.get(_orientation(image))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _check_limits(canvas: Canvas, limits: ImageLimits) -> None:
+    """Refuse a canvas that is too large, or too long and narrow for the model."""
+    width, height = canvas.width, canvas.height
+    if canvas.frames > limits.max_frames:
+        raise TooManyFrames(f"The animation has more than {limits.max_frames} frames.")
+    if width * height * max(1, canvas.frames) > limits.max_image_pixels:
+        size = f"{width}×{height}" + (f"×{canvas.frames} frames" if canvas.frames > 1 else "")
+        raise TooManyPixels(f"The image is {size}, over {limits.max_image_pixels} pixels.")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise UnreadableShape(
+            f"The image is {width}×{height}: one side is more than {MAX_ASPECT_RATIO} times "
+            "the other, which the model cannot be shown."
+        )
+
+
+def _read_frame(image: ImageFile, index: int, canvas: Canvas) -> Image.Image:
+    """Return one frame, of the canvas's size, in mode RGB or RGBA."""
+    if index:
+        image.seek(index)
+    image.load()
+    frame = _in_eight_bits(image) if image.mode.startswith("I;16") else image
+    frame = frame.convert("RGBA" if frame.has_transparency_data else "RGB")
+    # A GIF's later frames may stand out of the canvas.
+    return frame.crop((0, 0, canvas.width, canvas.height))
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Return a 16-bit greyscale image in mode L, or LA if one of its levels is transparent."""
+    levels = np.asarray(image)
+    # The upper byte; Pillow's own conversion clips at 255 and leaves a white picture.
+    grey = Image.fromarray((levels >> 8).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if transparent is not None:
+        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _compose(frames: Sequence[Image.Image]) -> Image.Image:
+    """Return one picture that shows the characters of all frames."""
+    return Image.fromarray(compose_frames(np.stack([np.asarray(frame) for frame in frames])))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where it is not given or not readable."""
+    try:
+        return int(image.getexif().get(EXIF_ORIENTATION, 1))
+    except DECODER_ERRORS:
+        return 1

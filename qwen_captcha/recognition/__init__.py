@@ -1,0 +1,1 @@
+"""From options to prompt and constraints, from a model's text to an answer."""

@@ -1,0 +1,1 @@
+"""Arithmetic captchas: from the expression drawn to its value."""

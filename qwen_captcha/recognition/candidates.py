@@ -1,0 +1,72 @@
+"""The answers that a model's readings of one image make, weighed against each other.
+
+Responsible for: readings that make the same answer (expressions of one value, letters in either
+case) counted as one, and answers that the options do not allow left out. Invariant: the first
+candidate has the most probability among those allowed; an engine that obeys no constraints still
+gets the answer to what it said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qwen_captcha.recognition.constraints import constraints_for
+from qwen_captcha.recognition.extraction import ExtractedAnswer, extract_answer
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.reading import Capabilities, Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One answer.
+
+    Attributes:
+        extracted: The answer.
+        reading: The most probable reading that makes it.
+        log_mass: Natural log of the probability of all readings that make it; None where the
+            engine gives none.
+    """
+
+    extracted: ExtractedAnswer
+    reading: Reading
+    log_mass: float | None
+
+
+def find_candidates(
+    reading: Reading, options: Options, capabilities: Capabilities
+) -> list[Candidate]:
+    """Return the answers that a reading and its alternatives make, the most probable first.
+
+    Args:
+        reading: What the model said.
+        options: The request's options, without what the model cannot follow.
+        capabilities: Of the model.
+    """
+    constraints = constraints_for(options, follows_prompts=capabilities.follows_prompts)
+    makers: dict[ExtractedAnswer, list[Reading]] = defaultdict(list)
+    for one in (reading, *reading.alternatives):
+        extracted = extract_answer(
+            one.raw_response, options, answers_questions=capabilities.answers_questions
+        )
+        if extracted is not None:
+            makers[extracted].append(one)
+    allowed = [
+        extracted
+        for extracted in makers
+        if extracted.computed or constraints.allows(extracted.text)
+    ]
+    candidates = [_candidate(answer, makers[answer]) for answer in allowed or makers]
+    return sorted(candidates, key=lambda candidate: -(candidate.log_mass or 0.0))
+
+
+def _candidate(extracted: ExtractedAnswer, readings: Sequence[Reading]) -> Candidate:
+    # A reading comes before its alternatives, and those in the order of their probabilities.
+    best = readings[0]
+    known = [one.log_probability for one in readings if one.log_probability is not None]
+    if not known or not math.isfinite(known[0]):
+        return Candidate(extracted, best, known[0] if known else None)
+    mass = sum(math.exp(log_probability - known[0]) for log_probability in known)
+    return Candidate(extracted, best, min(0.0, known[0] + math.log(mass)))

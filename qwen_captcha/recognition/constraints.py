@@ -1,0 +1,112 @@
+"""What an answer may look like, as every engine is told it.
+
+Responsible for: the value that crosses to the backends, and making it from a request's options.
+Invariant: plain data, importable without torch; equal requests give equal constraints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from qwen_captcha.errors import InvalidOption
+from qwen_captcha.recognition.arithmetic.evaluate import CHARACTERS
+from qwen_captcha.recognition.charsets import (
+    CHINESE,
+    DIGITS,
+    Charset,
+    letters_and_digits,
+    visible,
+)
+from qwen_captcha.recognition.options import (
+    Case,
+    Kind,
+    Options,
+)
+
+# Other readings that a request for details gets.
+MAX_ALTERNATIVES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingConstraints:
+    """What an engine may say, and how much it is to tell about it.
+
+    An engine that cannot obey reads as it can: whoever asked compares the text with `allows`.
+
+    Attributes:
+        charset: The characters that a response is made of; None allows all. Closed under case
+            where `case` is not `keep`.
+        min_length: Fewest characters of a response.
+        max_length: Most characters of a response, None for any number.
+        case: `lower` and `upper` make both cases of a letter one: their probabilities add up, and
+            the response may spell either.
+        kind: What the captcha shows; `charset` has that in it already.
+        alternatives: How many further readings are wanted, from 0 to `MAX_ALTERNATIVES`.
+    """
+
+    charset: Charset | None = None
+    min_length: int = 0
+    max_length: int | None = None
+    case: Case = Case.KEEP
+    kind: Kind = Kind.AUTO
+    alternatives: int = 0
+
+    @property
+    def restricts(self) -> bool:
+        """Whether there are texts that are not allowed."""
+        return self.charset is not None or self.min_length > 0 or self.max_length is not None
+
+    def allows(self, text: str) -> bool:
+        """Tell whether a whole response is allowed."""
+        if len(text) < self.min_length or len(text) > (self.max_length or len(text)):
+            return False
+        return self.charset is None or all(character in self.charset for character in text)
+
+
+UNRESTRICTED = DecodingConstraints()
+
+
+@lru_cache(maxsize=256)
+def constraints_for(options: Options, *, follows_prompts: bool) -> DecodingConstraints:
+    """Return what an engine is told about one request.
+
+    Charset and length concern characters that are read: an expression to compute has neither.
+
+    Args:
+        options: What the caller asked for.
+        follows_prompts: The model may say more than the captcha; a model that only transcribes
+            is held to letters and digits by `kind=text`, one that talks needs its spaces.
+
+    Raises:
+        InvalidOption: No character is left that is allowed by both charset and kind.
+    """
+    math = options.kind is Kind.MATH
+    charset = _charset_of_kind(options.kind, follows_prompts)
+    length = None if math else options.length
+    if options.charset is not None and not math:
+        charset = options.charset if charset is None else options.charset & charset
+        if not charset:
+            raise InvalidOption(f"charset and kind={options.kind} have no character in common.")
+    if length is not None and charset is None:
+        charset = visible()
+    if charset is not None and options.case is not Case.KEEP:
+        charset = charset.in_either_case()
+    shortest, longest = length or (0 if charset is None else 1, None)
+    return DecodingConstraints(
+        charset=charset,
+        min_length=shortest,
+        max_length=longest,
+        case=options.case,
+        kind=options.kind,
+        alternatives=MAX_ALTERNATIVES if options.details else 0,
+    )
+
+
+def _charset_of_kind(kind: Kind, follows_prompts: bool) -> Charset | None:
+    """Return what a captcha of a kind can show, None where that may be anything."""
+    if kind is Kind.TEXT and not follows_prompts:
+        return letters_and_digits()
+    if kind is Kind.MATH:
+        return Charset.of(CHARACTERS + " ")
+    return {Kind.DIGITS: DIGITS, Kind.CHINESE: CHINESE}.get(kind)

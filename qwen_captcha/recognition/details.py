@@ -1,0 +1,70 @@
+"""The details of an answer: how sure each character is, and what else it may be.
+
+Responsible for: sharing an answer's confidence out among its characters and leaving the rest to
+its alternatives, in little JSON. Invariants: the confidences of the characters and of the end
+multiply to the answer's; those of answer and alternatives add up to 1 at most; the JSON stays
+under 2 KB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from qwen_captcha.recognition.candidates import Candidate
+from qwen_captcha.recognition.constraints import MAX_ALTERNATIVES
+
+# Longer texts are no captchas, and would not fit.
+MAX_CHARACTERS = 32
+
+Details = dict[str, object]
+
+
+def details_of(candidates: Sequence[Candidate], confidence: float) -> Details:
+    """Return the details of the first of some candidates.
+
+    Args:
+        candidates: Answers, the most probable first; at least one.
+        confidence: Of the first.
+    """
+    first, *others = candidates
+    return {
+        "characters": _characters(first, confidence)[:MAX_CHARACTERS],
+        "alternatives": _alternatives(first, others, confidence)[:MAX_ALTERNATIVES],
+    }
+
+
+def _characters(candidate: Candidate, confidence: float) -> list[list[object]]:
+    """Return what was read, character by character, each with its confidence."""
+    tokens = candidate.reading.tokens
+    total = sum(token.log_probability for token in tokens)
+    log_confidence = math.log(confidence) if confidence > 0 else -math.inf
+    characters: list[list[object]] = []
+    for token in tokens:
+        # Where the model is sure of all, all are to blame alike.
+        share = token.log_probability / total if total < 0 else 1 / len(tokens)
+        for character in token.text:
+            part = share / len(token.text)
+            value = math.exp(part * log_confidence) if part > 0 else 1.0
+            characters.append([character, round(value, 4)])
+    return characters
+
+
+def _alternatives(
+    first: Candidate, others: Sequence[Candidate], confidence: float
+) -> list[dict[str, object]]:
+    """Return other answers with their confidence, in proportion to the first one's.
+
+    One that differs in letter case alone is none: the first one's confidence counts either case.
+    """
+    if first.log_mass is None or not math.isfinite(first.log_mass):
+        return []
+    ratios = {
+        other.extracted.text: math.exp(other.log_mass - first.log_mass)
+        for other in others
+        if other.log_mass is not None
+        and len(other.extracted.text) <= MAX_CHARACTERS
+        and other.extracted.text.lower() != first.extracted.text.lower()
+    }
+    scale = min(confidence, (1 - confidence) / (sum(ratios.values()) or 1.0))
+    return [{"text": text, "confidence": round(scale * ratio, 4)} for text, ratio in ratios.items()]

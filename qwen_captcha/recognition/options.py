@@ -1,0 +1,211 @@
+"""The options a caller may set on one request, validated.
+
+Responsible for: the option names, which are the same in a form, in JSON and in the query; their
+types and allowed values. Invariant: an `Options` is valid, hashable and normalised: equal requests
+give equal values, so it can be part of a cache key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeVar
+
+from qwen_captcha.errors import InvalidOption
+from qwen_captcha.recognition.charsets import CHARSET_RANGES, Charset
+from qwen_captcha.value_parsers import boolean, decimal_number
+
+MAX_PROMPT_CHARACTERS = 2000
+# Chinese charsets are long: ddddocr's own has 8,210 characters.
+MAX_CHARSET_CHARACTERS = 20_000
+# Longest part of a refused value that an error message repeats.
+MAX_QUOTED_CHARACTERS = 40
+
+# No captcha shows more characters.
+MAX_LENGTH = 64
+
+_LENGTH = re.compile("([0-9]{1,2})(?: *- *([0-9]{1,2}))?")
+
+# The fields of a request, the strongest source first.
+Sources = tuple[Mapping[str, object], ...]
+_share = decimal_number(0.0, 1.0)
+
+Parsed = TypeVar("Parsed")
+Choice = TypeVar("Choice", bound=StrEnum)
+
+
+class Kind(StrEnum):
+    """What a captcha shows, where the caller knows it."""
+
+    AUTO = "auto"
+    TEXT = "text"
+    DIGITS = "digits"
+    CHINESE = "chinese"
+    MATH = "math"
+    QUESTION = "question"
+
+
+class Case(StrEnum):
+    """What happens to the case of the letters read."""
+
+    KEEP = "keep"
+    LOWER = "lower"
+    UPPER = "upper"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller asked for beyond the image.
+
+    Attributes:
+        prompt: The caller's own instruction, trimmed; None for the default one.
+        kind: What the captcha shows.
+        case: What happens to the case of letters.
+        charset: The allowed characters; None allows all.
+        length: Fewest and most characters of the text that is read; None allows any number.
+        details: Also tell each character's confidence and other readings.
+        min_confidence: Answers with less are marked.
+    """
+
+    prompt: str | None = None
+    kind: Kind = Kind.AUTO
+    case: Case = Case.KEEP
+    charset: Charset | None = None
+    length: tuple[int, int] | None = None
+    details: bool = False
+    min_confidence: float = 0.0
+
+
+def parse_options(
+    *sources: Mapping[str, object], max_prompt_characters: int = MAX_PROMPT_CHARACTERS
+) -> Options:
+    """Validate the options among the fields of a request.
+
+    An empty or whitespace-only text and a JSON null count as not given, because HTML forms send
+    their empty fields. Unknown fields are ignored, because old callers send extras.
+
+    Args:
+        *sources: Fields of the request, the strongest source first: for each option the first
+            source that gives it wins.
+        max_prompt_characters: Longest prompt.
+
+    Raises:
+        InvalidOption: A value has the wrong type or is not allowed, or options exclude each
+            other.
+    """
+    return Options(
+        prompt=_text(sources, "prompt", max_prompt_characters),
+        kind=_choice(sources, "kind", Kind.AUTO),
+        case=_choice(sources, "case", Case.KEEP),
+        charset=_charset(sources),
+        length=_length(sources),
+        details=_parsed(sources, "details", False, boolean, "true or false"),
+        min_confidence=_parsed(sources, "min_confidence", 0.0, _share, "a number from 0 to 1"),
+    )
+
+
+def _given(sources: Sources, name: str) -> object:
+    """Return the value of an option in the strongest source that gives it, or None."""
+    for source in sources:
+        value = source.get(name)
+        if isinstance(value, str):
+            value = value.strip() or None
+        if value is not None:
+            return value
+    return None
+
+
+def _text(sources: Sources, name: str, max_characters: int) -> str | None:
+    """Return a text option of at most `max_characters`, or None where it is not given."""
+    value = _given(sources, name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _refusal(name, value, "a text")
+    if len(value) > max_characters:
+        raise _refusal(name, value, f"a text of at most {max_characters} characters")
+    # JSON can spell half a surrogate pair, which no tokenizer and no log file can encode.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _refusal(name, value, "a text of valid Unicode characters")
+    return value
+
+
+def _choice(sources: Sources, name: str, default: Choice) -> Choice:
+    """Return the member of the default's enumeration that an option names, in any case."""
+    value = _given(sources, name)
+    if value is None:
+        return default
+    choices = list(type(default))
+    for choice in choices:
+        if isinstance(value, str) and value.lower() == choice.value:
+            return choice
+    raise _refusal(name, value, "one of " + ", ".join(choices))
+
+
+def _charset(sources: Sources) -> Charset | None:
+    """Return the allowed characters from `charset` or `charset_range`, whichever is given."""
+    # The strongest source that gives either of the two counts, as for an option of one name.
+    for source in sources:
+        given = [_given((source,), name) for name in ("charset", "charset_range")]
+        if given != [None, None]:
+            sources = (source,)
+            break
+    characters = _text(sources, "charset", MAX_CHARSET_CHARACTERS)
+    charset_range = _given(sources, "charset_range")
+    if characters is not None and charset_range is not None:
+        raise InvalidOption("charset and charset_range exclude each other: give only one of them.")
+    if charset_range is not None:
+        return _resolve_range(charset_range)
+    if characters is None:
+        return None
+    return Charset.of(character for character in characters if not character.isspace())
+
+
+def _resolve_range(value: object) -> Charset:
+    """Return the characters that one of ddddocr's range numbers, or its text, stands for."""
+    ranges = {str(number): characters for number, characters in CHARSET_RANGES.items()}
+    # str(True) is not a number's text, so a boolean is refused, although True == 1.
+    key = str(value) if isinstance(value, (int, str)) else ""
+    if key not in ranges:
+        raise _refusal("charset_range", value, "one of ddddocr's numbers 0 to 7")
+    return ranges[key]
+
+
+def _length(sources: Sources) -> tuple[int, int] | None:
+    """Return the fewest and the most characters from a number or a range such as `4-6`."""
+    value = _given(sources, "length")
+    if value is None:
+        return None
+    # str(True) is not a number's text, so a boolean is refused, although True == 1.
+    match = _LENGTH.fullmatch(str(value)) if isinstance(value, (int, str)) else None
+    if match is not None:
+        shortest, longest = int(match[1]), int(match[2] or match[1])
+        if 1 <= shortest <= longest <= MAX_LENGTH:
+            return shortest, longest
+    allowed = f"a number of characters from 1 to {MAX_LENGTH} or a range such as 4-6"
+    raise _refusal("length", value, allowed)
+
+
+def _parsed(
+    sources: Sources, name: str, default: Parsed, parse: Callable[[str], Parsed], allowed: str
+) -> Parsed:
+    """Return an option whose value is spelled as a setting's would be, or a JSON scalar."""
+    value = _given(sources, name)
+    if value is None:
+        return default
+    try:
+        return parse(str(value) if isinstance(value, (str, int, float)) else "")
+    except ValueError as error:
+        raise _refusal(name, value, allowed) from error
+
+
+def _refusal(name: str, value: object, allowed: str) -> InvalidOption:
+    """Return the error that names the option, its value in short, and what is allowed."""
+    # Only scalars are repeated: the repr of deeply nested JSON recurses too far.
+    scalar = isinstance(value, (str, int, float))
+    quoted = repr(value) if scalar else f"of type {type(value).__name__}"
+    if len(quoted) > MAX_QUOTED_CHARACTERS:
+        quoted = quoted[:MAX_QUOTED_CHARACTERS] + "…"
+    return InvalidOption(f"{name} is {quoted}, but it must be {allowed}.")

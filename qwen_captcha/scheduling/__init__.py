@@ -1,0 +1,1 @@
+"""Admission, the queue, batches, pending results and the cache of answers."""

@@ -1,0 +1,1 @@
+"""The process that serves the application: gunicorn, sockets, signals."""

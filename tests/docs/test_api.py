@@ -1,0 +1,135 @@
+"""The page on the HTTP API has every route, option, field and error; examples of pages run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from qwen_captcha.api.openapi.document import HEADERS
+from qwen_captcha.api.openapi.operations import OPERATIONS
+from qwen_captcha.api.openapi.option_fields import OPTION_FIELDS, OptionField
+from qwen_captcha.api.openapi.refusals import SERVER_REFUSALS
+from qwen_captcha.api.openapi.schemas import SCHEMAS
+from qwen_captcha.api.security import KEY_HEADER
+from qwen_captcha.errors import CaptchaServiceError, every_error_type
+from qwen_captcha.recognition.options import Case, Kind
+from tests.support.live_server import (
+    ENTRY_SCRIPT,
+    PATIENCE_S,
+    PROJECT,
+    running,
+)
+
+PAGE = (PROJECT / "docs" / "api.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+TUTORIAL = (PROJECT / "docs" / "first-ten-minutes.md").read_text(encoding="utf-8")
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+EXAMPLE = re.compile(r"```bash\n([^`]*?curl [^`]*?)```\n\n```json\n(.*?)```", re.DOTALL)
+EXAMPLES = [example for page in (PAGE, TUTORIAL, README) for example in EXAMPLE.findall(page)]
+URL = "http://127.0.0.1:5000"
+
+
+def rows(section: str) -> list[str]:
+    return [line for line in SECTIONS[section].splitlines() if line.startswith("| ")]
+
+
+def test_the_routes_are_those_of_the_description() -> None:
+    named = re.findall(r"`(GET|POST) (/[^`]*)`", "\n".join(rows("Routes")))
+    described = [(operation.method.upper(), operation.path) for operation in OPERATIONS]
+    assert sorted(named) == sorted(described)
+
+
+@pytest.mark.parametrize("option", OPTION_FIELDS, ids=lambda option: option.name)
+def test_each_option_has_a_row(option: OptionField) -> None:
+    assert sum(row.startswith(f"| `{option.name}` |") for row in rows("Options")) == 1
+
+
+@pytest.mark.parametrize(("option", "words"), [("kind", Kind), ("case", Case)])
+def test_a_choice_names_its_words(option: str, words: type[Kind | Case]) -> None:
+    [row] = [row for row in rows("Options") if row.startswith(f"| `{option}` |")]
+    assert re.findall("`([a-z]+)`", row.split("|")[2]) == list(words)
+
+
+@pytest.mark.parametrize("schema", ["Answer", "NoAnswer"])
+def test_each_field_of_an_answer_has_a_row(schema: str) -> None:
+    cells = " ".join(row.split("|")[1] for row in rows("One image"))
+    fields = SCHEMAS[schema]["properties"]
+    assert isinstance(fields, dict)
+    assert [name for name in fields if f"`{name}`" not in cells] == []
+
+
+@pytest.mark.parametrize("name", [*HEADERS, KEY_HEADER])
+def test_each_header_has_a_row(name: str) -> None:
+    assert any(f"`{name}`" in row.split("|")[1] for row in rows("Headers"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [error for error in every_error_type() if error is not CaptchaServiceError],
+    ids=lambda error: error.__name__,
+)
+def test_each_error_has_a_row_with_its_status(error: type[CaptchaServiceError]) -> None:
+    assert any(f"| {error.status} | `{error.error_type}` |" in row for row in rows("Errors"))
+
+
+def test_each_status_that_is_named_for_an_error_is_one() -> None:
+    known = {(str(error.status), error.error_type) for error in every_error_type()}
+    named = re.findall(r"^\| (\d+) \| `(\w+)` \|", SECTIONS["Errors"], re.MULTILINE)
+    assert len(named) > 20
+    assert set(named) <= known
+    in_the_table = {int(status) for status, _ in named}
+    assert all(str(status) in SECTIONS["Errors"] for status in set(SERVER_REFUSALS) - in_the_table)
+
+
+@pytest.mark.parametrize("page", [PAGE, TUTORIAL], ids=["api", "first-ten-minutes"])
+def test_each_page_that_is_linked_exists(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)", page)
+    assert links
+    assert [link for link in links if not (PROJECT / "docs" / link).exists()] == []
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with running(ENTRY_SCRIPT, QWEN_MODEL="bundled", USE_GPU="false") as server:
+        server.wait_until_ready()
+        yield f"http://127.0.0.1:{server.port}"
+
+
+def shown(value: Any, name: str = "") -> Any:
+    """Return a value without what the next checkpoint or another processor changes.
+
+    Of the other readings only whether there are any is compared.
+    """
+    if isinstance(value, dict):
+        return {key: shown(inner, key) for key, inner in value.items()}
+    if isinstance(value, list):
+        return bool(value) if name == "alternatives" else [shown(inner) for inner in value]
+    return float if isinstance(value, float) else value
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
+@pytest.mark.parametrize(("command", "reply"), EXAMPLES)
+def test_an_example_answers_what_its_page_shows(url: str, command: str, reply: str) -> None:
+    run = subprocess.run(
+        ["sh", "-ec", command.replace(URL, url)],
+        cwd=PROJECT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    replies = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(replies) == command.count("curl ")
+    expected = [shown(json.loads(reply))] * len(replies)
+    assert [shown(answer) for answer in replies] == expected
+
+
+def test_every_kind_of_request_has_an_example() -> None:
+    assert len(EXAMPLE.findall(TUTORIAL)) == 6
+    assert len(EXAMPLE.findall(README)) == 1
+    sections = {name for name, text in SECTIONS.items() if "```bash\ncurl " in text}
+    assert sections == {
+        "One image", "Many images", "Options", "Errors", "State", "Dialects",
+    }  # fmt: skip

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+
+from evaluation.accuracy.comparison import (
+    compare,
+    duels_of_family,
+    duels_of_group,
+    mcnemar,
+)
+from tests.support.readings import (
+    NOTHING_READ,
+    answered,
+    family_of,
+    judged,
+)
+
+
+@pytest.mark.parametrize(
+    ("only_ours", "only_theirs", "p_value"),
+    [
+        pytest.param(0, 0, 1.0, id="nothing-to-tell-them-apart"),
+        pytest.param(3, 3, 1.0, id="even"),
+        pytest.param(1, 0, 1.0, id="one-flip"),
+        pytest.param(5, 0, 2 / 32, id="five-flips-are-not-enough"),
+        pytest.param(0, 6, 2 / 64, id="six-are"),
+        pytest.param(2, 8, 2 * (1 + 10 + 45) / 1024, id="textbook"),
+        pytest.param(2000, 1000, 0.0, id="large-counts-do-not-overflow"),
+    ],
+)
+def test_mcnemar(only_ours: int, only_theirs: int, p_value: float) -> None:
+    assert mcnemar(only_ours, only_theirs) == pytest.approx(p_value, abs=1e-12)
+    assert mcnemar(only_theirs, only_ours) == mcnemar(only_ours, only_theirs)
+
+
+def test_mcnemar_refuses_negative_counts() -> None:
+    with pytest.raises(ValueError, match="-1 and 2 are no counts"):
+        mcnemar(-1, 2)
+
+
+# A family may bear a kind's name.
+DIGITS = family_of("alnum", "digits", "1", "2")
+LETTERS = family_of("letters", "alnum", "a")
+
+
+def test_duels_count_the_images_that_only_one_reads() -> None:
+    ours = [
+        judged(DIGITS, answered("1"), answered("2")),
+        judged(LETTERS, answered("x")),
+    ]
+    theirs = [judged(DIGITS, NOTHING_READ, answered("2")), judged(LETTERS, answered("A"))]
+    rival = compare("other", ours, theirs)
+    counts = {name: (d.only_ours, d.only_theirs) for name, d in rival.families.items()}
+    assert counts == {"alnum": (1, 0), "letters": (0, 1)}
+    counts = {name: (d.only_ours, d.only_theirs) for name, d in rival.groups.items()}
+    both = (1, 1)
+    assert counts == {
+        "digits": (1, 0),
+        "alnum": (0, 1),
+        "digits + Latin": both,
+        "all families": both,
+    }
+    ((figures, duel),) = duels_of_family("alnum", [rival])
+    assert (figures.accuracy, duel) == (0.5, rival.families["alnum"])
+    ((figures, duel),) = duels_of_group("alnum", [rival])
+    assert (figures.accuracy, duel) == (1.0, rival.groups["alnum"])
+
+
+def test_readers_of_different_images_are_not_compared() -> None:
+    other = family_of("letters", "alnum", "a", "b")
+    with pytest.raises(ValueError, match="different images"):
+        compare("other", [judged(LETTERS, NOTHING_READ)], [judged(other, *[NOTHING_READ] * 2)])

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from evaluation.bench import (
+    BATCH,
+    CROWD,
+    PLAIN,
+    Rival,
+    measure_rivalry,
+    measure_ways,
+    plan_of,
+    service_environment,
+)
+from evaluation.load.bench_report import Plan
+from evaluation.services.client import ServiceError
+from qwen_captcha.backends.hardware import usable_cores
+from qwen_captcha.settings import load_settings
+from tests.support.stub_service import Call, stub_service
+
+IMAGES = [f"image {index}".encode() for index in range(32)]
+
+
+class StubReader:
+    """Reads an image as its own bytes; counts what it was asked."""
+
+    def __init__(self, cache_use: str = "off") -> None:
+        self.paths: list[str] = []
+        self.cache_use = cache_use
+
+    def __call__(self, call: Call) -> tuple[int, bytes, dict[str, str]]:
+        self.paths.append(call.path)
+        headers = {"X-Cache": self.cache_use}
+        if call.path == "/ocr":
+            return 200, json.dumps(self.answer(call.body)).encode(), headers
+        images = [part.split(b"\r\n")[0] for part in call.body.split(b"\r\n\r\n")[1:]]
+        results = [self.answer(image) for image in images]
+        return 200, json.dumps({"results": results}).encode(), headers
+
+    def answer(self, image: bytes) -> dict[str, object]:
+        return {"success": True, "text": "", "confidence": 1, "raw_response": image.decode()}
+
+
+@pytest.fixture
+def reader() -> StubReader:
+    return StubReader()
+
+
+@pytest.fixture
+def url(reader: StubReader) -> Iterator[str]:
+    with stub_service(reader) as address:
+        yield address
+
+
+def test_every_way_reads_every_image_once_to_warm_up_and_once_a_round(
+    reader: StubReader, url: str
+) -> None:
+    plainly: list[bytes] = []
+
+    def plain_read(image: bytes) -> str:
+        plainly.append(image)
+        return image.decode()
+
+    ways, agreed = measure_ways(url, IMAGES, 2, plain_read)
+    assert [way.name for way in ways] == [PLAIN, BATCH, CROWD]
+    assert all(len(way.rounds) == 2 and min(way.rounds) > 0 for way in ways)
+    assert plainly == IMAGES * 3
+    assert reader.paths.count("/batch-ocr") == 3
+    assert reader.paths.count("/ocr") == 3 * 32
+    assert agreed == {BATCH: 1.0, CROWD: 1.0}
+
+
+def test_a_rival_is_a_way_of_its_own_and_read_in_turns(reader: StubReader, url: str) -> None:
+    read: list[bytes] = []
+    rival = Rival("rival", lambda image: read.append(image) or "")
+    ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, rival)
+    assert [way.name for way in ways] == [PLAIN, BATCH, CROWD, "rival"]
+    assert read == IMAGES * 3
+    assert set(agreed) == {BATCH, CROWD}
+    reader.paths.clear()
+    rivalry = measure_rivalry(url, IMAGES, rival)
+    assert (rivalry.rival, len(reader.paths), len(read)) == ("rival", 32, 4 * 32)
+    assert min(rivalry.ours_s, rivalry.rivals_s) > 0
+
+
+def test_differing_texts_are_reported(url: str) -> None:
+    _, agreed = measure_ways(
+        url, IMAGES, 1, lambda image: "" if image in IMAGES[:8] else image.decode()
+    )
+    assert agreed == {BATCH: 0.75, CROWD: 0.75}
+
+
+def test_a_cache_that_answers_ends_the_measurement(reader: StubReader, url: str) -> None:
+    reader.cache_use = "hit"
+    with pytest.raises(ServiceError, match="X-Cache is hit"):
+        measure_ways(url, IMAGES, 1, bytes.decode)
+
+
+@pytest.mark.parametrize(
+    ("argv", "plan", "json_file"),
+    [
+        pytest.param([], Plan("bundled", 64, 5, usable_cores()), None, id="defaults"),
+        pytest.param(
+            [
+                *("--model=m", "--images=96", "--rounds=1", "--threads=1", "--json=f.json"),
+                *("--against", "ddddocr"),
+            ],
+            Plan("m", 96, 1, 1, against_ddddocr=True),
+            Path("f.json"),
+            id="all",
+        ),
+    ],
+)
+def test_the_command_line(argv: list[str], plan: Plan, json_file: Path | None) -> None:
+    assert plan_of(argv) == (plan, json_file)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        pytest.param(["--images", "48"], "48 is not a multiple of 32", id="no-whole-batches"),
+        pytest.param(["--images", "0"], "0 is not a whole number", id="no-images"),
+        pytest.param(["--rounds", "0"], "0 is not a whole number", id="no-rounds"),
+        pytest.param(["--threads", "9999"], "more than the", id="more-threads-than-cores"),
+        pytest.param(["--threads", "two"], "two is not a whole number", id="no-number"),
+    ],
+)
+def test_misuse_of_the_command_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        plan_of(argv)
+    assert message in capsys.readouterr().err
+
+
+def test_the_service_understands_its_environment() -> None:
+    settings = load_settings(service_environment(Plan("bundled", 64, 5, 2)))
+    assert (settings.qwen_model, settings.host) == ("bundled", "127.0.0.1")
+    assert min(settings.ocr_timeout_s, settings.batch_ocr_timeout_s) == 600

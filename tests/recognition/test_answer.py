@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from qwen_captcha.errors import ImageTooLarge
+from qwen_captcha.recognition.answer import (
+    CONFIDENCE_UNKNOWN,
+    NOT_FOR_ARITHMETIC,
+    NOT_RESTRICTED,
+    PROMPT_IGNORED,
+    RESPONSE_CUT,
+    Answer,
+    answer_from_reading,
+    failed_answer,
+    obeyed_options,
+)
+from qwen_captcha.recognition.charsets import DIGITS, Charset
+from qwen_captcha.recognition.options import Kind, Options
+from qwen_captcha.recognition.reading import Capabilities, Reading
+
+OBEDIENT = Capabilities()
+BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
+CERTAIN = Reading("a3b9", 0.0, complete=True)
+SUM = Reading("3+5=?", 0.0, complete=True)
+
+
+def test_an_answer_has_the_text_and_keeps_what_the_model_said() -> None:
+    reading = Reading(" 3+5=? ", math.log(0.8), complete=True)
+    assert answer_from_reading(reading, Options(), OBEDIENT) == Answer(
+        text="8", confidence=0.8, success=True, raw_response=" 3+5=? "
+    )
+
+
+@pytest.mark.parametrize("raw_response", ["", "  \n", "5/0", "I'm sorry, I can't help with that."])
+def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
+    answer = answer_from_reading(Reading(raw_response, 0.0, complete=True), Options(), OBEDIENT)
+    assert answer == Answer(
+        text="",
+        confidence=0.0,
+        success=False,
+        raw_response=raw_response,
+        error_type="no_answer",
+        error="The model gave no usable answer.",
+    )
+
+
+def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
+    answer = answer_from_reading(CERTAIN, Options(kind=Kind.QUESTION), BUNDLED)
+    assert (answer.success, answer.error_type, answer.raw_response) == (False, "no_answer", "a3b9")
+
+
+@pytest.mark.parametrize(
+    ("reading", "options", "capabilities", "warnings"),
+    [
+        (CERTAIN, Options(), OBEDIENT, ()),
+        (CERTAIN, Options(prompt="read"), OBEDIENT, ()),
+        (CERTAIN, Options(prompt="read"), BUNDLED, (PROMPT_IGNORED,)),
+        (CERTAIN, Options(charset=Charset.of("ab39")), OBEDIENT, ()),
+        (CERTAIN, Options(charset=DIGITS), OBEDIENT, (NOT_RESTRICTED,)),
+        (CERTAIN, Options(length=(5, 6)), OBEDIENT, (NOT_RESTRICTED,)),
+        (CERTAIN, Options(kind=Kind.DIGITS), OBEDIENT, (NOT_RESTRICTED,)),
+        (SUM, Options(charset=DIGITS), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
+        (SUM, Options(length=(4, 4)), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
+        (SUM, Options(kind=Kind.MATH), OBEDIENT, ()),
+        (Reading("a3b9", None, complete=True), Options(), OBEDIENT, (CONFIDENCE_UNKNOWN,)),
+        (Reading("a3b9", 0.0, complete=False), Options(), OBEDIENT, (RESPONSE_CUT,)),
+        (
+            Reading("", None, complete=False),
+            Options(prompt="read", charset=DIGITS, kind=Kind.MATH),
+            BUNDLED,
+            (PROMPT_IGNORED, NOT_FOR_ARITHMETIC, CONFIDENCE_UNKNOWN, RESPONSE_CUT),
+        ),
+    ],
+    ids=[
+        "none",
+        "prompt followed",
+        "prompt",
+        "charset obeyed",
+        "charset not obeyed",
+        "length not obeyed",
+        "kind not obeyed",
+        "charset for arithmetic",
+        "length for arithmetic",
+        "arithmetic",
+        "no probabilities",
+        "cut",
+        "all, failed",
+    ],
+)
+def test_what_had_no_effect_is_said(
+    reading: Reading, options: Options, capabilities: Capabilities, warnings: tuple[str, ...]
+) -> None:
+    assert answer_from_reading(reading, options, capabilities).warnings == warnings
+
+
+def test_a_prompt_that_had_no_effect_does_not_change_how_the_text_is_read() -> None:
+    reading = Reading("3+5=?", 0.0, complete=True)
+    options = Options(prompt="What does it say?")
+    assert answer_from_reading(reading, options, BUNDLED).text == "8"
+    assert answer_from_reading(reading, options, OBEDIENT).text == "3+5=?"
+    assert obeyed_options(options, BUNDLED) == Options()
+    assert obeyed_options(options, OBEDIENT) is options
+
+
+def test_an_image_that_failed_has_an_answer_that_says_why() -> None:
+    assert failed_answer(ImageTooLarge("The image is too large.")) == Answer(
+        text="",
+        confidence=0.0,
+        success=False,
+        raw_response="",
+        error_type="image_too_large",
+        error="The image is too large.",
+    )

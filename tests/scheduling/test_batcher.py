@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from qwen_captcha.errors import (
+    CaptchaServiceError,
+    DeadlineExceeded,
+    InternalError,
+    ModelFailed,
+    ModelLoading,
+    OutOfMemory,
+    QueueFull,
+    UnreadableShape,
+)
+from qwen_captcha.scheduling.admission import Admission, ModelState
+from qwen_captcha.scheduling.batcher import (
+    FAILURES_UNTIL_BROKEN,
+    MicroBatcher,
+    seconds_to_wait,
+)
+from qwen_captcha.scheduling.pending import Ticket
+from tests.support.fake_backend import PATIENCE_S
+from tests.support.fake_clock import FakeClock
+
+Batcher = MicroBatcher[str, str]
+
+
+class Model:
+    """Reads tasks as their upper case; can be held, and raises what a task asks for."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.batches: list[list[str]] = []
+        self.errors: dict[str, Exception] = {}
+        self.seconds_per_batch = 0.0
+        self.threads: set[threading.Thread] = set()
+        self._open = threading.Event()
+        self._open.set()
+        self._entered = threading.Semaphore(0)
+
+    def read(self, tasks: Sequence[str]) -> list[str]:
+        self.threads.add(threading.current_thread())
+        self.batches.append(list(tasks))
+        self._entered.release()
+        assert self._open.wait(PATIENCE_S)
+        self.clock.advance(self.seconds_per_batch)
+        for task in tasks:
+            if task in self.errors:
+                raise self.errors[task]
+        return [task.upper() for task in tasks]
+
+    def hold(self) -> None:
+        self._open.clear()
+
+    def release(self) -> None:
+        self._open.set()
+
+    def wait_until_reading(self) -> None:
+        assert self._entered.acquire(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def model(clock: FakeClock) -> Iterator[Model]:
+    model = Model(clock)
+    yield model
+    model.release()
+
+
+def create_batcher(model: Model, clock: FakeClock, **limits: float) -> Batcher:
+    defaults = {"max_batch_size": 4, "max_queue_delay_s": 1e6, "max_queue_size": 16}
+    return MicroBatcher(model.read, monotonic=clock, **{**defaults, **limits})
+
+
+def start(batcher: Batcher, initialise: Callable[[], float] = lambda: 0.0) -> None:
+    batcher.start(initialise, on_failure=pytest.fail)
+    assert batcher.gate.wait_until_loaded(PATIENCE_S)
+
+
+@pytest.fixture
+def batcher(model: Model, clock: FakeClock) -> Iterator[Batcher]:
+    """Return a ready batcher whose batches wait for ever while others are on their way."""
+    batcher = create_batcher(model, clock)
+    start(batcher)
+    yield batcher
+    batcher.gate.close()
+
+
+def outcomes(
+    tickets: Sequence[Ticket[str, str]], clock: FakeClock
+) -> list[str | type[CaptchaServiceError]]:
+    """Return the results, and the classes of the errors, of tickets."""
+    found: list[str | type[CaptchaServiceError]] = []
+    for ticket in tickets:
+        try:
+            found.append(ticket.wait(clock.now_s + PATIENCE_S))
+        except CaptchaServiceError as error:
+            found.append(type(error))
+    return found
+
+
+def read_all(
+    batcher: Batcher, clock: FakeClock, tasks: Sequence[str], timeout_s: float = 100
+) -> list[str | type[CaptchaServiceError]]:
+    """Read tasks of one request."""
+    with batcher.admit(len(tasks), clock.now_s + timeout_s) as admission:
+        return outcomes([admission.submit(task) for task in tasks], clock)
+
+
+def hold_with(batcher: Batcher, model: Model, clock: FakeClock) -> Admission[str, str]:
+    """Make the model busy with a task of its own, so that what follows is queued."""
+    model.hold()
+    busy = batcher.admit(1, clock.now_s + 100)
+    busy.submit("busy")
+    model.wait_until_reading()
+    return busy
+
+
+@pytest.mark.parametrize(
+    ("queued", "on_their_way", "age_s", "wait_s"),
+    [
+        (1, 0, 0.0, 0.0),
+        (3, 0, 0.0, 0.0),
+        (1, 1, 0.0, 0.5),
+        (3, 5, 0.2, 0.3),
+        (1, 1, 0.5, 0.0),
+        (1, 1, 9.0, 0.0),
+        (4, 9, 0.0, 0.0),
+        (7, 9, 0.0, 0.0),
+    ],
+    ids=[
+        "alone",
+        "nobody else comes",
+        "one comes",
+        "the clock is the first one's",
+        "time is up",
+        "time was up long ago",
+        "full",
+        "more than full",
+    ],
+)
+def test_how_long_a_batch_waits(
+    queued: int, on_their_way: int, age_s: float, wait_s: float
+) -> None:
+    found = seconds_to_wait(queued, on_their_way, age_s, max_batch_size=4, max_delay_s=0.5)
+    assert found == pytest.approx(wait_s)
+
+
+def test_a_lone_task_is_read_at_once(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+    assert read_all(batcher, clock, ["a"]) == ["A"]
+    assert model.batches == [["a"]]
+
+
+def test_results_keep_the_order_of_the_tasks(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    tasks = [f"task {number}" for number in range(10)]
+    assert read_all(batcher, clock, tasks) == [task.upper() for task in tasks]
+    assert [len(batch) for batch in model.batches] == [4, 4, 2]
+
+
+def test_what_arrives_while_the_model_reads_shares_the_next_batch(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    deadline = clock.now_s + 100
+    with (
+        hold_with(batcher, model, clock),
+        batcher.admit(1, deadline) as one,
+        batcher.admit(2, deadline) as other,
+    ):
+        tickets = [one.submit("a"), other.submit("b"), other.submit("c")]
+        model.release()
+        assert outcomes(tickets, clock) == ["A", "B", "C"]
+    assert model.batches == [["busy"], ["a", "b", "c"]]
+
+
+def test_a_batch_waits_for_what_is_on_its_way(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    with batcher.admit(3, clock.now_s + 100) as admission:
+        tickets = [admission.submit("a"), admission.submit("b")]
+        assert model.batches == []
+        admission.skip()
+        assert outcomes(tickets, clock) == ["A", "B"]
+    assert model.batches == [["a", "b"]]
+
+
+def test_a_batch_does_not_wait_for_a_request_that_gave_up(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    with batcher.admit(1, clock.now_s + 100) as admission:
+        with batcher.admit(5, clock.now_s + 100):
+            ticket = admission.submit("a")
+        assert outcomes([ticket], clock) == ["A"]
+
+
+def test_a_batch_waits_no_longer_than_it_may(model: Model, clock: FakeClock) -> None:
+    batcher = create_batcher(model, clock, max_queue_delay_s=0.0)
+    start(batcher)
+    with batcher.admit(2, clock.now_s + 100) as admission:
+        assert outcomes([admission.submit("a")], clock) == ["A"]
+        assert outcomes([admission.submit("b")], clock) == ["B"]
+    assert model.batches == [["a"], ["b"]]
+    batcher.gate.close()
+
+
+def test_a_late_task_never_reaches_the_model(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    with (
+        hold_with(batcher, model, clock),
+        batcher.admit(1, clock.now_s + 5) as late,
+        batcher.admit(1, clock.now_s + 50) as timely,
+    ):
+        tickets = [late.submit("late"), timely.submit("timely")]
+        clock.advance(5)
+        model.release()
+        assert outcomes(tickets, clock) == [DeadlineExceeded, "TIMELY"]
+    assert model.batches == [["busy"], ["timely"]]
+
+
+def test_a_task_whose_request_gave_up_never_reaches_the_model(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    with hold_with(batcher, model, clock), batcher.admit(1, clock.now_s + 50) as patient:
+        with batcher.admit(1, clock.now_s + 50) as impatient:
+            impatient.submit("abandoned")
+        ticket = patient.submit("wanted")
+        model.release()
+        assert outcomes([ticket], clock) == ["WANTED"]
+    assert model.batches == [["busy"], ["wanted"]]
+
+
+def test_a_batch_that_nobody_wants_is_not_read(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    with hold_with(batcher, model, clock), batcher.admit(2, clock.now_s + 50) as impatient:
+        impatient.submit("a")
+        impatient.submit("b")
+    model.release()
+    assert batcher.gate.wait_until_empty(PATIENCE_S)
+    assert model.batches == [["busy"]]
+
+
+@pytest.mark.parametrize(
+    ("error", "seen"),
+    [
+        (ValueError("bad tensor"), InternalError),
+        (MemoryError(), OutOfMemory),
+        (UnreadableShape("too long"), UnreadableShape),
+    ],
+    ids=["bug", "memory", "the image's own fault"],
+)
+@pytest.mark.parametrize("bad", [0, 1, 3], ids=["first", "second", "last"])
+def test_one_bad_task_fails_alone(
+    batcher: Batcher,
+    model: Model,
+    clock: FakeClock,
+    error: Exception,
+    seen: type[CaptchaServiceError],
+    bad: int,
+) -> None:
+    tasks = ["a", "b", "c", "d"]
+    model.errors[tasks[bad]] = error
+    expected = [seen if index == bad else task.upper() for index, task in enumerate(tasks)]
+    assert read_all(batcher, clock, tasks) == expected
+    assert max(model.batches, key=len) == tasks
+    assert batcher.gate.state is ModelState.READY
+
+
+def test_a_batch_that_is_too_large_is_read_in_halves(model: Model, clock: FakeClock) -> None:
+    def read(tasks: Sequence[str]) -> list[str]:
+        results = model.read(tasks)
+        if len(tasks) > 1:
+            raise MemoryError
+        return results
+
+    batcher: Batcher = MicroBatcher(
+        read, max_batch_size=4, max_queue_delay_s=1e6, max_queue_size=4, monotonic=clock
+    )
+    start(batcher)
+    assert read_all(batcher, clock, ["a", "b", "c"]) == ["A", "B", "C"]
+    assert [len(batch) for batch in model.batches] == [3, 1, 2, 1, 1]
+    batcher.gate.close()
+
+
+def test_out_of_memory_says_when_to_retry(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+    model.errors["a"] = MemoryError()
+    with batcher.admit(1, clock.now_s + 100) as admission:
+        ticket = admission.submit("a")
+        with pytest.raises(OutOfMemory) as error:
+            ticket.wait(clock.now_s + PATIENCE_S)
+    assert error.value.retry_after_s == 5
+    assert "CUDA" not in error.value.message
+
+
+def test_a_wrong_number_of_results_is_a_failure_and_not_a_mix_up(clock: FakeClock) -> None:
+    batcher: Batcher = MicroBatcher(
+        lambda tasks: ["only one"],
+        max_batch_size=4,
+        max_queue_delay_s=1e6,
+        max_queue_size=4,
+        monotonic=clock,
+    )
+    start(batcher)
+    assert read_all(batcher, clock, ["a", "b"]) == ["only one", "only one"]
+    batcher.gate.close()
+
+
+def test_one_thread_alone_calls_the_model(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+    requests = [
+        threading.Thread(target=read_all, args=(batcher, clock, [f"task {number}"]))
+        for number in range(12)
+    ]
+    for request in requests:
+        request.start()
+    for request in requests:
+        request.join(PATIENCE_S)
+    assert sum(len(batch) for batch in model.batches) == 12
+    assert len(model.threads) == 1
+
+
+def test_nothing_is_taken_before_the_model_is_loaded(model: Model, clock: FakeClock) -> None:
+    batcher = create_batcher(model, clock)
+    with pytest.raises(ModelLoading):
+        batcher.admit(1, clock.now_s + 8)
+    start(batcher)
+    assert read_all(batcher, clock, ["a"]) == ["A"]
+    batcher.gate.close()
+
+
+def test_the_speed_of_the_first_reading_counts_from_the_start(
+    model: Model, clock: FakeClock
+) -> None:
+    batcher = create_batcher(model, clock)
+    start(batcher, initialise=lambda: 5.0)
+    with hold_with(batcher, model, clock):
+        with pytest.raises(QueueFull, match="would take about 10 s"):
+            batcher.admit(1, clock.now_s + 8)
+        batcher.admit(1, clock.now_s + 10).skip()
+        model.release()
+    batcher.gate.close()
+
+
+def test_the_estimate_learns_from_batches(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+    model.seconds_per_batch = 8.0
+    read_all(batcher, clock, ["a", "b", "c", "d"])
+    with hold_with(batcher, model, clock):
+        with pytest.raises(QueueFull, match="would take about 4 s"):
+            batcher.admit(1, clock.now_s + 3.9)
+        model.release()
+
+
+def test_a_failed_load_is_reported_and_the_state_is_failed(model: Model, clock: FakeClock) -> None:
+    reported: list[Exception] = []
+    error = ValueError("torn weights")
+
+    def initialise() -> float:
+        raise error
+
+    batcher = create_batcher(model, clock)
+    done = threading.Event()
+    batcher.start(initialise, lambda failure: (reported.append(failure), done.set()))
+    assert done.wait(PATIENCE_S)
+    assert reported == [error]
+    assert batcher.gate.state is ModelState.FAILED
+    assert batcher.gate.error == "The model could not be loaded."
+
+
+def break_model(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+    model.errors["bad"] = ValueError("non-finite logits")
+    for _ in range(FAILURES_UNTIL_BROKEN):
+        assert read_all(batcher, clock, ["bad"]) == [InternalError]
+
+
+def test_a_model_that_fails_again_and_again_is_broken(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    break_model(batcher, model, clock)
+    assert batcher.gate.state is ModelState.FAILED
+    assert batcher.gate.error == "The last 5 images failed inside the model."
+
+
+def test_a_broken_model_recovers_with_the_first_success(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    break_model(batcher, model, clock)
+    with hold_with(batcher, model, clock):
+        with pytest.raises(ModelFailed):
+            batcher.admit(1, clock.now_s + 8)
+        model.release()
+        assert batcher.gate.wait_until_empty(PATIENCE_S)
+    assert batcher.gate.state is ModelState.READY
+    assert batcher.gate.error is None
+
+
+def test_failures_between_successes_do_not_add_up(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    model.errors["bad"] = ValueError("non-finite logits")
+    for _ in range(FAILURES_UNTIL_BROKEN):
+        assert read_all(batcher, clock, ["bad", "good"]) == [InternalError, "GOOD"]
+    assert batcher.gate.state is ModelState.READY
+
+
+def test_images_that_are_at_fault_themselves_do_not_break_the_model(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    model.errors["bad"] = UnreadableShape("too long")
+    for _ in range(FAILURES_UNTIL_BROKEN + 1):
+        assert read_all(batcher, clock, ["bad"]) == [UnreadableShape]
+    assert batcher.gate.state is ModelState.READY
+
+
+def test_draining_answers_what_is_accepted_and_ends_the_thread(
+    batcher: Batcher, model: Model, clock: FakeClock
+) -> None:
+    with hold_with(batcher, model, clock), batcher.admit(1, clock.now_s + 50) as accepted:
+        batcher.gate.close()
+        ticket = accepted.submit("accepted")
+        model.release()
+        assert outcomes([ticket], clock) == ["ACCEPTED"]
+    assert batcher.gate.wait_until_empty(PATIENCE_S)
+    [thread] = model.threads
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()

@@ -1,0 +1,237 @@
+"""Clients that send slowly, or stop in the middle: others are served as before."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from qwen_captcha.server import connection
+from qwen_captcha.server.connection import PatientSocket, TooSlow
+from tests.support.fake_backend import image_bytes
+from tests.support.live_server import (
+    PATIENCE_S,
+    Server,
+    gunicorn_command,
+    parse_reply,
+    receive_all,
+    running,
+)
+
+STALLED = 200
+# Of the smallest server: two threads, and a thousand connections that are kept alive.
+PLACES = 1002
+IMAGE = image_bytes(120)
+HEAD = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nContent-Length: %d\r\n" % len(IMAGE)
+REQUEST = HEAD + b"Connection: close\r\n\r\n" + IMAGE
+# As many as there are, and a few more: whoever waits for all of these waits for a timeout.
+SLOWEST_S = 5.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with running(gunicorn_command("tests.support.fake_backend:create_quick_app()")) as server:
+        server.wait_until_ready()
+        yield server
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "length", [0, 30, len(REQUEST) - 9], ids=["silent", "mid-head", "mid-body"]
+)
+def test_others_are_served_while_many_stall(server: Server, length: int) -> None:
+    with ExitStack() as stack:
+        stalled = [stack.enter_context(connect(server)) for _ in range(STALLED)]
+        for connection in stalled:
+            connection.sendall(REQUEST[:length])
+        for _ in range(10):
+            start = time.monotonic()
+            with connect(server) as connection:
+                connection.sendall(REQUEST)
+                reply, _ = parse_reply(receive_all(connection))
+            assert (reply.status, reply.json["text"]) == (200, "w120")
+            assert time.monotonic() - start < SLOWEST_S
+        # They were slow, not wrong: who goes on is answered.
+        stalled[-1].sendall(REQUEST[length:])
+        assert stalled[-1].recv(12) == b"HTTP/1.1 200"
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[PatientSocket, socket.socket]]:
+    """Return both ends of a connection: the server's, which is patient, and the client's."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield PatientSocket(ours, lambda: None), theirs
+
+
+def test_only_a_read_that_waits_is_announced() -> None:
+    ours, theirs = socket.socketpair()
+    waits: list[bytes] = []
+
+    def send_the_rest() -> None:
+        waits.append(b"rest")
+        theirs.sendall(waits[-1])
+
+    with ours, theirs:
+        patient = PatientSocket(ours, send_the_rest)
+        theirs.sendall(b"head")
+        assert patient.recv(100) == b"head"
+        assert waits == []
+        assert patient.recv(100) == b"rest"
+        assert waits == [b"rest"]
+
+
+def test_a_client_that_stops_is_given_up(
+    ends: tuple[PatientSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "IDLE_S", 0.01)
+    ours, theirs = ends
+    theirs.sendall(b"GET")
+    assert ours.recv(100) == b"GET"
+    with pytest.raises(TooSlow):
+        ours.recv(100)
+    assert ours.gettimeout() is None
+
+
+def test_a_client_that_trickles_is_given_up(
+    ends: tuple[PatientSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = ends
+    now = time.monotonic()
+    monkeypatch.setattr(connection.time, "monotonic", lambda: now + connection.REQUEST_S)
+    with pytest.raises(TooSlow):
+        ours.recv(100)
+    ours.expect_request()
+    theirs.sendall(b"x")
+    assert ours.recv(100) == b"x"
+
+
+def test_a_timeout_that_somebody_set_keeps_its_own_error(
+    ends: tuple[PatientSocket, socket.socket],
+) -> None:
+    ours, _ = ends
+    ours.settimeout(0.01)
+    with pytest.raises(TimeoutError):
+        ours.recv(100)
+
+
+def test_a_reply_is_sent_whole(ends: tuple[PatientSocket, socket.socket]) -> None:
+    ours, theirs = ends
+    theirs.setblocking(False)
+    ours.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert theirs.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for body in (b"{}", b""):
+        ours.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        with pytest.raises(BlockingIOError):
+            theirs.recv(100)
+        ours.sendall(body) if body else ours.flush()
+        assert theirs.recv(100).endswith(b"%d\r\n\r\n%b" % (len(body), body))
+    ours.flush()
+    with pytest.raises(BlockingIOError):
+        theirs.recv(100)
+
+
+def test_a_file_follows_its_head(ends: tuple[PatientSocket, socket.socket], tmp_path: Path) -> None:
+    ours, theirs = ends
+    (tmp_path / "page").write_bytes(b"<html>")
+    ours.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+    with (tmp_path / "page").open("rb") as page:
+        assert ours.sendfile(page, offset=1, count=4) == 4
+    ours.close()
+    assert receive_all(theirs) == b"HTTP/1.1 200 OK\r\n\r\nhtml"
+
+
+def test_who_is_too_slow_is_told_so() -> None:
+    with running(gunicorn_command("tests.support.fake_backend:create_impatient_app()")) as server:
+        server.wait_until_ready()
+        for sent, status in ((HEAD[:30], 408), (HEAD + b"\r\n" + IMAGE[:9], 400)):
+            with connect(server) as connection:
+                connection.sendall(sent)
+                reply, rest = parse_reply(receive_all(connection))
+            assert rest == b""
+            assert (reply.status, reply.json["error_type"]) == (status, "bad_request")
+        assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
+
+
+def read_wide(server: Server, width: int) -> bytes:
+    """Return the reply to an image of a width, over a connection of its own."""
+    image = image_bytes(width)
+    head = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nConnection: close\r\n"
+    with connect(server) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(image) + image)
+        return receive_all(connection)
+
+
+def metrics_of(server: Server) -> str:
+    with connect(server) as connection:
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return receive_all(connection).decode()
+
+
+def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
+    tmp_path: Path,
+) -> None:
+    reading, go_on = tmp_path / "reading", tmp_path / "go-on"
+    os.mkfifo(reading)
+    os.mkfifo(go_on)
+    gated = gunicorn_command(f"tests.support.fake_backend:create_gated_app('{tmp_path}')")
+    with running(gated, OCR_TIMEOUT_S="60", CACHE_SIZE="0") as server, ExitStack() as stack:
+        server.wait_until_ready()
+        replies: list[bytes] = []
+        threads = [
+            threading.Thread(target=lambda width=width: replies.append(read_wide(server, width)))
+            for width in (500, 130)
+        ]
+        threads[0].start()
+        reading.open().close()  # The model is busy from here on.
+        threads[1].start()
+        gone = [stack.enter_context(connect(server)) for _ in range(5)]
+        for connection in gone:
+            connection.sendall(REQUEST)
+            connection.close()
+        deadline = time.monotonic() + PATIENCE_S
+        counted = 'qwen_captcha_refusals_total{reason="caller_left"} 5.0'
+        while counted not in metrics_of(server):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        go_on.open("w").close()
+        for thread in threads:
+            thread.join(PATIENCE_S)
+        # The one whose caller stayed is read after the busy one; those of the others never are.
+        texts = sorted(parse_reply(reply)[0].json["text"] for reply in replies)
+        assert texts == ["w130", "w500"]
+        [sizes] = re.findall(
+            r"^qwen_captcha_batch_size_sum (\S+)", metrics_of(server), re.MULTILINE
+        )
+        assert float(sizes) == 2
+
+
+@pytest.mark.parametrize("first", [b"", HEAD + b"\r\n" + IMAGE], ids=["silent", "kept alive"])
+def test_idle_connections_beyond_all_places_make_way(first: bytes) -> None:
+    quick = gunicorn_command("tests.support.fake_backend:create_quick_app()")
+    with (
+        running(quick, HTTP_THREADS="2", MAX_QUEUE_SIZE="1", MAX_BATCH_IMAGES="1") as server,
+        ExitStack() as stack,
+    ):
+        server.wait_until_ready()
+        idle = []
+        for _ in range(PLACES + 50):
+            idle.append(stack.enter_context(connect(server)))
+            if first:
+                idle[-1].sendall(first)
+                assert idle[-1].recv(12) == b"HTTP/1.1 200"
+        start = time.monotonic()
+        assert b'"w120"' in read_wide(server, 120)
+        assert time.monotonic() - start < SLOWEST_S
+        if not first:
+            assert idle[0].recv(1) == b"", "the one that was silent for longest is closed"

@@ -1,0 +1,16 @@
+"""A clock that moves only when told to."""
+
+from __future__ import annotations
+
+
+class FakeClock:
+    """A clock that moves only when told to, in seconds."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def advance(self, seconds: float) -> None:
+        self.now_s += seconds

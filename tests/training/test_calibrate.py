@@ -1,0 +1,87 @@
+"""Fitting a calibration: a known curve is found again, and outcomes are judged as answers are."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+import pytest
+from PIL import Image, ImageDraw
+
+from qwen_captcha.images.crop import crop_to_text
+from qwen_captcha.recognition.calibration import Curve, Evidence
+from qwen_captcha.recognition.reading import (
+    Capabilities,
+    Reading,
+    ReadingTask,
+)
+from training.calibrate import Outcome, collect, figures_of, fit, fit_curve
+
+TRUE_CURVE = Curve(bias=-2.0, whole=0.4, weakest=0.3)
+
+
+def outcomes(count: int, kind: str, curve: Curve, seed: int = 1) -> list[Outcome]:
+    """Return outcomes that follow a curve."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        weakest = -rng.expovariate(0.7)
+        evidence = Evidence(weakest * rng.uniform(1, 3), weakest)
+        made.append(Outcome(kind, evidence, rng.random() < curve.probability(evidence)))
+    return made
+
+
+def test_a_curve_is_found_again() -> None:
+    fitted = fit_curve(outcomes(4000, "text", TRUE_CURVE))
+    for outcome in outcomes(100, "text", TRUE_CURVE, seed=2):
+        expected = TRUE_CURVE.probability(outcome.evidence)
+        assert fitted.probability(outcome.evidence) == pytest.approx(expected, abs=0.06)
+
+
+def test_fitting_repairs_a_model_that_is_too_sure() -> None:
+    fitted = fit(outcomes(3000, "text", TRUE_CURVE))
+    fresh = outcomes(3000, "text", TRUE_CURVE, seed=2)
+    assert figures_of(None, fresh)["ece"] > 0.1
+    assert figures_of(fitted, fresh)["ece"] < 0.03
+
+
+def test_a_kind_has_a_curve_of_its_own_where_there_is_enough_of_it() -> None:
+    easy = Curve(bias=1.0, whole=0.5, weakest=0.5)
+    many, few = outcomes(600, "digits", easy), outcomes(60, "math", easy)
+    fitted = fit([*outcomes(600, "text", TRUE_CURVE), *many, *few])
+    assert set(fitted.kinds) == {"digits", "text"}
+    evidence = Evidence(-0.7, -0.7)
+    assert fitted.confidence("digits", evidence) > fitted.confidence("text", evidence) + 0.2
+    assert fitted.confidence("math", evidence) == fitted.default.probability(evidence)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: bool) -> None:
+    same = [Outcome(o.kind, o.evidence, right) for o in outcomes(200, "text", TRUE_CURVE)]
+    curve = fit_curve(same)
+    assert min(curve.whole, curve.weakest) >= 0
+    assert (curve.probability(Evidence(-0.5, -0.5)) > 0.5) is right
+
+
+def test_what_was_read_is_judged_as_the_service_answers() -> None:
+    said = {"aB3": "Ab3", "3+5=?": "5+3=", "9": "8", "5/0": "5/0", "7": ""}
+
+    shown: list[tuple[int, int]] = []
+
+    def read(tasks: Sequence[ReadingTask]) -> list[Reading]:
+        shown[:] = [task.image.size for task in tasks]
+        return [Reading(text, math.log(0.5), complete=True) for text in said.values()]
+
+    image = Image.new("RGB", (100, 40), "white")
+    ImageDraw.Draw(image).rectangle((20, 10, 50, 20), "black")
+    judged = collect([(image, drawn) for drawn in said], read, Capabilities())
+    assert shown == [image.size] * len(said)
+    # Neither an expression without a value nor an image without an answer is an outcome.
+    assert [(outcome.kind, outcome.right) for outcome in judged] == [
+        ("text", True),
+        ("math", True),
+        ("digits", False),
+    ]
+    collect([(image, drawn) for drawn in said], read, Capabilities(crops_to_text=True))
+    assert shown == [crop_to_text(image).size] * len(said) != [image.size] * len(said)

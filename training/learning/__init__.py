@@ -1,0 +1,1 @@
+"""Objective, data and optimizers of the training."""

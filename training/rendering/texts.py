@@ -1,0 +1,110 @@
+"""What captchas say: labels of every kind, drawn at random.
+
+Responsible for: the distribution of labels. Invariant: every label is made of characters of
+`alphabet.ALPHABET`.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TypeVar
+
+from training.rendering.alphabet import (
+    DIGITS,
+    HANZI_FREQUENT,
+    HANZI_LEVEL_1,
+    LATIN,
+    LOWER,
+    UPPER,
+)
+
+Value = TypeVar("Value")
+
+KINDS = ("digits", "latin", "math", "chinese", "chinese_math")
+
+_POOLS = (
+    (LATIN, 5),
+    (LOWER + DIGITS, 4),
+    (UPPER + DIGITS, 4),
+    (UPPER, 2),
+    (LOWER, 2),
+    (LOWER + UPPER, 1),
+)
+# Many generators leave out what people confuse.
+_CONFUSED = frozenset("0oO1lIi")
+_WITHOUT_CONFUSED = 0.5
+# Letters that differ by a stroke or its direction, as N from H, M and W; they come oftener.
+_MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
+_MISTAKEN_WEIGHT = 1.6
+_DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
+_LENGTHS = ((1, 1), (2, 1), (3, 3), (4, 12), (5, 10), (6, 6), (7, 2), (8, 2), (10, 0.3))
+_HAN_LENGTHS = ((1, 1), (2, 3), (3, 3), (4, 10), (5, 2), (6, 0.5))
+_HAN_FREQUENT = 0.4  # share of the codes whose characters are all frequent ones
+_OPERATORS = (("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2))
+_ENDINGS = (("=?", 7), ("=", 5), ("", 3), ("?", 0.3))
+_HAN_DIGITS = ("零一二三四五六七八九十", "零壹贰叁肆伍陆柒捌玖拾")
+_HAN_OPERATORS = ("加", "减", "乘", "除以", "乘以", "加上", "减去", "+", "-", "×")
+# One form of the question mark: in a picture they are alike.
+_HAN_ENDINGS = ("等于", "等于?", "等于?", "等于几", "=?", "=", "得", "")
+
+
+def _weighted(rng: random.Random, table: tuple[tuple[Value, float], ...]) -> Value:
+    return rng.choices([value for value, _ in table], weights=[weight for _, weight in table])[0]
+
+
+def sample_length(rng: random.Random, longest: int) -> int:
+    """Return a code length between 1 and `longest` with the weights of real generators."""
+    table = tuple((n, w if n < longest else w + 0.5) for n, w in _LENGTHS if n <= longest)
+    return _weighted(rng, table or ((longest, 1.0),))
+
+
+def _spaced(rng: random.Random, parts: list[str]) -> str:
+    return (" " if rng.random() < 0.3 else "").join(part for part in parts if part)
+
+
+def _expression(rng: random.Random) -> str:
+    operands = 3 if rng.random() < 0.15 else 2
+    top = 9 if rng.random() < 0.5 else 99
+    parts = [str(rng.randint(0, top))]
+    for _ in range(operands - 1):
+        parts += [_weighted(rng, _OPERATORS), str(rng.randint(0, top))]
+    return _spaced(rng, [*parts, _weighted(rng, _ENDINGS)])
+
+
+def _chinese_expression(rng: random.Random) -> str:
+    digits = rng.choice(_HAN_DIGITS)
+    operator = rng.choice(_HAN_OPERATORS)
+    first, second = rng.choice(digits), rng.choice(digits)
+    if rng.random() < 0.2:
+        first = str(rng.randint(0, 20))
+        second = str(rng.randint(0, 20))
+    return _spaced(rng, [first, operator, second, rng.choice(_HAN_ENDINGS)])
+
+
+def sample_text(rng: random.Random, kind: str, longest: int) -> str:
+    """Return a label.
+
+    Args:
+        rng: Source of randomness.
+        kind: One of `KINDS`.
+        longest: Most characters of a code (not of an expression).
+    """
+    if kind == "math":
+        return _expression(rng)
+    if kind == "chinese_math":
+        return _chinese_expression(rng)
+    if kind == "chinese":
+        hanzi = HANZI_FREQUENT if rng.random() < _HAN_FREQUENT else HANZI_LEVEL_1
+        return "".join(rng.choices(hanzi, k=min(_weighted(rng, _HAN_LENGTHS), longest)))
+    length = sample_length(rng, longest)
+    if kind == "digits":
+        return "".join(rng.choices(DIGITS, k=length))
+    pool = _weighted(rng, _POOLS)
+    if rng.random() < _WITHOUT_CONFUSED:
+        pool = "".join(letter for letter in pool if letter not in _CONFUSED)
+    weights = [_MISTAKEN_WEIGHT if letter in _MISTAKEN else 1.0 for letter in pool]
+    code = rng.choices(pool, weights, k=length)
+    if length > 1 and rng.random() < _DOUBLED:
+        place = rng.randrange(1, length)
+        code[place] = code[place - 1]
+    return "".join(code)
