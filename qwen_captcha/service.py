@@ -1,7 +1,7 @@
 """One recognition, from image bytes to an answer: cache, queue, model, text.
 
 Responsible for: the order of these steps, the same for one image and for many. Invariant: the cache
-is asked and a place in the queue is taken before an image is decoded, and an image that fails takes
+is asked and a slot in the queue is taken before an image is decoded, and an image that fails takes
 no other one with it.
 """
 
@@ -38,7 +38,7 @@ from qwen_captcha.recognition.constraints import DecodingConstraints, constraint
 from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.prompts import prompt_for
 from qwen_captcha.recognition.reading import Reading, ReadingTask
-from qwen_captcha.scheduling.admission import Admission, ModelState
+from qwen_captcha.scheduling.admission import ModelState, Reservation
 from qwen_captcha.scheduling.batcher import MicroBatcher
 from qwen_captcha.scheduling.cache import (
     AnswerCache,
@@ -46,8 +46,8 @@ from qwen_captcha.scheduling.cache import (
     digest_of_bytes,
     digest_of_pixels,
 )
-from qwen_captcha.scheduling.health_monitor import EngineWatch, trial_probe
-from qwen_captcha.scheduling.pending import Ticket, stays
+from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
+from qwen_captcha.scheduling.pending import PendingResult, never_disconnected
 from qwen_captcha.settings import Settings
 
 # The size of a common captcha, and the length of a common response.
@@ -67,12 +67,12 @@ class _Work:
     """An image in the queue.
 
     Attributes:
-        ticket: Where the reading will be.
-        keys: The keys under which the answer will be kept.
+        pending: Where the result will be.
+        keys: The keys under which the answer will be cached.
         cache: Whether the reading was started for this image, or joined.
     """
 
-    ticket: Ticket[ReadingTask, Reading]
+    pending: PendingResult[ReadingTask, Reading]
     keys: tuple[Key, ...]
     cache: CacheUse
 
@@ -99,7 +99,7 @@ class CaptchaService:
         self._cache: AnswerCache[Key, Answer] = AnswerCache(
             settings.cache_size, settings.cache_ttl_s, monotonic
         )
-        self._in_flight: InFlight[Key, Ticket[ReadingTask, Reading]] = InFlight()
+        self._in_flight: InFlight[Key, PendingResult[ReadingTask, Reading]] = InFlight()
         remote = backend.remote
         self._batcher: MicroBatcher[ReadingTask, Reading] = MicroBatcher(
             backend.read,
@@ -110,53 +110,53 @@ class CaptchaService:
             monotonic=monotonic,
             metrics=self.metrics,
         )
-        self.gate = self._batcher.gate
+        self.admission = self._batcher.admission
 
     @property
     def model_state(self) -> ModelState:
         """Whether the model answers."""
-        return self.gate.state
+        return self.admission.state
 
     @property
     def model_error(self) -> str | None:
         """What is wrong, where the model failed."""
-        return self.gate.error
+        return self.admission.error
 
     @property
     def draining(self) -> bool:
         """Whether the service is shutting down."""
-        return self.gate.draining
+        return self.admission.draining
 
     def start(self, on_failure: Callable[[Exception], None]) -> None:
         """Load the model in the background; `on_failure` is called where that fails."""
         self._batcher.start(self._load, on_failure)
         remote = self.backend.remote
         retry = trial_probe(self._batcher, TRIAL, self._ocr_timeout_s, self.monotonic)
-        EngineWatch(self.gate, remote.probe if remote else retry).start()
+        HealthMonitor(self.admission, remote.probe if remote else retry).start()
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
-        return self.gate.wait_until_loaded(timeout_s)
+        return self.admission.wait_until_loaded(timeout_s)
 
-    def refusal(self, coming: int) -> QueueFull | None:
+    def rejection(self, dispatched: int) -> QueueFull | None:
         """Return why one image would not be taken after some others, None where it would be."""
-        return self.gate.refusal(self.monotonic() + self._ocr_timeout_s, coming)
+        return self.admission.rejection(self.monotonic() + self._ocr_timeout_s, dispatched)
 
     def begin_drain(self) -> None:
         """Take no new work from now on; what is accepted is still answered."""
-        self.gate.close()
+        self.admission.close()
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait; returns whether all accepted work is answered."""
         self.begin_drain()
-        return self.gate.wait_until_empty(timeout_s)
+        return self.admission.wait_until_empty(timeout_s)
 
     def recognize(
         self,
         data: bytes,
         options: Options,
         deadline: float,
-        has_left: Callable[[], bool] = stays,
+        is_disconnected: Callable[[], bool] = never_disconnected,
     ) -> Answer:
         """Read one image.
 
@@ -164,12 +164,13 @@ class CaptchaService:
             data: The image file.
             options: What the caller asked for.
             deadline: Time of `monotonic` at which to give up.
-            has_left: Whether the caller has hung up, so that the image need not be read.
+            is_disconnected: Whether the client has disconnected, so that the image need not be
+                read.
 
         Raises:
             CaptchaServiceError: The image cannot be read, or not now.
         """
-        [outcome] = self._outcomes([data], options, deadline, has_left)
+        [outcome] = self._outcomes([data], options, deadline, is_disconnected)
         if isinstance(outcome, CaptchaServiceError):
             raise outcome
         self._measure(outcome, options)
@@ -180,7 +181,7 @@ class CaptchaService:
         images: Sequence[bytes | CaptchaServiceError],
         options: Options,
         deadline: float,
-        has_left: Callable[[], bool] = stays,
+        is_disconnected: Callable[[], bool] = never_disconnected,
     ) -> list[Answer]:
         """Read many images, in order; one that fails gets an answer that says so.
 
@@ -188,13 +189,13 @@ class CaptchaService:
             images: The image files, or what is known to be wrong with one.
             options: What the caller asked for, for all images.
             deadline: Time of `monotonic` at which to give up on those that are not read.
-            has_left: Whether the caller has hung up, so that the rest need not be read.
+            is_disconnected: Whether the client has disconnected, so that the rest need not be read.
 
         Raises:
             CaptchaServiceError: The whole batch cannot be taken now.
         """
         answers = []
-        for outcome in self._outcomes(images, options, deadline, has_left):
+        for outcome in self._outcomes(images, options, deadline, is_disconnected):
             if isinstance(outcome, CaptchaServiceError):
                 self.metrics.refusals.labels(outcome.error_type).inc()
                 answers.append(failed_answer(outcome))
@@ -218,20 +219,22 @@ class CaptchaService:
         images: Sequence[bytes | CaptchaServiceError],
         options: Options,
         deadline: float,
-        has_left: Callable[[], bool],
+        is_disconnected: Callable[[], bool],
     ) -> list[Answer | CaptchaServiceError]:
         """Return an answer or an error for each image, in order."""
-        self._constraints(options)  # refuses options before a place is taken
+        self._constraints(options)  # refuses options before a slot is taken
         known = [self._known(image, options) for image in images]
-        places = sum(isinstance(outcome, bytes) for outcome in known)
-        with self._batcher.admit(places, deadline) as admission:
+        slots = sum(isinstance(outcome, bytes) for outcome in known)
+        with self._batcher.reserve(slots, deadline) as reservation:
             # All are put into the queue before the first is waited for, so they share batches.
             begun = [
-                self._begin(outcome, options, admission) if isinstance(outcome, bytes) else outcome
+                self._begin(outcome, options, reservation)
+                if isinstance(outcome, bytes)
+                else outcome
                 for outcome in known
             ]
             return [
-                self._finish(outcome, options, deadline, has_left)
+                self._finish(outcome, options, deadline, is_disconnected)
                 if isinstance(outcome, _Work)
                 else outcome
                 for outcome in begun
@@ -243,39 +246,41 @@ class CaptchaService:
         """Return what is known about an image before it is decoded, else the image itself."""
         if isinstance(image, CaptchaServiceError) or not self._caching:
             return image
-        return self._kept((digest_of_bytes(image), options)) or image
+        return self._cached((digest_of_bytes(image), options)) or image
 
     def _begin(
-        self, data: bytes, options: Options, admission: Admission[ReadingTask, Reading]
+        self, data: bytes, options: Options, reservation: Reservation[ReadingTask, Reading]
     ) -> _Work | Answer | CaptchaServiceError:
         """Decode one admitted image and put it into the queue, unless its answer is known."""
         try:
             image = decode_image(data, self._image_limits)
         except CaptchaServiceError as error:
-            admission.skip()
+            reservation.release_slot()
             return error
         if not self._caching:
             return _Work(
-                admission.submit(self._task(image, options, admission.deadline)), (), CacheUse.OFF
+                reservation.submit(self._task(image, options, reservation.deadline)),
+                (),
+                CacheUse.OFF,
             )
         file_key, pixel_key = (digest_of_bytes(data), options), (digest_of_pixels(image), options)
-        if kept := self._kept(pixel_key):
-            admission.skip()
-            self._cache.put(file_key, kept)
-            return kept
-        task = self._task(image, options, admission.deadline)
-        ticket, joined = self._in_flight.join_or_start(
-            pixel_key, admission.join, lambda: admission.submit(task)
+        if cached := self._cached(pixel_key):
+            reservation.release_slot()
+            self._cache.put(file_key, cached)
+            return cached
+        task = self._task(image, options, reservation.deadline)
+        pending, joined = self._in_flight.join_or_start(
+            pixel_key, reservation.attach, lambda: reservation.submit(task)
         )
         cache = CacheUse.HIT if joined else CacheUse.MISS
-        return _Work(ticket, (file_key, pixel_key), cache)
+        return _Work(pending, (file_key, pixel_key), cache)
 
     def _finish(
-        self, work: _Work, options: Options, deadline: float, has_left: Callable[[], bool]
+        self, work: _Work, options: Options, deadline: float, is_disconnected: Callable[[], bool]
     ) -> Answer | CaptchaServiceError:
-        """Wait for the reading of one image and make it an answer, which is kept."""
+        """Wait for the reading of one image and make it an answer, which is cached."""
         try:
-            reading = work.ticket.wait(deadline, has_left)
+            reading = work.pending.result(deadline, is_disconnected)
         except CallerLeft:
             raise  # With all that the request has in the queue.
         except CaptchaServiceError as error:
@@ -286,11 +291,11 @@ class CaptchaService:
         return replace(
             answer,
             cache=work.cache,
-            queue_s=work.ticket.started - work.ticket.arrival,
-            inference_s=work.ticket.settled - work.ticket.started,
+            queue_s=work.pending.started - work.pending.arrival,
+            inference_s=work.pending.finished - work.pending.started,
         )
 
-    def _kept(self, key: Key) -> Answer | None:
+    def _cached(self, key: Key) -> Answer | None:
         """Return the answer to an earlier identical request."""
         answer = self._cache.get(key)
         return None if answer is None else replace(answer, cache=CacheUse.HIT)

@@ -153,9 +153,11 @@ def test_batches_are_measured(client: FlaskClient, app: Flask, backend: FakeBack
             )
             for width in (121, 122, 123)
         ]
-        gate = service._batcher.gate
-        with gate.changed:
-            assert gate.changed.wait_for(lambda: len(service._batcher._queue) == 3, PATIENCE_S)
+        controller = service._batcher.admission
+        with controller.changed:
+            assert controller.changed.wait_for(
+                lambda: len(service._batcher._queue) == 3, PATIENCE_S
+            )
         waiting = scrape(app.test_client())
         backend.release()
         assert all(reply.result().status_code == 200 for reply in [first, *others])

@@ -28,7 +28,7 @@ from qwen_captcha.recognition.prompts import prompt_for
 from qwen_captcha.recognition.reading import Capabilities, ReadingTask
 from qwen_captcha.scheduling.admission import ModelState
 from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
-from qwen_captcha.scheduling.health_monitor import EngineWatch, trial_probe
+from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
 from qwen_captcha.service import TRIAL, CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
@@ -299,12 +299,12 @@ def test_without_a_cache_every_request_is_read(
     assert sum(backend.batch_sizes) == 4
 
 
-def wait_until_admitted(service: CaptchaService, places: int) -> None:
+def wait_until_admitted(service: CaptchaService, slots: int) -> None:
     """Wait until so many images are admitted and all of them decoded."""
-    gate = service._batcher.gate
-    with gate.changed:
-        assert gate.changed.wait_for(
-            lambda: gate.admitted == places and gate.on_their_way == 0, PATIENCE_S
+    controller = service._batcher.admission
+    with controller.changed:
+        assert controller.changed.wait_for(
+            lambda: controller.admitted == slots and controller.decoding == 0, PATIENCE_S
         )
 
 
@@ -428,15 +428,15 @@ def test_a_broken_model_is_tried_again_while_nobody_sends_images(
     service = start_service(backend, CACHE_SIZE="0")
     works, backend.say = backend.say, fail
     retry = trial_probe(service._batcher, TRIAL, PATIENCE_S, service.monotonic)
-    watch = EngineWatch(service.gate, retry)
+    monitor = HealthMonitor(service.admission, retry)
     for _ in range(FAILURES_UNTIL_BROKEN):
-        watch.look()  # a model that works is left alone
+        monitor.check()  # a model that works is left alone
         with pytest.raises(InternalError):
             service.recognize(IMAGE, Options(), FAR)
-    watch.look()
+    monitor.check()
     assert service.model_state is ModelState.FAILED
     backend.say = works
-    watch.look()
+    monitor.check()
     assert service.model_state is ModelState.READY
     assert len(backend.batches) == FAILURES_UNTIL_BROKEN
 

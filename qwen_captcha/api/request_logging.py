@@ -87,7 +87,7 @@ def server_timing(answers: Sequence[Answer], seconds: float) -> str:
     """Return the value of `Server-Timing`, in milliseconds.
 
     `queue` and `inference` are the longest of the request's images: those of a batch wait and run
-    side by side. An answer that was kept has neither.
+    side by side. An answer that was cached has neither.
     """
     durations = {"total": seconds}
     if answers:

@@ -29,7 +29,7 @@ from qwen_captcha.api.request_parsing import (
     parse_single,
     read_body,
 )
-from qwen_captcha.api.wsgi import departure_of
+from qwen_captcha.api.wsgi import disconnect_check
 from qwen_captcha.errors import (
     DEFAULT_RETRY_S,
     REQUEST_FAILED,
@@ -93,7 +93,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
             return read_in_dialect(dialect, body, service, settings, start)
         data, options = parse_single(body, limits)
         deadline = start + settings.ocr_timeout_s
-        answer = service.recognize(data, options, deadline, departure_of(request.environ))
+        answer = service.recognize(data, options, deadline, disconnect_check(request.environ))
         note_answers([answer])
         response = jsonify(answer_body(answer))
         response.headers[CACHE_HEADER] = answer.cache
@@ -105,7 +105,10 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         deadline = service.monotonic() + settings.batch_ocr_timeout_s
         uploads, options = parse_batch(request, limits)
         answers = service.recognize_many(
-            [upload.data for upload in uploads], options, deadline, departure_of(request.environ)
+            [upload.data for upload in uploads],
+            options,
+            deadline,
+            disconnect_check(request.environ),
         )
         note_answers(answers)
         results = [

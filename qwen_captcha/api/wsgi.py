@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 
-from qwen_captcha.scheduling.pending import stays
+from qwen_captcha.scheduling.pending import never_disconnected
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -112,17 +112,17 @@ def single_slashes(application: WSGIApplication) -> WSGIApplication:
     return merged
 
 
-def departure_of(environ: Mapping[str, object]) -> Callable[[], bool]:
-    """Return a function that says whether the caller of a request has hung up.
+def disconnect_check(environ: Mapping[str, object]) -> Callable[[], bool]:
+    """Return a function that tells whether the client of a request has disconnected.
 
     Args:
         environ: The WSGI environment of the request.
     """
     connection = environ.get("gunicorn.socket")
     if connection is None or not HUNG_UP:
-        return stays
+        return never_disconnected
 
-    def has_left() -> bool:
+    def is_disconnected() -> bool:
         poll = select.poll()
         try:
             poll.register(connection, HUNG_UP)  # type: ignore[arg-type]
@@ -130,4 +130,4 @@ def departure_of(environ: Mapping[str, object]) -> Callable[[], bool]:
             return True
         return bool(poll.poll(0))
 
-    return has_left
+    return is_disconnected

@@ -51,9 +51,9 @@ class Answer:
         warnings: Sentences about what the caller asked for and did not get.
         low_confidence: `confidence` is below what the caller asked for.
         details: What the caller asked to know besides, None where nothing.
-        cache: Whether the answer was kept from an identical request or shared with one.
-        queue_s: Seconds that the image waited for the model; 0 where the answer was kept.
-        inference_s: Seconds that the model took; 0 where the answer was kept.
+        cache: Whether the answer was cached for an identical request or shared with one.
+        queue_s: Seconds that the image waited for the model; 0 where the answer was cached.
+        inference_s: Seconds that the model took; 0 where the answer was cached.
     """
 
     text: str

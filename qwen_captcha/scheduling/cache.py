@@ -1,4 +1,4 @@
-"""Answers kept for identical requests, and one reading for identical requests in flight.
+"""Answers cached for identical requests, and one reading for identical requests in flight.
 
 Responsible for: the bounded, expiring cache; finding the reading that another request already
 started. Every answer of the model is cached (also that it gave none: greedy decoding would give
@@ -73,7 +73,7 @@ class AnswerCache(Generic[Key, Value]):
 class InFlight(Generic[Key, Value]):
     """The readings that were started and are not finished, by what they read.
 
-    A reading is forgotten as soon as nobody holds it any more, so nothing has to be removed.
+    A reading is forgotten as soon as no request holds it any more, so nothing has to be removed.
     """
 
     def __init__(self) -> None:

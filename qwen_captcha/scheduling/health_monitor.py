@@ -1,4 +1,4 @@
-"""EngineWatch: keeps the gate's state true while nobody sends images.
+"""HealthMonitor: keeps the state of the model up to date while no images arrive.
 
 Responsible for: asking an engine in another process every few seconds, so that `/health` knows of
 its end and of its return; having a broken model in this process try again, because a balancer that
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from qwen_captcha.errors import CaptchaServiceError, EngineBusy
-from qwen_captcha.scheduling.admission import Gate, ModelState
+from qwen_captcha.scheduling.admission import AdmissionController, ModelState
 from qwen_captcha.scheduling.batcher import MicroBatcher
 
 INTERVAL_S = 5.0
@@ -41,48 +41,48 @@ def trial_probe(
     """
 
     def probe() -> None:
-        if batcher.gate.state is ModelState.FAILED:
+        if batcher.admission.state is ModelState.FAILED:
             deadline = monotonic() + timeout_s
-            with batcher.admit(1, deadline) as admission:
-                admission.submit(task).wait(deadline)
+            with batcher.reserve(1, deadline) as reservation:
+                reservation.submit(task).result(deadline)
 
     return probe
 
 
-class EngineWatch:
+class HealthMonitor:
     """Probes an engine from a thread of its own until the service shuts down.
 
     Args:
-        gate: Where the state is kept.
+        controller: Where the state is kept.
         probe: Raises CaptchaServiceError where the engine does not work.
     """
 
-    def __init__(self, gate: Gate, probe: Callable[[], None]) -> None:
-        self._gate = gate
+    def __init__(self, controller: AdmissionController, probe: Callable[[], None]) -> None:
+        self._controller = controller
         self._probe = probe
 
     def start(self, interval_s: float = INTERVAL_S) -> None:
-        """Begin to watch, with a look every `interval_s`."""
+        """Begin to monitor, with a check every `interval_s`."""
 
-        def watch() -> None:
-            while not self._gate.wait_until_closed(interval_s):
-                self.look()
+        def monitor() -> None:
+            while not self._controller.wait_until_closed(interval_s):
+                self.check()
 
-        threading.Thread(target=watch, name="engine-watch", daemon=True).start()
+        threading.Thread(target=monitor, name="health-monitor", daemon=True).start()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Probe the engine once and enter the state that it is in."""
-        if self._gate.state is ModelState.LOADING:
+        if self._controller.state is ModelState.LOADING:
             return
         try:
             self._probe()
         except EngineBusy:
             return
         except CaptchaServiceError as error:
-            if self._gate.state is ModelState.READY:
+            if self._controller.state is ModelState.READY:
                 log.error("The engine does not work: %s", error.message)
-                self._gate.enter(ModelState.FAILED, error.message)
+                self._controller.set_state(ModelState.FAILED, error.message)
         else:
-            if self._gate.state is ModelState.FAILED:
+            if self._controller.state is ModelState.FAILED:
                 log.warning("The engine works again.")
-                self._gate.enter(ModelState.READY)
+                self._controller.set_state(ModelState.READY)

@@ -1,7 +1,7 @@
 """gunicorn's threaded worker, taught that every reply is JSON and that no reply gets lost.
 
 Responsible for: which connections have a thread, which wait without one, which are refused or
-closed while there is no place; reading a refused upload to its end, so that its client gets the
+closed while there is no slot; reading a refused upload to its end, so that its client gets the
 reply instead of a connection reset; draining on SIGTERM; gunicorn's part of the log. Invariant:
 every connection that is closed after a reply is drained for a bounded time, by the thread that
 served it and not by the loop that accepts connections.
@@ -69,7 +69,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             time.sleep(NO_DESCRIPTOR_S)
 
     def _make_room(self) -> None:
-        """Close the connection that has been silent for longest, so that newcomers find a place.
+        """Close the connection that has been silent for longest, so that newcomers find a slot.
 
         One that never sent anything if there is any, else one that is kept alive.
         """
@@ -85,25 +85,25 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def load_wsgi(self) -> None:
-        """Load the application, and what refuses in its stead while it has no place."""
+        """Load the application, and what refuses in its stead while it has no slot."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().load_wsgi()
         self.service = self.wsgi.extensions["captcha_service"]
         self.quick_refusals = QuickRefusals(self.service.metrics)
-        # Connections whose request was given to a thread that has no place for it yet. Without them
+        # Connections whose request was given to a thread that has no slot for it yet. Without them
         # the queue looks empty after each batch, until its threads come to fill it.
-        self.coming: set[TConn] = set()
+        self.dispatched: set[TConn] = set()
         self.served = threading.local()
-        self.service.gate.on_taken = self._not_coming
+        self.service.admission.on_reserved = self._not_dispatched
 
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the next request of a connection; called by the main loop.
 
-        A connection that is silent waits in that loop, without a thread. While there is no place
+        A connection that is silent waits in that loop, without a thread. While there is no slot
         for another image, plain requests are refused here and now.
         """
         if not isinstance(conn.sock, PatientSocket):
-            conn.sock = PatientSocket(conn.sock, self._not_coming)
+            conn.sock = PatientSocket(conn.sock, self._not_dispatched)
         conn.sock.expect_request()
         if self.alive and not conn.initialized and not conn.data_ready:
             self._await_request(conn)
@@ -115,7 +115,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             self._register(conn, self.on_client_socket_readable)
         if refused is not None:
             return
-        self.coming.add(conn)
+        self.dispatched.add(conn)
         super().enqueue_req(conn)
 
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
@@ -140,9 +140,9 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         if client.fileno() >= 0:  # It may have made room for a newcomer in this round of events.
             super().on_pending_socket_readable(conn, client)
 
-    def _not_coming(self) -> None:
-        """Note that a request has its places, or waits for its client; called by its thread."""
-        self.coming.discard(self.served.conn)
+    def _not_dispatched(self) -> None:
+        """Note that a request has its slots, or waits for its client; called by its thread."""
+        self.dispatched.discard(self.served.conn)
 
     def _await_request(self, conn: TConn) -> None:
         """Have the main loop wait for the first bytes of a new connection."""
@@ -157,10 +157,10 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def _refuse(self, conn: TConn) -> bool | None:
         """Refuse the request that has arrived; returns whether the connection stays.
 
-        None where there is a place for it, or where it is not a plain request: then its bytes are
+        None where there is a slot for it, or where it is not a plain request: then its bytes are
         the parser's.
         """
-        error = self.service.refusal(len(self.coming)) if self.alive else None
+        error = self.service.rejection(len(self.dispatched)) if self.alive else None
         if error is None:
             return None
         if conn.parser is not None and conn.parser.unreader.buf.getvalue():
@@ -187,7 +187,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Serve one request of a connection; called by a thread of the pool."""
         self.served.conn = conn
         outcome = super().handle(conn)
-        self._not_coming()
+        self._not_dispatched()
         self.served.conn = None  # A thread that rests keeps no connection and no body.
         if outcome is False:
             linger(conn.sock)

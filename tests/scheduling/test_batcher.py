@@ -15,13 +15,13 @@ from qwen_captcha.errors import (
     QueueFull,
     UnreadableShape,
 )
-from qwen_captcha.scheduling.admission import Admission, ModelState
+from qwen_captcha.scheduling.admission import ModelState, Reservation
 from qwen_captcha.scheduling.batcher import (
     FAILURES_UNTIL_BROKEN,
     MicroBatcher,
     seconds_to_wait,
 )
-from qwen_captcha.scheduling.pending import Ticket
+from qwen_captcha.scheduling.pending import PendingResult
 from tests.support.fake_backend import PATIENCE_S
 from tests.support.fake_clock import FakeClock
 
@@ -76,7 +76,7 @@ def create_batcher(model: Model, clock: FakeClock, **limits: float) -> Batcher:
 
 def start(batcher: Batcher, initialise: Callable[[], float] = lambda: 0.0) -> None:
     batcher.start(initialise, on_failure=pytest.fail)
-    assert batcher.gate.wait_until_loaded(PATIENCE_S)
+    assert batcher.admission.wait_until_loaded(PATIENCE_S)
 
 
 @pytest.fixture
@@ -85,17 +85,17 @@ def batcher(model: Model, clock: FakeClock) -> Iterator[Batcher]:
     batcher = create_batcher(model, clock)
     start(batcher)
     yield batcher
-    batcher.gate.close()
+    batcher.admission.close()
 
 
 def outcomes(
-    tickets: Sequence[Ticket[str, str]], clock: FakeClock
+    batch: Sequence[PendingResult[str, str]], clock: FakeClock
 ) -> list[str | type[CaptchaServiceError]]:
-    """Return the results, and the classes of the errors, of tickets."""
+    """Return the results, and the classes of the errors, of a batch."""
     found: list[str | type[CaptchaServiceError]] = []
-    for ticket in tickets:
+    for pending in batch:
         try:
-            found.append(ticket.wait(clock.now_s + PATIENCE_S))
+            found.append(pending.result(clock.now_s + PATIENCE_S))
         except CaptchaServiceError as error:
             found.append(type(error))
     return found
@@ -105,21 +105,21 @@ def read_all(
     batcher: Batcher, clock: FakeClock, tasks: Sequence[str], timeout_s: float = 100
 ) -> list[str | type[CaptchaServiceError]]:
     """Read tasks of one request."""
-    with batcher.admit(len(tasks), clock.now_s + timeout_s) as admission:
-        return outcomes([admission.submit(task) for task in tasks], clock)
+    with batcher.reserve(len(tasks), clock.now_s + timeout_s) as reservation:
+        return outcomes([reservation.submit(task) for task in tasks], clock)
 
 
-def hold_with(batcher: Batcher, model: Model, clock: FakeClock) -> Admission[str, str]:
+def hold_with(batcher: Batcher, model: Model, clock: FakeClock) -> Reservation[str, str]:
     """Make the model busy with a task of its own, so that what follows is queued."""
     model.hold()
-    busy = batcher.admit(1, clock.now_s + 100)
+    busy = batcher.reserve(1, clock.now_s + 100)
     busy.submit("busy")
     model.wait_until_reading()
     return busy
 
 
 @pytest.mark.parametrize(
-    ("queued", "on_their_way", "age_s", "wait_s"),
+    ("queued", "decoding", "age_s", "wait_s"),
     [
         (1, 0, 0.0, 0.0),
         (3, 0, 0.0, 0.0),
@@ -132,7 +132,7 @@ def hold_with(batcher: Batcher, model: Model, clock: FakeClock) -> Admission[str
     ],
     ids=[
         "alone",
-        "nobody else comes",
+        "no other comes",
         "one comes",
         "the clock is the first one's",
         "time is up",
@@ -141,10 +141,8 @@ def hold_with(batcher: Batcher, model: Model, clock: FakeClock) -> Admission[str
         "more than full",
     ],
 )
-def test_how_long_a_batch_waits(
-    queued: int, on_their_way: int, age_s: float, wait_s: float
-) -> None:
-    found = seconds_to_wait(queued, on_their_way, age_s, max_batch_size=4, max_delay_s=0.5)
+def test_how_long_a_batch_waits(queued: int, decoding: int, age_s: float, wait_s: float) -> None:
+    found = seconds_to_wait(queued, decoding, age_s, max_batch_size=4, max_delay_s=0.5)
     assert found == pytest.approx(wait_s)
 
 
@@ -167,43 +165,43 @@ def test_what_arrives_while_the_model_reads_shares_the_next_batch(
     deadline = clock.now_s + 100
     with (
         hold_with(batcher, model, clock),
-        batcher.admit(1, deadline) as one,
-        batcher.admit(2, deadline) as other,
+        batcher.reserve(1, deadline) as one,
+        batcher.reserve(2, deadline) as other,
     ):
-        tickets = [one.submit("a"), other.submit("b"), other.submit("c")]
+        batch = [one.submit("a"), other.submit("b"), other.submit("c")]
         model.release()
-        assert outcomes(tickets, clock) == ["A", "B", "C"]
+        assert outcomes(batch, clock) == ["A", "B", "C"]
     assert model.batches == [["busy"], ["a", "b", "c"]]
 
 
 def test_a_batch_waits_for_what_is_on_its_way(
     batcher: Batcher, model: Model, clock: FakeClock
 ) -> None:
-    with batcher.admit(3, clock.now_s + 100) as admission:
-        tickets = [admission.submit("a"), admission.submit("b")]
+    with batcher.reserve(3, clock.now_s + 100) as reservation:
+        batch = [reservation.submit("a"), reservation.submit("b")]
         assert model.batches == []
-        admission.skip()
-        assert outcomes(tickets, clock) == ["A", "B"]
+        reservation.release_slot()
+        assert outcomes(batch, clock) == ["A", "B"]
     assert model.batches == [["a", "b"]]
 
 
 def test_a_batch_does_not_wait_for_a_request_that_gave_up(
     batcher: Batcher, model: Model, clock: FakeClock
 ) -> None:
-    with batcher.admit(1, clock.now_s + 100) as admission:
-        with batcher.admit(5, clock.now_s + 100):
-            ticket = admission.submit("a")
-        assert outcomes([ticket], clock) == ["A"]
+    with batcher.reserve(1, clock.now_s + 100) as reservation:
+        with batcher.reserve(5, clock.now_s + 100):
+            pending = reservation.submit("a")
+        assert outcomes([pending], clock) == ["A"]
 
 
 def test_a_batch_waits_no_longer_than_it_may(model: Model, clock: FakeClock) -> None:
     batcher = create_batcher(model, clock, max_queue_delay_s=0.0)
     start(batcher)
-    with batcher.admit(2, clock.now_s + 100) as admission:
-        assert outcomes([admission.submit("a")], clock) == ["A"]
-        assert outcomes([admission.submit("b")], clock) == ["B"]
+    with batcher.reserve(2, clock.now_s + 100) as reservation:
+        assert outcomes([reservation.submit("a")], clock) == ["A"]
+        assert outcomes([reservation.submit("b")], clock) == ["B"]
     assert model.batches == [["a"], ["b"]]
-    batcher.gate.close()
+    batcher.admission.close()
 
 
 def test_a_late_task_never_reaches_the_model(
@@ -211,36 +209,34 @@ def test_a_late_task_never_reaches_the_model(
 ) -> None:
     with (
         hold_with(batcher, model, clock),
-        batcher.admit(1, clock.now_s + 5) as late,
-        batcher.admit(1, clock.now_s + 50) as timely,
+        batcher.reserve(1, clock.now_s + 5) as late,
+        batcher.reserve(1, clock.now_s + 50) as timely,
     ):
-        tickets = [late.submit("late"), timely.submit("timely")]
+        batch = [late.submit("late"), timely.submit("timely")]
         clock.advance(5)
         model.release()
-        assert outcomes(tickets, clock) == [DeadlineExceeded, "TIMELY"]
+        assert outcomes(batch, clock) == [DeadlineExceeded, "TIMELY"]
     assert model.batches == [["busy"], ["timely"]]
 
 
 def test_a_task_whose_request_gave_up_never_reaches_the_model(
     batcher: Batcher, model: Model, clock: FakeClock
 ) -> None:
-    with hold_with(batcher, model, clock), batcher.admit(1, clock.now_s + 50) as patient:
-        with batcher.admit(1, clock.now_s + 50) as impatient:
+    with hold_with(batcher, model, clock), batcher.reserve(1, clock.now_s + 50) as patient:
+        with batcher.reserve(1, clock.now_s + 50) as impatient:
             impatient.submit("abandoned")
-        ticket = patient.submit("wanted")
+        pending = patient.submit("wanted")
         model.release()
-        assert outcomes([ticket], clock) == ["WANTED"]
+        assert outcomes([pending], clock) == ["WANTED"]
     assert model.batches == [["busy"], ["wanted"]]
 
 
-def test_a_batch_that_nobody_wants_is_not_read(
-    batcher: Batcher, model: Model, clock: FakeClock
-) -> None:
-    with hold_with(batcher, model, clock), batcher.admit(2, clock.now_s + 50) as impatient:
+def test_a_cancelled_batch_is_not_read(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+    with hold_with(batcher, model, clock), batcher.reserve(2, clock.now_s + 50) as impatient:
         impatient.submit("a")
         impatient.submit("b")
     model.release()
-    assert batcher.gate.wait_until_empty(PATIENCE_S)
+    assert batcher.admission.wait_until_empty(PATIENCE_S)
     assert model.batches == [["busy"]]
 
 
@@ -267,7 +263,7 @@ def test_one_bad_task_fails_alone(
     expected = [seen if index == bad else task.upper() for index, task in enumerate(tasks)]
     assert read_all(batcher, clock, tasks) == expected
     assert max(model.batches, key=len) == tasks
-    assert batcher.gate.state is ModelState.READY
+    assert batcher.admission.state is ModelState.READY
 
 
 def test_a_batch_that_is_too_large_is_read_in_halves(model: Model, clock: FakeClock) -> None:
@@ -283,15 +279,15 @@ def test_a_batch_that_is_too_large_is_read_in_halves(model: Model, clock: FakeCl
     start(batcher)
     assert read_all(batcher, clock, ["a", "b", "c"]) == ["A", "B", "C"]
     assert [len(batch) for batch in model.batches] == [3, 1, 2, 1, 1]
-    batcher.gate.close()
+    batcher.admission.close()
 
 
 def test_out_of_memory_says_when_to_retry(batcher: Batcher, model: Model, clock: FakeClock) -> None:
     model.errors["a"] = MemoryError()
-    with batcher.admit(1, clock.now_s + 100) as admission:
-        ticket = admission.submit("a")
+    with batcher.reserve(1, clock.now_s + 100) as reservation:
+        pending = reservation.submit("a")
         with pytest.raises(OutOfMemory) as error:
-            ticket.wait(clock.now_s + PATIENCE_S)
+            pending.result(clock.now_s + PATIENCE_S)
     assert error.value.retry_after_s == 5
     assert "CUDA" not in error.value.message
 
@@ -306,7 +302,7 @@ def test_a_wrong_number_of_results_is_a_failure_and_not_a_mix_up(clock: FakeCloc
     )
     start(batcher)
     assert read_all(batcher, clock, ["a", "b"]) == ["only one", "only one"]
-    batcher.gate.close()
+    batcher.admission.close()
 
 
 def test_one_thread_alone_calls_the_model(batcher: Batcher, model: Model, clock: FakeClock) -> None:
@@ -325,10 +321,10 @@ def test_one_thread_alone_calls_the_model(batcher: Batcher, model: Model, clock:
 def test_nothing_is_taken_before_the_model_is_loaded(model: Model, clock: FakeClock) -> None:
     batcher = create_batcher(model, clock)
     with pytest.raises(ModelLoading):
-        batcher.admit(1, clock.now_s + 8)
+        batcher.reserve(1, clock.now_s + 8)
     start(batcher)
     assert read_all(batcher, clock, ["a"]) == ["A"]
-    batcher.gate.close()
+    batcher.admission.close()
 
 
 def test_the_speed_of_the_first_reading_counts_from_the_start(
@@ -338,10 +334,10 @@ def test_the_speed_of_the_first_reading_counts_from_the_start(
     start(batcher, initialise=lambda: 5.0)
     with hold_with(batcher, model, clock):
         with pytest.raises(QueueFull, match="would take about 10 s"):
-            batcher.admit(1, clock.now_s + 8)
-        batcher.admit(1, clock.now_s + 10).skip()
+            batcher.reserve(1, clock.now_s + 8)
+        batcher.reserve(1, clock.now_s + 10).release_slot()
         model.release()
-    batcher.gate.close()
+    batcher.admission.close()
 
 
 def test_the_estimate_learns_from_batches(batcher: Batcher, model: Model, clock: FakeClock) -> None:
@@ -349,7 +345,7 @@ def test_the_estimate_learns_from_batches(batcher: Batcher, model: Model, clock:
     read_all(batcher, clock, ["a", "b", "c", "d"])
     with hold_with(batcher, model, clock):
         with pytest.raises(QueueFull, match="would take about 4 s"):
-            batcher.admit(1, clock.now_s + 3.9)
+            batcher.reserve(1, clock.now_s + 3.9)
         model.release()
 
 
@@ -365,8 +361,8 @@ def test_a_failed_load_is_reported_and_the_state_is_failed(model: Model, clock: 
     batcher.start(initialise, lambda failure: (reported.append(failure), done.set()))
     assert done.wait(PATIENCE_S)
     assert reported == [error]
-    assert batcher.gate.state is ModelState.FAILED
-    assert batcher.gate.error == "The model could not be loaded."
+    assert batcher.admission.state is ModelState.FAILED
+    assert batcher.admission.error == "The model could not be loaded."
 
 
 def break_model(batcher: Batcher, model: Model, clock: FakeClock) -> None:
@@ -379,8 +375,8 @@ def test_a_model_that_fails_again_and_again_is_broken(
     batcher: Batcher, model: Model, clock: FakeClock
 ) -> None:
     break_model(batcher, model, clock)
-    assert batcher.gate.state is ModelState.FAILED
-    assert batcher.gate.error == "The last 5 images failed inside the model."
+    assert batcher.admission.state is ModelState.FAILED
+    assert batcher.admission.error == "The last 5 images failed inside the model."
 
 
 def test_a_broken_model_recovers_with_the_first_success(
@@ -389,11 +385,11 @@ def test_a_broken_model_recovers_with_the_first_success(
     break_model(batcher, model, clock)
     with hold_with(batcher, model, clock):
         with pytest.raises(ModelFailed):
-            batcher.admit(1, clock.now_s + 8)
+            batcher.reserve(1, clock.now_s + 8)
         model.release()
-        assert batcher.gate.wait_until_empty(PATIENCE_S)
-    assert batcher.gate.state is ModelState.READY
-    assert batcher.gate.error is None
+        assert batcher.admission.wait_until_empty(PATIENCE_S)
+    assert batcher.admission.state is ModelState.READY
+    assert batcher.admission.error is None
 
 
 def test_failures_between_successes_do_not_add_up(
@@ -402,7 +398,7 @@ def test_failures_between_successes_do_not_add_up(
     model.errors["bad"] = ValueError("non-finite logits")
     for _ in range(FAILURES_UNTIL_BROKEN):
         assert read_all(batcher, clock, ["bad", "good"]) == [InternalError, "GOOD"]
-    assert batcher.gate.state is ModelState.READY
+    assert batcher.admission.state is ModelState.READY
 
 
 def test_images_that_are_at_fault_themselves_do_not_break_the_model(
@@ -411,18 +407,18 @@ def test_images_that_are_at_fault_themselves_do_not_break_the_model(
     model.errors["bad"] = UnreadableShape("too long")
     for _ in range(FAILURES_UNTIL_BROKEN + 1):
         assert read_all(batcher, clock, ["bad"]) == [UnreadableShape]
-    assert batcher.gate.state is ModelState.READY
+    assert batcher.admission.state is ModelState.READY
 
 
 def test_draining_answers_what_is_accepted_and_ends_the_thread(
     batcher: Batcher, model: Model, clock: FakeClock
 ) -> None:
-    with hold_with(batcher, model, clock), batcher.admit(1, clock.now_s + 50) as accepted:
-        batcher.gate.close()
-        ticket = accepted.submit("accepted")
+    with hold_with(batcher, model, clock), batcher.reserve(1, clock.now_s + 50) as accepted:
+        batcher.admission.close()
+        pending = accepted.submit("accepted")
         model.release()
-        assert outcomes([ticket], clock) == ["ACCEPTED"]
-    assert batcher.gate.wait_until_empty(PATIENCE_S)
+        assert outcomes([pending], clock) == ["ACCEPTED"]
+    assert batcher.admission.wait_until_empty(PATIENCE_S)
     [thread] = model.threads
     thread.join(PATIENCE_S)
     assert not thread.is_alive()

@@ -98,7 +98,7 @@ def test_what_is_over_is_started_again() -> None:
     assert not joined
 
 
-def test_what_nobody_holds_is_forgotten() -> None:
+def test_what_no_request_holds_is_forgotten() -> None:
     in_flight: InFlight[str, Reading] = InFlight()
     reading, _ = in_flight.join_or_start("a", Reading.join, Reading)
     assert len(in_flight) == 1

@@ -82,7 +82,7 @@ def test_whatever_is_unusual_is_left_to_the_application(received: bytes) -> None
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Server]:
-    """A server whose only place is taken by an image of width 500, until the pipe is opened."""
+    """A server whose only slot is taken by an image of width 500, until the pipe is opened."""
     for name in ("reading", "go-on"):
         os.mkfifo(tmp_path / name)
     application = gunicorn_command(f"tests.support.fake_backend:create_gated_app('{tmp_path}')")

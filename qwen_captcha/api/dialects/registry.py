@@ -20,7 +20,7 @@ from qwen_captcha.api.request_parsing import (
     PayloadLimits,
     read_body,
 )
-from qwen_captcha.api.wsgi import departure_of
+from qwen_captcha.api.wsgi import disconnect_check
 from qwen_captcha.errors import Gone, NotFound
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
@@ -108,7 +108,7 @@ def read_in_dialect(
         question.data,
         question.options,
         start + settings.ocr_timeout_s,
-        departure_of(request.environ),
+        disconnect_check(request.environ),
     )
     note_answers([answer])
     response = dialect.answer(question, answer, service.monotonic() - start)

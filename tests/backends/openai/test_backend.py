@@ -33,8 +33,8 @@ from qwen_captcha.recognition.charsets import DIGITS
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Kind
 from qwen_captcha.recognition.reading import ReadingTask
-from qwen_captcha.scheduling.admission import Gate, ModelState
-from qwen_captcha.scheduling.health_monitor import EngineWatch
+from qwen_captcha.scheduling.admission import AdmissionController, ModelState
+from qwen_captcha.scheduling.health_monitor import HealthMonitor
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.engine_servers import (
@@ -385,7 +385,7 @@ def png_of(image: Image.Image) -> bytes:
 def test_health_follows_the_engine() -> None:
     with recorded_vllm() as (server, url), served(url) as app:
         client, service = app.test_client(), app.extensions["captcha_service"]
-        watch = EngineWatch(service._batcher.gate, service.backend.remote.probe)
+        monitor = HealthMonitor(service._batcher.admission, service.backend.remote.probe)
         good = client.get("/health")
         assert (good.status_code, good.json["model"]) == (200, MODEL)
         assert good.json["engine"] == {"server": "vllm", "reachable": True, "serves": [MODEL]}
@@ -393,30 +393,30 @@ def test_health_follows_the_engine() -> None:
         server.fault = lambda number: (500, b"")
         client.post("/ocr", data=black(), content_type="image/png")
         server.outage = lambda call: None if call.method == "GET" else (500, b"")
-        watch.look()
+        monitor.check()
         bad = client.get("/health")
         assert (bad.status_code, bad.json["model_status"]) == (503, "failed")
         assert bad.json["error"] == "The engine failed with HTTP 500."
         assert bad.json["engine"]["reachable"] is False
         server.outage = lambda call: None
-        watch.look()
+        monitor.check()
         assert client.get("/health").json["model_status"] == "ready"
 
 
 def test_a_watch_leaves_a_model_that_is_loading_alone() -> None:
-    gate = Gate(1, time.monotonic)
-    EngineWatch(gate, lambda: pytest.fail("probed")).look()
-    assert gate.state is ModelState.LOADING
+    controller = AdmissionController(1, time.monotonic)
+    HealthMonitor(controller, lambda: pytest.fail("probed")).check()
+    assert controller.state is ModelState.LOADING
 
 
 def test_a_busy_engine_has_not_failed() -> None:
     def busy() -> None:
         raise EngineBusy("busy")
 
-    gate = Gate(1, time.monotonic)
-    gate.enter(ModelState.READY)
-    EngineWatch(gate, busy).look()
-    assert gate.state is ModelState.READY
+    controller = AdmissionController(1, time.monotonic)
+    controller.set_state(ModelState.READY)
+    HealthMonitor(controller, busy).check()
+    assert controller.state is ModelState.READY
 
 
 def test_an_engine_that_keeps_failing_is_noticed_and_its_return_too() -> None:
