@@ -24,11 +24,6 @@ from evaluation.accuracy.readers.arguments import (
     read_with_bar,
 )
 from evaluation.accuracy.readers.base import ReaderError
-from evaluation.accuracy.samples import (
-    Family,
-    SampleError,
-    read_families,
-)
 from evaluation.accuracy.summary import ALL_FAMILIES, figures_of
 from evaluation.accuracy.table import (
     aligned,
@@ -36,6 +31,11 @@ from evaluation.accuracy.table import (
     share,
 )
 from qwen_captcha.recognition.charsets import CHARSET_RANGES, Charset
+from qwen_captcha.samples import (
+    Family,
+    SampleError,
+    read_families,
+)
 
 # Kind of family -> ddddocr's number of the charset that its labels are made of.
 RANGE_OF_KIND = {"digits": 0, "alnum": 6}

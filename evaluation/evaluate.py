@@ -31,15 +31,15 @@ from evaluation.accuracy.report import (
     as_json,
     count_warnings,
 )
-from evaluation.accuracy.samples import (
-    Family,
-    SampleError,
-    read_families,
-)
 from evaluation.accuracy.summary import summarise
 from evaluation.accuracy.table import render
 from evaluation.load.machine import commit_of
 from evaluation.services.service_process import PROJECT
+from qwen_captcha.samples import (
+    Family,
+    SampleError,
+    read_families,
+)
 
 
 def evaluate(arguments: argparse.Namespace) -> Report:

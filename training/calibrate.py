@@ -25,7 +25,6 @@ from PIL import Image
 from torch.nn import functional
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from evaluation.accuracy.scores import auroc, ece
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.recognition.answer import image_shown
 from qwen_captcha.recognition.calibration import (
@@ -44,6 +43,7 @@ from qwen_captcha.recognition.reading import (
     Reading,
     ReadingTask,
 )
+from qwen_captcha.scores import auroc, ece
 from qwen_captcha.settings import load_settings
 from training.held_out import draw_held_out
 from training.rendering.fonts import FontLibrary

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evaluation.accuracy.predictions import Judged, text_pairs
-from evaluation.accuracy.scores import edit_costs
+from qwen_captcha.scores import edit_costs
 
 # Stands for "nothing" on either side: a lost or an invented character.
 NOTHING = ""

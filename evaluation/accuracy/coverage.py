@@ -14,7 +14,7 @@ from itertools import groupby
 from statistics import fmean
 
 from evaluation.accuracy.predictions import Prediction
-from evaluation.accuracy.scores import ECE_BINS, bin_of
+from qwen_captcha.scores import ECE_BINS, bin_of
 
 THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 

@@ -24,7 +24,6 @@ from evaluation.accuracy.plots import coverage_diagram, reliability_diagram
 from evaluation.accuracy.predictions import Judged, Prediction
 from evaluation.accuracy.readers.base import content_type_of
 from evaluation.accuracy.report import Report
-from evaluation.accuracy.samples import Family
 from evaluation.accuracy.summary import figures_of
 from evaluation.accuracy.table import (
     has_baseline,
@@ -32,6 +31,7 @@ from evaluation.accuracy.table import (
     p_value,
     share,
 )
+from qwen_captcha.samples import Family
 
 TEMPLATE = "report_template.html"
 # A page that a browser opens at once; captchas have 2 to 10 kB each.

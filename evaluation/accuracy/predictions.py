@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from evaluation.accuracy import scores
-from evaluation.accuracy.samples import Family, Sample
 from evaluation.services.client import Answer
+from qwen_captcha import scores
+from qwen_captcha.samples import Family, Sample
 
 NO_ANSWER = "no_answer"
 

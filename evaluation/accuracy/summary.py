@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from evaluation.accuracy import scores
 from evaluation.accuracy.coverage import (
     THRESHOLDS,
     Point,
@@ -25,7 +24,8 @@ from evaluation.accuracy.predictions import (
     all_predictions,
     text_pairs,
 )
-from evaluation.accuracy.samples import KINDS, Family
+from qwen_captcha import scores
+from qwen_captcha.samples import KINDS, Family
 
 
 @dataclass(frozen=True, slots=True)

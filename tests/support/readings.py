@@ -11,9 +11,9 @@ from evaluation.accuracy.report import (
     Source,
     count_warnings,
 )
-from evaluation.accuracy.samples import Family, Sample
 from evaluation.accuracy.summary import summarise
 from evaluation.services.client import Answer
+from qwen_captcha.samples import Family, Sample
 
 NOTHING_READ = Answer("", 0.0, False, None, "no_answer")
 

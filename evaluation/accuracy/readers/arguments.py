@@ -19,7 +19,7 @@ from evaluation.accuracy.readers.base import (
     read_all,
     service_reader,
 )
-from evaluation.accuracy.samples import Family
+from qwen_captcha.samples import Family
 
 DEFAULT_URL = "http://127.0.0.1:5000"
 

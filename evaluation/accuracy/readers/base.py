@@ -21,12 +21,12 @@ from evaluation.accuracy.predictions import (
     Prediction,
     judge,
 )
-from evaluation.accuracy.samples import Family, Sample
 from evaluation.services.client import (
     Answer,
     ServiceClient,
     ServiceError,
 )
+from qwen_captcha.samples import Family, Sample
 
 CONTENT_TYPES = {
     ".png": "image/png",

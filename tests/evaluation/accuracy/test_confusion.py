@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.accuracy.confusion import aligned_pairs, confusions
-from evaluation.accuracy.scores import edit_distance
+from qwen_captcha.scores import edit_distance
 from tests.support.readings import (
     NOTHING_READ,
     answered,

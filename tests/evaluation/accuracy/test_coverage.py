@@ -12,7 +12,7 @@ from evaluation.accuracy.coverage import (
     reliability,
 )
 from evaluation.accuracy.predictions import Prediction
-from evaluation.accuracy.scores import ece
+from qwen_captcha.scores import ece
 from tests.support.readings import (
     NOTHING_READ,
     answered,

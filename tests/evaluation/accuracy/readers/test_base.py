@@ -13,7 +13,7 @@ from evaluation.accuracy.readers.base import (
     read_all,
     service_reader,
 )
-from evaluation.accuracy.samples import Family, Sample
+from qwen_captcha.samples import Family, Sample
 from tests.support.readings import answered
 from tests.support.stub_service import Call, stub_service
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.accuracy.samples import (
+from qwen_captcha.samples import (
     Family,
     Sample,
     SampleError,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.accuracy import scores
+from qwen_captcha import scores
 
 short_texts = st.text(alphabet="ab1验", max_size=6)
 predictions = st.lists(
