@@ -8,7 +8,13 @@ from training.generators.drawing import Family
 from training.generators.libraries import Library
 
 # In the order in which `--list` shows them.
-_DRIVERS = ("multicolorcaptcha",)
+_DRIVERS = (
+    "multicolorcaptcha",
+    "captcha",
+    "django_simple_captcha",
+    "captchagen",
+    "captchagenerator",
+)
 
 
 def catalogue() -> dict[str, tuple[Library, Family]]:
