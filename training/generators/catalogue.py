@@ -12,8 +12,13 @@ _DRIVERS = (
     "multicolorcaptcha",
     "captcha",
     "django_simple_captcha",
+    "svg_captcha",
+    "captcha_canvas",
+    "captchapng",
+    "captchapng2",
     "captchagen",
     "captchagenerator",
+    "react_captcha_code",
 )
 
 

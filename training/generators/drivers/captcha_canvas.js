@@ -1,0 +1,44 @@
+// captcha-canvas: skewed letters that a zig-zag joins, among decoys.
+'use strict';
+
+const { createCanvas, registerFont } = require('canvas');
+const { CaptchaGenerator } = require('captcha-canvas');
+const { serve } = require('./protocol.js');
+
+const families = new Map();
+
+// Pango finds a file by the family name that it was registered under.
+function family(face) {
+  if (!families.has(face)) {
+    families.set(face, `face${families.size}`);
+    registerFont(face, { family: families.get(face) });
+  }
+  return families.get(face);
+}
+
+function fill(width, height, colours) {
+  const canvas = createCanvas(width, height);
+  const context = canvas.getContext('2d');
+  const gradient = context.createLinearGradient(0, 0, width, height);
+  colours.forEach((colour, index) => gradient.addColorStop(index / Math.max(1, colours.length - 1), colour));
+  context.fillStyle = colours.length > 1 ? gradient : colours[0];
+  context.fillRect(0, 0, width, height);
+  return canvas.toBuffer();
+}
+
+// Options of one captcha stay set in the next: each is given each time.
+const captchaDefaults = {
+  characters: 6, size: 40, font: 'Sans', skew: true, colors: [], rotate: 5, color: '#32cf7e', opacity: 0.8,
+};
+const traceDefaults = { size: 3, color: '#32cf7e', opacity: 1 };
+const decoyDefaults = { color: '#646566', font: 'Sans', size: 20, opacity: 0.8 };
+
+serve(async ({ width, height, captcha, trace, decoy, face, background }) => {
+  const generator = new CaptchaGenerator().setDimension(height, width);
+  const look = { ...captchaDefaults, ...captcha };
+  if (face) look.font = family(face);
+  generator.setCaptcha(look).setTrace({ ...traceDefaults, ...trace });
+  generator.setDecoy({ ...decoyDefaults, ...decoy });
+  if (background) generator.setBackground(fill(width, height, background));
+  return { image: await generator.generate(), label: generator.text };
+});
