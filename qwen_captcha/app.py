@@ -14,11 +14,12 @@ from collections.abc import Callable
 from flask import Flask
 
 from qwen_captcha.api.dialects.registry import create_dialect_blueprint
+from qwen_captcha.api.forms import CaptchaRequest
 from qwen_captcha.api.pages import create_pages
 from qwen_captcha.api.request_logging import observe_requests
 from qwen_captcha.api.routes import create_blueprint, register_error_handlers
 from qwen_captcha.api.security import guard_requests
-from qwen_captcha.api.wsgi import bound_bodies, single_slashes
+from qwen_captcha.api.wsgi import bound_bodies, decompress_bodies, plain_slashes
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend
 from qwen_captcha.errors import ModelLoadError, load_failure
@@ -53,6 +54,7 @@ def create_app(
     settings = settings or settings_from_environment()
     service = CaptchaService(backend or create_backend(settings), settings)
     app = Flask("qwen_captcha", static_folder=None)
+    app.request_class = CaptchaRequest
     app.extensions["captcha_service"] = service
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -65,8 +67,9 @@ def create_app(
     register_error_handlers(app, service.metrics, settings)
     observe_requests(app, service.metrics, settings)
     guard_requests(app, settings)
-    bounded = bound_bodies(app.wsgi_app, settings.max_body_bytes)
-    app.wsgi_app = single_slashes(bounded)  # type: ignore[assignment, method-assign]
+    unpacked = decompress_bodies(app.wsgi_app, settings.max_body_bytes)
+    bounded = bound_bodies(unpacked, settings.max_body_bytes)
+    app.wsgi_app = plain_slashes(bounded)  # type: ignore[assignment, method-assign]
     service.start(on_load_failure or end_process)
     return app
 

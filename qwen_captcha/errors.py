@@ -88,6 +88,13 @@ class Unauthorized(CaptchaServiceError):
     error_type = "unauthorized"
 
 
+class OriginNotAllowed(CaptchaServiceError):
+    """A browser asks for a page of an origin that is not in CORS_ORIGINS."""
+
+    status = 403
+    error_type = "origin_not_allowed"
+
+
 class NotFound(CaptchaServiceError):
     """No such route."""
 

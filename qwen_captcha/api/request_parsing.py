@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
+from urllib.parse import unquote
 
 from flask import Request
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 
 from qwen_captcha.errors import (
     BadRequest,
@@ -26,7 +28,7 @@ from qwen_captcha.errors import (
     MissingImage,
     TooManyImages,
 )
-from qwen_captcha.images.headers import image_format
+from qwen_captcha.images.headers import damage_of, image_format
 from qwen_captcha.recognition.options import (
     MAX_PROMPT_CHARACTERS,
     Options,
@@ -42,8 +44,25 @@ BATCH_FORMS = (
     "No images were sent. Send multipart file fields named images, or JSON with a list "
     "images_base64."
 )
-# Text fields that hold an image: of this service, and of a dialect of ddddocr's servers.
-BASE64_FIELDS = ("image_base64", "image")
+ADDRESS = (
+    "The image is a web address: this service fetches nothing. Send the image itself, as a file or "
+    "as base64."
+)
+
+# How JSON and clients that escape twice spell a character of base64.
+_ESCAPE = re.compile(r"\\(?:u00([0-9A-Fa-f]{2})|([/nrt]))")
+_ESCAPED = {"/": "/", "n": "", "r": "", "t": ""}
+# What may stand in front of base64.
+_PREFIX = re.compile(r"data:[^,]*(?:,|\Z)|base64,", re.IGNORECASE)
+# Shortest line of base64 whose end may be a space instead of a line break.
+_MIN_LINE_CHARACTERS = 16
+_FOREIGN = re.compile("[^A-Za-z0-9+/]")
+# Names of a batch's files: as documented, as PHP and jQuery have them, and numbered.
+_BATCH_FILE = re.compile(r"images(?:\[([0-9]{0,6})\])?")
+# What may stand in front of a JSON object, the mark of UTF-8 included.
+_BLANKS = b"\xef\xbb\xbf \t\r\n"
+# Enough base64 to know an image by its first bytes.
+_HEAD_CHARACTERS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +105,15 @@ class Body:
 
     image: bytes | None = None
     fields: Mapping[str, object] = field(default_factory=dict)
-    files: Mapping[str, FileStorage] = field(default_factory=dict)
+    files: MultiDict[str, FileStorage] = field(default_factory=MultiDict)
     query: Mapping[str, object] = field(default_factory=dict)
     is_json: bool = False
+
+    def file(self, name: str) -> FileStorage | None:
+        """Return the file of a field; of another one where the form has no further file."""
+        if name not in self.files and len(self.files) == 1:
+            return next(iter(self.files.values()))
+        return self.files.get(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +139,20 @@ def read_body(request: Request) -> Body:
         return Body(fields=request.form, files=request.files, query=request.args)
     # Read before `request.form` is touched, which would swallow an urlencoded body.
     data = request.get_data(parse_form_data=False)
-    # The first bytes decide: curl calls whatever it sends as --data-binary a form.
-    if image_format(data) is not None or _announces_image(request):
+    # The first bytes decide: clients call whatever they send a form, or text.
+    if image_format(data) is not None:
         return Body(image=data, query=request.args)
+    if data.lstrip(_BLANKS).startswith(b"{"):
+        return Body(fields=_json_object(data), query=request.args, is_json=True)
+    decoded = _image_of_text(data)
+    if decoded is not None:
+        return Body(image=decoded, query=request.args)
     if request.is_json:
         return Body(fields=_json_object(data), query=request.args, is_json=True)
-    if b"\0" in data:  # no form, but a file of a type that is not read, which is said so
+    # No form, but a file of a type that is not read or an image that was damaged: decoding says so.
+    if _announces_image(request) or not _is_text(data) or damage_of(data) is not None:
         return Body(image=data, query=request.args)
-    return Body(fields=_urlencoded_fields(request), query=request.args)
+    return Body(fields=request.form, query=request.args)
 
 
 def parse_single(body: Body, limits: PayloadLimits) -> tuple[bytes, Options]:
@@ -136,11 +167,11 @@ def parse_single(body: Body, limits: PayloadLimits) -> tuple[bytes, Options]:
     """
     options = limits.parse_options(body.fields, body.query)
     if body.image is not None:
-        return _within_limit(body.image, limits), options
-    file = body.files.get("image")
+        return within_limit(body.image, limits), options
+    text = body.fields.get("image_base64")
+    file = body.file("image")
     if file is not None:
         return image_from_file(file, limits), options
-    text = body.fields.get("image_base64")
     if text is None:
         raise MissingImage(SINGLE_FORMS)
     return image_from_base64(text, limits), options
@@ -155,18 +186,15 @@ def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUplo
         BadRequest: The body announces JSON, but is not a JSON object with a list of images.
         InvalidOption: An option has a value that is not allowed.
     """
-    fields: Mapping[str, object] = request.form
-    sources: Sequence[object] = request.files.getlist("images")
-    if request.is_json:
-        fields = _json_object(request.get_data())
-        sources = _list_of_texts(fields)
+    body = read_body(request)
+    sources = _list_of_texts(body.fields) if body.is_json else _batch_files(body.files)
     if not sources:
         raise MissingImage(BATCH_FORMS)
     if len(sources) > limits.max_batch_images:
         raise TooManyImages(
             f"The batch has {len(sources)} images; at most {limits.max_batch_images} are allowed."
         )
-    options = limits.parse_options(fields, request.args)
+    options = limits.parse_options(body.fields, body.query)
     return [_upload(number, source, limits) for number, source in enumerate(sources, 1)], options
 
 
@@ -188,11 +216,15 @@ def image_from_file(file: FileStorage, limits: PayloadLimits) -> bytes:
         EmptyImage: It has zero bytes.
         ImageTooLarge: It is over `max_image_bytes`.
     """
-    return _within_limit(file.read(limits.max_image_bytes + 1), limits)
+    return within_limit(file.read(limits.max_image_bytes + 1), limits)
 
 
 def image_from_base64(text: object, limits: PayloadLimits) -> bytes:
-    """Return the bytes that base64 stands for: plain or as a data URI, of either alphabet.
+    """Return the bytes that base64 stands for, as leniently as the servers that are replaced.
+
+    Read are both alphabets, any line breaks, a missing padding, a data URI, quotes around it, the
+    escapes of JSON and of URLs, and `+` that became a space. Any other character is left out only
+    where the rest is an image.
 
     Raises:
         InvalidBase64: It is no text, or not base64.
@@ -201,21 +233,79 @@ def image_from_base64(text: object, limits: PayloadLimits) -> bytes:
     """
     if not isinstance(text, str):
         raise InvalidBase64("An image must be given as base64 text.")
-    if text.lstrip()[:5].lower() == "data:":
-        text = text.partition(",")[2]
-    digits = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    digits = _base64_digits(text)
     # 4 digits are 3 bytes.
     if len(digits) * 3 // 4 > limits.max_image_bytes:
         raise _too_large(limits)
+    data = _decoded(digits)
+    if data is None:
+        data = _decoded(_FOREIGN.sub("", digits))
+        if data is None or image_format(data) is None:
+            is_address = text.lstrip().lower().startswith(("http://", "https://"))
+            raise InvalidBase64(ADDRESS if is_address else "The image is not valid base64.")
+    return within_limit(data, limits)
+
+
+def _base64_digits(text: str) -> str:
+    """Return the base64 within a text in the standard alphabet, without padding."""
+    text = text.strip("\ufeff \t\r\n")
+    # What Python prints of bytes.
+    text = text.removeprefix("b'").strip("\"'` \t\r\n")
+    if "%" in text:
+        text = unquote(text)
+    text = _ESCAPE.sub(
+        lambda match: chr(int(match[1], 16)) if match[1] else _ESCAPED[match[2]], text
+    )
+    text = text.removeprefix((_PREFIX.match(text) or [""])[0])
+    lines = "".join(text.split("\r")).replace("\n", "").strip().split(" ")
+    text = ("" if _are_lines(lines) else "+").join(lines)
+    return "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
+
+
+def _are_lines(parts: Sequence[str]) -> bool:
+    """Return whether spaces stand between lines of base64, and not in the place of `+`."""
+    lengths = {len(part) for part in parts[:-1]}
+    return len(lengths) == 1 and max(lengths) >= max(_MIN_LINE_CHARACTERS, len(parts[-1]))
+
+
+def _decoded(digits: str) -> bytes | None:
+    """Return the bytes that base64 digits without padding stand for, None for anything else."""
     try:
-        data = base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
-    except ValueError as error:
-        raise InvalidBase64("The image is not valid base64.") from error
-    return _within_limit(data, limits)
+        return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
+    except ValueError:
+        return None
 
 
-def _within_limit(data: bytes, limits: PayloadLimits) -> bytes:
-    """Return the bytes of an image if there are any, and not too many."""
+def _image_of_text(body: bytes) -> bytes | None:
+    """Return the image that a whole body is base64 of, None where it is none."""
+    # A part first: most bodies are something else.
+    if not _is_base64_of_image(body[:_HEAD_CHARACTERS]):
+        return None
+    return _decoded(_base64_digits(body.decode("latin-1")))
+
+
+def _is_base64_of_image(head: bytes) -> bool:
+    """Return whether a text begins like base64 of an image."""
+    digits = _base64_digits(head.decode("latin-1"))
+    data = _decoded(digits[: len(digits) // 4 * 4])
+    return data is not None and image_format(data) is not None
+
+
+def _is_text(data: bytes) -> bool:
+    """Return whether bytes can be text."""
+    try:
+        return "\0" not in data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+
+
+def within_limit(data: bytes, limits: PayloadLimits) -> bytes:
+    """Return the bytes of an image.
+
+    Raises:
+        EmptyImage: There are none.
+        ImageTooLarge: There are more than `max_image_bytes`.
+    """
     if not data:
         raise EmptyImage("The image is empty: it has no bytes.")
     if len(data) > limits.max_image_bytes:
@@ -232,16 +322,6 @@ def _announces_image(request: Request) -> bool:
     return request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream"
 
 
-def _urlencoded_fields(request: Request) -> dict[str, object]:
-    """Return the fields of an urlencoded form."""
-    fields: dict[str, object] = dict(request.form.items())
-    for name in BASE64_FIELDS:
-        if name in request.form:
-            # The + of base64 means a space in an urlencoded body, and senders forget to escape it.
-            fields[name] = request.form[name].replace(" ", "+")
-    return fields
-
-
 def _json_object(body: bytes) -> dict[str, object]:
     """Return the object that a JSON body is."""
     try:
@@ -252,6 +332,16 @@ def _json_object(body: bytes) -> dict[str, object]:
     if not isinstance(fields, dict):
         raise BadRequest("The body must be a JSON object.")
     return fields
+
+
+def _batch_files(files: MultiDict[str, FileStorage]) -> Sequence[FileStorage]:
+    """Return the images of a form in the order of their numbers, else in the order sent."""
+    numbered = [
+        (int(match[1] or 0), file)
+        for name, file in files.items(multi=True)
+        if (match := _BATCH_FILE.fullmatch(name or ""))
+    ]
+    return [file for _, file in sorted(numbered, key=lambda pair: pair[0])]
 
 
 def _list_of_texts(fields: Mapping[str, object]) -> Sequence[object]:

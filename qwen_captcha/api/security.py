@@ -27,7 +27,7 @@ from qwen_captcha.api.request_logging import (
     REQUEST_ID_HEADER,
     TIMING_HEADER,
 )
-from qwen_captcha.errors import RateLimited, Unauthorized
+from qwen_captcha.errors import OriginNotAllowed, RateLimited, Unauthorized
 from qwen_captcha.settings import Settings
 from qwen_captcha.value_parsers import Secret
 
@@ -59,7 +59,8 @@ def guard_requests(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def refuse() -> None:
-        """Refuse who calls too often, or has no key."""
+        """Refuse a page that may not call, who calls too often, or has no key."""
+        refuse_other_origins(request, settings.cors_origins)
         if is_open(request):
             return
         by_address.count(network_of(request.remote_addr or ""))
@@ -119,6 +120,22 @@ def is_open(request: Request) -> bool:
     """Return whether a request needs no key: a probe, a page, a browser's question before one."""
     rule = request.url_rule
     return request.method == "OPTIONS" or (rule is not None and rule.rule in OPEN_ROUTES)
+
+
+def refuse_other_origins(request: Request, allowed: Sequence[str]) -> None:
+    """Refuse a browser's question before the call of a page that may not call.
+
+    Raises:
+        OriginNotAllowed: It is such a question; the page itself never sees the reply, its
+            developer does.
+    """
+    origin = request.headers.get("Origin", "")
+    is_question = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    if is_question and "*" not in allowed and origin.lower() not in map(str.lower, allowed):
+        raise OriginNotAllowed(
+            "Pages of this origin may not call the service: its operator allows them with the "
+            "setting CORS_ORIGINS."
+        )
 
 
 def known_key(request: Request, keys: Sequence[Secret]) -> str:

@@ -11,10 +11,16 @@ from __future__ import annotations
 import io
 import re
 import select
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
+from werkzeug.exceptions import (
+    BadRequest,
+    ClientDisconnected,
+    RequestEntityTooLarge,
+    UnsupportedMediaType,
+)
 
 from qwen_captcha.scheduling.pending import never_disconnected
 
@@ -24,6 +30,9 @@ if TYPE_CHECKING:
 
 # Large reads: gunicorn copies what it has buffered at every one of them.
 CHUNK_BYTES = 1024 * 1024
+# Tells zlib to take the header of gzip or its own, whichever there is.
+_EITHER_HEADER = 32
+_COMPRESSIONS = ("gzip", "x-gzip", "deflate")
 HUNG_UP: int = getattr(select, "POLLRDHUP", 0)
 
 
@@ -87,6 +96,64 @@ class BoundedBody(io.RawIOBase):
         return data
 
 
+class DecompressedBody:
+    """The body that a gzip or zlib body unpacks to, which raises where it is no such body.
+
+    Args:
+        stream: The packed body.
+    """
+
+    def __init__(self, stream: BodyStream) -> None:
+        self._stream = stream
+        self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | _EITHER_HEADER)
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most `size` bytes, which is positive; none at the end.
+
+        Raises:
+            BadRequest: The body is no gzip or zlib data, or is cut.
+        """
+        while not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._stream.read(CHUNK_BYTES)
+            try:
+                data = self._unpacker.decompress(packed, size)
+            except zlib.error as error:
+                raise BadRequest("The body is not what its Content-Encoding says.") from error
+            if data:
+                return data
+            if not packed:
+                raise BadRequest("The compressed body is cut.")
+        return b""
+
+
+def decompress_bodies(application: WSGIApplication, max_body_bytes: int) -> WSGIApplication:
+    """Return a WSGI application that gets the bodies with a Content-Encoding unpacked.
+
+    An unpacked body has the limit of any other, and no more than that is ever unpacked.
+    """
+
+    def unpacked(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        encoding = environ.get("HTTP_CONTENT_ENCODING", "").strip().lower()
+        if encoding in _COMPRESSIONS:
+            stream = DecompressedBody(environ["wsgi.input"])
+            environ["wsgi.input"] = BoundedBody(stream, max_body_bytes, None)
+            environ["wsgi.input_terminated"] = True
+            environ.pop("CONTENT_LENGTH", None)
+        elif encoding not in ("", "identity"):
+            environ["wsgi.input"] = BoundedBody(_UnreadBody(), max_body_bytes, None)
+        return application(environ, start_response)
+
+    return unpacked
+
+
+class _UnreadBody:
+    """A body in an encoding that is not read."""
+
+    def read(self, size: int, /) -> bytes:
+        """Raise UnsupportedMediaType."""
+        raise UnsupportedMediaType("A body with a Content-Encoding must be gzip or deflate.")
+
+
 def bound_bodies(application: WSGIApplication, max_body_bytes: int) -> WSGIApplication:
     """Return a WSGI application whose request bodies are bounded."""
 
@@ -99,14 +166,17 @@ def bound_bodies(application: WSGIApplication, max_body_bytes: int) -> WSGIAppli
     return bounded
 
 
-def single_slashes(application: WSGIApplication) -> WSGIApplication:
-    """Return a WSGI application for which `//ocr` is `/ocr`: a base URL may end with a slash.
+def plain_slashes(application: WSGIApplication) -> WSGIApplication:
+    """Return a WSGI application for which `//ocr` and `/ocr/` are `/ocr`.
+
+    A base URL may end with a slash, and frameworks of clients add one to a path.
 
     Flask would redirect, which not every client follows with its body, and with a page of HTML.
     """
 
     def merged(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        environ["PATH_INFO"] = re.sub("/{2,}", "/", environ.get("PATH_INFO", ""))
+        path = re.sub("/{2,}", "/", environ.get("PATH_INFO", ""))
+        environ["PATH_INFO"] = path.rstrip("/") or "/"
         return application(environ, start_response)
 
     return merged

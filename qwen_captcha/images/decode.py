@@ -40,6 +40,7 @@ from qwen_captcha.images.headers import (
     Canvas,
     announced_canvas,
     check_effort,
+    damage_of,
     image_format,
 )
 from qwen_captcha.images.transparency import make_opaque
@@ -113,6 +114,9 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         UndecodableImage: The file is truncated or corrupt.
         OutOfMemory: It does not fit the memory that is left.
     """
+    damage = damage_of(data)
+    if damage is not None:
+        raise UndecodableImage(damage)
     name = image_format(data)
     if name is None:
         raise UnsupportedImageType(f"The data is not an image: {READABLE_FORMATS} is read.")

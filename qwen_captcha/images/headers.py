@@ -26,6 +26,23 @@ MAX_RUN_LENGTH_BYTES = 256 * 1024
 MAX_JPEG_SCANS = 64
 JPEG_START_OF_SCAN = b"\xff\xda"
 
+# A file that was sent as text has lost its line breaks and zeros, which all others have early on.
+LOST_BYTES = (
+    "The image was sent as text, which took bytes out of it, as curl's -d does: send it with "
+    "curl --data-binary @FILE or -F image=@FILE."
+)
+_PNG_AS_TEXT = (b"\x89PNG\x1a", b"\x89PNG\n\x1a", b"\x89PNG\r\r\n")
+_WITH_ZEROS = frozenset({"JPEG", "GIF", "WEBP", "BMP"})
+_HEAD_BYTES = 1024
+# The first bytes of PNG and JPEG files as characters of a text in UTF-8, where they are none.
+RECODED = (
+    "The image was decoded as text on its way, which changed its bytes: send them as they are."
+)
+_RECODED = (
+    *(b"\xef\xbf\xbdPNG", b"\xef\xbf\xbd" * 3),
+    *("\x89PNG".encode(), "\xff\xd8\xff".encode()),
+)
+
 WEBP_HEADER_BYTES = 30
 GIF_HEADER_BYTES = 13
 GIF_FRAME_HEADER_BYTES = 9
@@ -56,6 +73,18 @@ def image_format(data: bytes) -> str | None:
         return "WEBP"
     if data.startswith(b"BM") and _number(data, 14, 4) in BMP_INFO_HEADER_BYTES:
         return "BMP"
+    return None
+
+
+def damage_of(data: bytes) -> str | None:
+    """Return a sentence about how a file was damaged on its way, None where it was not so."""
+    head = data[:_HEAD_BYTES]
+    if head.startswith(_PNG_AS_TEXT) or (
+        image_format(head) in _WITH_ZEROS and not any(byte in head for byte in b"\0\r\n")
+    ):
+        return LOST_BYTES
+    if head.startswith(_RECODED):
+        return RECODED
     return None
 
 

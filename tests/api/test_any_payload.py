@@ -12,6 +12,7 @@ from flask import Flask, request
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_captcha.api.forms import CaptchaRequest
 from qwen_captcha.api.request_parsing import (
     PayloadLimits,
     image_from_base64,
@@ -23,6 +24,7 @@ from qwen_captcha.errors import CaptchaServiceError, InvalidBase64, InvalidOptio
 from qwen_captcha.recognition.options import Options, parse_options
 
 APP = Flask(__name__)
+APP.request_class = CaptchaRequest
 LIMITS = PayloadLimits(max_image_bytes=1000, max_batch_images=3)
 NAMES = ("prompt", "kind", "case", "charset", "charset_range", "length", "details",
          "min_confidence", "image", "image_base64", "images_base64")  # fmt: skip

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import random
+import re
+import textwrap
 from io import BytesIO
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask, request
 from PIL import Image
-from werkzeug.datastructures import FileStorage
+from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.test import encode_multipart
 
+from qwen_captcha.api.forms import CaptchaRequest
 from qwen_captcha.api.request_parsing import (
     ImageUpload,
     PayloadLimits,
@@ -29,7 +34,9 @@ from qwen_captcha.errors import (
     InvalidOption,
     MissingImage,
     TooManyImages,
+    UndecodableImage,
 )
+from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.recognition.options import (
     Case,
     Kind,
@@ -46,19 +53,32 @@ def encoded_image(format_name: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
+def noise() -> bytes:
+    """Return an image whose base64 has all characters of the alphabet, and no padding."""
+    buffer = BytesIO()
+    Image.frombytes("RGB", (40, 40), random.Random(2).randbytes(4800)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 PNG = encoded_image()
 # Bytes whose base64 has both of the characters in which the alphabets differ, and padding.
-ODD = b"\xfb\xff\xfe\x00"
+ODD = b"?\xef\xbf\xbe"
 ODD_BASE64 = base64.b64encode(ODD).decode()
 
 
+def flask_app() -> Flask:
+    app = Flask(__name__)
+    app.request_class = CaptchaRequest
+    return app
+
+
 def single(limits: PayloadLimits = LIMITS, **kwargs: Any) -> tuple[bytes, Options]:
-    with Flask(__name__).test_request_context("/ocr", method="POST", **kwargs):
+    with flask_app().test_request_context("/ocr", method="POST", **kwargs):
         return parse_single(read_body(request), limits)
 
 
 def batch(limits: PayloadLimits = LIMITS, **kwargs: Any) -> tuple[list[ImageUpload], Options]:
-    with Flask(__name__).test_request_context("/batch-ocr", method="POST", **kwargs):
+    with flask_app().test_request_context("/batch-ocr", method="POST", **kwargs):
         return parse_batch(request, limits)
 
 
@@ -179,12 +199,19 @@ def test_query_keeps_chinese() -> None:
         pytest.param({"data": b"", "content_type": FORM}, MissingImage, id="empty form"),
         pytest.param({"data": {"prompt": "Read."}}, MissingImage, id="form without image"),
         pytest.param(
-            {"data": {"picture": file_of(PNG)}}, MissingImage, id="multipart, another field"
+            {"data": {"picture": file_of(PNG), "logo": file_of(PNG)}},
+            MissingImage,
+            id="multipart, two other fields",
         ),
         pytest.param(
             {"data": b"--x", "content_type": "multipart/form-data"},
-            MissingImage,
+            BadRequest,
             id="multipart without boundary",
+        ),
+        pytest.param(
+            {"data": b"--x\r\nA: b", "content_type": "multipart/form-data; boundary=x"},
+            BadRequest,
+            id="multipart cut",
         ),
         pytest.param({"json": {}}, MissingImage, id="json without image"),
         pytest.param({"json": {"image_base64": None}}, MissingImage, id="json null"),
@@ -197,6 +224,9 @@ def test_query_keeps_chinese() -> None:
         ),
         pytest.param({"data": b"", "content_type": "image/png"}, EmptyImage, id="raw empty"),
         pytest.param({"json": {"image_base64": "!!!!"}}, InvalidBase64, id="not base64"),
+        pytest.param(
+            {"json": {"image_base64": "https://example.org/a.png"}}, InvalidBase64, id="address"
+        ),
         pytest.param({"json": {"image_base64": "AAAAA"}}, InvalidBase64, id="cut base64"),
         pytest.param({"json": {"image_base64": "AA=A"}}, InvalidBase64, id="padding inside"),
         pytest.param({"json": {"image_base64": "验证码"}}, InvalidBase64, id="Chinese"),
@@ -247,6 +277,105 @@ def test_misuse_has_its_own_error(kwargs: dict[str, Any], error: type[CaptchaSer
     assert caught.value.message.endswith(".")
 
 
+NOISE = noise()
+BASE64 = base64.b64encode(NOISE).decode()
+
+
+def part(headers: str, data: bytes, boundary: str = "x") -> dict[str, Any]:
+    """Return a form of one part with the given headers."""
+    body = f"--{boundary}\r\n{headers}\r\n\r\n".encode() + data + f"\r\n--{boundary}--\r\n".encode()
+    return {"data": body, "content_type": f"multipart/form-data; boundary={boundary}"}
+
+
+def spelled(text: str) -> dict[str, Any]:
+    return {"json": {"image_base64": text}}
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        pytest.param(spelled(f'"{BASE64}"'), id="quoted"),
+        pytest.param(spelled(f"b'{BASE64}'"), id="printed by Python"),
+        pytest.param(spelled(BASE64.replace("/", "\\/")), id="slashes escaped"),
+        pytest.param(spelled(textwrap.fill(BASE64, 76).replace("\n", "\\n")), id="breaks spelled"),
+        pytest.param(spelled(textwrap.fill(BASE64, 76).replace("\n", " ")), id="breaks as spaces"),
+        pytest.param(spelled(textwrap.fill(BASE64, 76).replace("\n", "\r\n")), id="breaks of MIME"),
+        pytest.param(spelled(BASE64.replace("+", "\\u002b")), id="plus escaped"),
+        pytest.param(spelled(quote(BASE64, safe="")), id="percent-encoded"),
+        pytest.param(spelled(quote(f"data:image/png;base64,{BASE64}")), id="data URI encoded"),
+        pytest.param(spelled(BASE64.replace("+", " ")), id="plus as space"),
+        pytest.param(spelled(f"base64,{BASE64}"), id="half a data URI"),
+        pytest.param(spelled(f"({BASE64})"), id="other characters"),
+        pytest.param(
+            {"data": json.dumps({"image_base64": BASE64}), "content_type": FORM}, id="curl -d"
+        ),
+        pytest.param({"data": json.dumps({"image_base64": BASE64})}, id="json without type"),
+        pytest.param(
+            {"data": json.dumps({"image_base64": BASE64}), "content_type": "text/plain"},
+            id="json as text",
+        ),
+        pytest.param(
+            {
+                "data": json.dumps({"image_base64": f"data:image/png;base64,{BASE64}"}),
+                "content_type": "image/png",
+            },
+            id="json as an image",
+        ),
+        pytest.param({"data": BASE64, "content_type": FORM}, id="base64 as a form"),
+        pytest.param({"data": BASE64, "content_type": "image/png"}, id="base64 as an image"),
+        pytest.param({"data": f'"{BASE64}"', "content_type": "application/json"}, id="json text"),
+        pytest.param({"data": {"picture": file_of(NOISE)}}, id="another field"),
+        pytest.param(
+            part('Content-Disposition: form-data; name="image"', NOISE), id="part without filename"
+        ),
+        pytest.param(
+            part('Content-Disposition: form-data; filename="a.png"', NOISE), id="part without name"
+        ),
+        pytest.param(part("Content-Disposition: form-data", NOISE), id="part with neither"),
+    ],
+)
+def test_image_arrives_where_only_one_reading_is_possible(kwargs: dict[str, Any]) -> None:
+    assert single(PayloadLimits(max_image_bytes=20_000, max_batch_images=1), **kwargs)[0] == NOISE
+
+
+def test_text_in_a_form_with_an_unnamed_file_stays_utf_8() -> None:
+    head = 'Content-Disposition: form-data; name="prompt"\r\n\r\n验证码\r\n--x\r\n'
+    kwargs = part(head + 'Content-Disposition: form-data; name="image"', PNG)
+    assert single(**kwargs) == (PNG, Options(prompt="验证码"))
+
+
+def test_base64_of_an_image_in_a_form_field_is_the_field() -> None:
+    with flask_app().test_request_context(
+        "/ocr", method="POST", data=f"image=data:image/png;base64,{BASE64}", content_type=FORM
+    ):
+        body = read_body(request)
+    assert body.image is None
+    assert list(body.fields) == ["image"]
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        pytest.param(re.sub(rb"[\r\n\0]", b"", PNG), "--data-binary", id="png through curl -d"),
+        pytest.param(
+            re.sub(rb"[\r\n\0]", b"", encoded_image("JPEG")),
+            "--data-binary",
+            id="jpeg through curl -d",
+        ),
+        pytest.param(PNG.replace(b"\r\n", b"\n"), "--data-binary", id="line breaks of Unix"),
+        pytest.param(
+            PNG.decode("utf-8", "replace").encode(), "as text", id="replacement characters"
+        ),
+        pytest.param(PNG.decode("latin-1").encode(), "as text", id="binary string"),
+        pytest.param(encoded_image("JPEG").decode("latin-1").encode(), "as text", id="jpeg string"),
+    ],
+)
+def test_an_image_that_was_sent_as_text_is_told_so(data: bytes, hint: str) -> None:
+    image, _ = single(data=data, content_type=FORM)
+    with pytest.raises(UndecodableImage, match=hint):
+        decode_image(image, ImageLimits(max_image_pixels=1000, max_frames=1))
+
+
 @pytest.mark.parametrize(
     "kwargs_of",
     [
@@ -293,6 +422,21 @@ def test_multipart_batch_keeps_order_and_names() -> None:
         ImageUpload("b.png", PNG),
     ]
     assert options == Options(kind=Kind.DIGITS)
+
+
+@pytest.mark.parametrize(
+    "names", [["images[]"] * 3, ["images[0]", "images[1]", "images[2]"], ["images"] * 3]
+)
+def test_a_batch_is_named_as_php_and_jquery_name_it(names: list[str]) -> None:
+    files = [(name, file_of(PNG, f"{number}.png")) for number, name in enumerate(names)]
+    uploads, _ = batch(data=MultiDict(files))
+    assert [upload.filename for upload in uploads] == ["0.png", "1.png", "2.png"]
+
+
+def test_numbers_of_a_batch_are_its_order() -> None:
+    files = {f"images[{number}]": file_of(PNG, f"{number}.png") for number in (2, 10, 1)}
+    uploads, _ = batch(data=files)
+    assert [upload.filename for upload in uploads] == ["1.png", "2.png", "10.png"]
 
 
 def test_json_batch_names_images_by_position() -> None:

@@ -237,6 +237,14 @@ def test_the_pages_of_configured_origins_may(start: ClientFactory) -> None:
     assert "Access-Control-Allow-Origin" not in stranger.headers
 
 
+@pytest.mark.parametrize("allowed", ["", "https://example.org"], ids=["none", "another"])
+def test_a_page_that_may_not_call_is_told_the_setting(start: ClientFactory, allowed: str) -> None:
+    question = {"Origin": "https://other.example", "Access-Control-Request-Method": "POST"}
+    reply = start(CORS_ORIGINS=allowed).options("/ocr", headers=question)
+    assert (reply.status_code, reply.json["error_type"]) == (403, "origin_not_allowed")
+    assert "CORS_ORIGINS" in reply.json["error"]
+
+
 def test_an_origin_with_a_bracket_is_itself_alone(start: ClientFactory) -> None:
     client = start(CORS_ORIGINS="http://[::1]:3000,https://example.org")
     for origin, allowed in (

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import base64
+import gzip
 import io
+import json
+import zlib
+from typing import Any
 
 import pytest
+from flask.testing import FlaskClient
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from qwen_captcha.api.wsgi import BoundedBody, bound_bodies
+from qwen_captcha.api.wsgi import BoundedBody, DecompressedBody, bound_bodies
+from tests.support.fake_backend import image_bytes
+
+IMAGE = image_bytes(120)
 
 
 class Stalling:
@@ -81,3 +90,42 @@ def test_an_application_gets_the_bounded_body(length: str) -> None:
     environ["CONTENT_LENGTH"] = length
     _, status, _ = run_wsgi_app(bound_bodies(application, 10), environ)
     assert (status, seen) == ("204 No Content", [b"image"])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("X-GZIP", gzip.compress), ("deflate", zlib.compress)],
+    ids=["gzip", "x-gzip", "deflate"],
+)
+def test_a_compressed_body_is_unpacked(client: FlaskClient, encoding: str, pack: Any) -> None:
+    headers = {"Content-Encoding": encoding}
+    assert client.post("/ocr", data=pack(IMAGE), headers=headers).json["text"] == "w120"
+    body = pack(json.dumps({"image_base64": base64.b64encode(IMAGE).decode()}).encode())
+    reply = client.post("/ocr", data=body, headers=headers, content_type="application/json")
+    assert reply.json["text"] == "w120"
+
+
+@pytest.mark.parametrize(
+    ("body", "encoding", "status"),
+    [
+        pytest.param(gzip.compress(bytes(80 << 20)), "gzip", 413, id="bomb"),
+        pytest.param(gzip.compress(IMAGE)[:-20], "gzip", 400, id="cut"),
+        pytest.param(b"", "gzip", 400, id="empty"),
+        pytest.param(IMAGE, "gzip", 400, id="not compressed"),
+        pytest.param(IMAGE, "br", 415, id="another encoding"),
+    ],
+)
+def test_a_body_that_cannot_be_unpacked_is_refused(
+    client: FlaskClient, body: bytes, encoding: str, status: int
+) -> None:
+    reply = client.post("/ocr", data=body, headers={"Content-Encoding": encoding})
+    assert reply.status_code == status
+    assert reply.json["error"].endswith(".")
+
+
+def test_no_more_is_unpacked_than_a_body_may_have() -> None:
+    packed = io.BytesIO(gzip.compress(bytes(64 << 20)))
+    body = BoundedBody(DecompressedBody(packed), 1000, None)
+    with pytest.raises(RequestEntityTooLarge):
+        body.read()
+    assert DecompressedBody(io.BytesIO(gzip.compress(bytes(1 << 20)))).read(1001) == bytes(1001)

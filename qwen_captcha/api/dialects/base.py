@@ -17,6 +17,7 @@ from qwen_captcha.api.request_parsing import (
     PayloadLimits,
     image_from_base64,
     image_from_file,
+    within_limit,
 )
 from qwen_captcha.errors import CaptchaServiceError, InvalidOption, MissingImage
 from qwen_captcha.recognition.answer import Answer
@@ -83,10 +84,12 @@ def option_fields(fields: Mapping[str, object], range_name: str) -> dict[str, ob
 
 
 def file_or_base64(body: Body, file_name: str, text_name: str, limits: PayloadLimits) -> bytes:
-    """Return the image in a file field, else in a text field of base64."""
-    file = body.files.get(file_name)
+    """Return the image in a file field, in a text field of base64, or the body itself."""
+    file = body.file(file_name)
     if file is not None:
         return image_from_file(file, limits)
+    if body.image is not None:
+        return within_limit(body.image, limits)
     text = body.fields.get(text_name)
     if text is None:
         raise MissingImage(f"No image was sent: neither a file {file_name} nor base64.")

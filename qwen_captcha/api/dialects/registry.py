@@ -68,8 +68,10 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
     @routes.post("/ocr/b64/<any(text, json):form>")
     def ocr_base64() -> Response:
         """Read base64 that is the whole body, for ocr_api_server."""
-        text = request.get_data().decode("ascii", "replace")
-        body = Body(fields={"image": text}, query=request.args)
+        body = read_body(request)
+        if body.image is None and "image" not in body.fields and "image" not in body.files:
+            text = request.get_data().decode("utf-8", "replace")
+            body = Body(fields={"image": text}, query=request.args)
         return read_in_dialect(g.dialect, body, service, settings, g.start)
 
     @routes.post("/set_charset_range")

@@ -34,7 +34,8 @@ from qwen_captcha.settings import Settings
 DESCRIPTION = """\
 Reads text captchas with a Qwen2-VL model. Every error is one JSON object with `error`, a sentence,
 and `error_type`, a stable slug; no reply of the reading routes is anything but a JSON object. A
-path that does not exist is a 404 `not_found`, another method a 405 `method_not_allowed`.
+path that does not exist is a 404 `not_found`, another method a 405 `method_not_allowed`, a
+browser's preflight for a page that may not call a 403 `origin_not_allowed`.
 """
 HEADERS: Mapping[str, Schema] = {
     "X-Cache": {

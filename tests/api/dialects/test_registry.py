@@ -93,7 +93,7 @@ class TestDdddocrApi:
             ("/ocr", {"json": {"image": BASE64, "charset_range": 9}}, 400),
             ("/ocr/file", {"files": {"file": NOTE}}, 415),
             ("/ocr/file", {"files": {"file": b""}}, 400),
-            ("/ocr/file", {"files": {"photo": IMAGE}}, 400),
+            ("/ocr/file", {"files": {"photo": IMAGE, "logo": IMAGE}}, 400),
             ("/ocr/file", {"files": {"file": bytes(11 << 20)}}, 413),
             ("/ocr/file", {"files": {"file": bytes(65 << 20)}}, 413),
             ("/set_charset_range", {"json": {"charset_range": ["0", "1"]}}, 410),
@@ -130,6 +130,22 @@ class TestOcrApiServer:
         assert post(f"{url}/ocr/b64/text", data=sent).text == "w120"
         reply = post(f"{url}/ocr/b64/json", data=sent)
         assert reply.json() == {"status": 200, "result": "w120", "msg": ""}
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            {"json": {"image": BASE64}},
+            {"data": json.dumps({"image": BASE64})},
+            {"json": BASE64},
+            {"data": {"image": BASE64}},
+            {"data": IMAGE},
+            {"files": {"image": IMAGE}},
+            {"data": BASE64.replace("+", " ").replace("/", "%2F")},
+        ],
+        ids=["json", "json without type", "json text", "form", "image", "file", "escaped"],
+    )
+    def test_whatever_is_one_image(self, url: str, sent: dict[str, Any]) -> None:
+        assert post(f"{url}/ocr/b64", **sent).text == "w120"
 
     def test_base64_that_curl_calls_a_form(self, url: str) -> None:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}

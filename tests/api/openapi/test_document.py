@@ -26,6 +26,7 @@ from qwen_captcha.errors import (
     InvalidOption,
     MethodNotAllowed,
     NotFound,
+    OriginNotAllowed,
     every_error_type,
 )
 from qwen_captcha.recognition.options import parse_options
@@ -124,8 +125,8 @@ def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
     in_replies |= {*SERVER_REFUSALS.values(), *GUARD_REFUSALS.values()}
     abstract = {error for error in every_error_type() if error.__subclasses__()}
     missing = set(every_error_type()) - in_replies - abstract
-    assert missing == {MethodNotAllowed}
-    for error in (NotFound, MethodNotAllowed):
+    assert missing == {MethodNotAllowed, OriginNotAllowed}
+    for error in (NotFound, MethodNotAllowed, OriginNotAllowed):
         assert f"{error.status} `{error.error_type}`" in DOCUMENT["info"]["description"]
 
 
