@@ -30,10 +30,11 @@ from training.rendering.alphabet import ALPHABET
 PATCH_SIZE = 14
 MERGE_SIZE = 2
 CELL = PATCH_SIZE * MERGE_SIZE  # 28 pixels a side: one visual token
-# 16 to 32 visual tokens: a captcha of 160x60 pixels becomes 196x84, 21 tokens, 84 patches, of
-# which a letter covers a dozen.
-MIN_PIXELS = 16 * CELL * CELL
-MAX_PIXELS = 32 * CELL * CELL
+# 28 to 56 visual tokens, of a crop that is stretched sideways first: a captcha of 160x60 pixels
+# becomes 336x84, 36 tokens in three rows, two or more columns for each of its characters.
+MIN_PIXELS = 28 * CELL * CELL
+MAX_PIXELS = 56 * CELL * CELL
+STRETCH = 1.6
 
 PAD = "<|endoftext|>"
 SPECIAL_TOKENS = [
@@ -189,6 +190,7 @@ def save_checkpoint(
         "answers_questions": False,
         "pixel_range": [MIN_PIXELS, MAX_PIXELS],
         "crops_to_text": True,
+        "stretch": STRETCH,
     }
     (folder / "captcha.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 

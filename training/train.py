@@ -2,7 +2,7 @@ r"""Train the bundled checkpoint, or go on from one.
 
 A minute on a CPU, to see it work:   python -m training.train --out runs/smoke --minutes 1
 From landed weights, one CPU thread: python -m training.train --out runs/next --minutes 120 \
-    --level 6 --init qwen_captcha/checkpoints/qwen2-vl-captcha-mini
+    --level 6 --init qwen_captcha/checkpoints/qwen2-vl-captcha-mini --real FOLDER
 An interrupted run goes on with:     python -m training.train --out runs/next --minutes 120 --resume
 
 Responsible for: optimisation, the pace of the curriculum, progress, saving. The learning rate
@@ -20,6 +20,7 @@ import os
 import shutil
 import time
 from dataclasses import asdict
+from itertools import islice
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
@@ -36,21 +37,19 @@ from training.build import (
     whiten_patch_embedding,
 )
 from training.learning.curriculum import LEVELS
-from training.learning.dataset import (
-    Batch,
-    CaptchaStream,
-    draw_batch,
-    open_loader,
-)
+from training.learning.dataset import Batch, CaptchaStream, Mix, open_loader
 from training.learning.objective import Objective, to_patches
 from training.learning.optimizers import Optimizers
 from training.learning.progress import Progress, Recent
+from training.learning.real_captchas import RealCaptchas, is_archive, read_archives
 from training.learning.vision import compiled_block, run_block
 from training.rendering.fonts import FontLibrary
-from training.validate import validate
+from training.validate import rendered, validate
 
 _GLYPH_WEIGHT = 0.5
 _ORDER_WEIGHT = 0.3
+_COLUMN_WEIGHT = 0.3
+_MISS_MEMORY = 0.98  # of a family's misread share, from one of its images to the next
 _UNAIDED_SHARE = 0.3
 _HOPELESS_SHARE = 0.1
 _EMA_DECAY = 0.998
@@ -93,6 +92,7 @@ class Trainer:
         if arguments.resume:
             self._load_state()
         self.shared_level: Synchronized[int] = multiprocessing.Value("i", self.progress.level)
+        self.mix = self._open_mix()
 
     def _initial_model(self) -> Qwen2VLForConditionalGeneration:
         if self.arguments.init is None:
@@ -106,12 +106,22 @@ class Trainer:
 
     def _sample_patches(self) -> torch.Tensor:
         """Return patches of freshly drawn whole captchas, (N, C * 14 * 14)."""
-        fonts = FontLibrary.open()
-        batches = [
-            draw_batch(LEVELS[-1], -1 - index, fonts, self.arguments.seed, batch_size=16)
-            for index in range(16)
-        ]
+        last: Synchronized[int] = multiprocessing.Value("i", len(LEVELS) - 1)
+        stream = CaptchaStream(
+            LEVELS, last, Mix(), seed=self.arguments.seed, start=-1, batch_size=16
+        )
+        batches = islice(stream, 16)
         return torch.cat([to_patches(batch.images).flatten(0, 1) for batch in batches])
+
+    def _open_mix(self) -> Mix:
+        """Return the real captchas to train on, all families as if half misread."""
+        folders: list[Path] = self.arguments.real
+        if not folders:
+            return Mix()
+        paths = sorted(path for folder in folders for path in folder.iterdir() if is_archive(path))
+        real = RealCaptchas(read_archives(paths, kept=False))
+        misses = multiprocessing.Array("d", [0.5] * len(real.families))
+        return Mix(real, self.arguments.real_share, misses)
 
     def _load_state(self) -> None:
         state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
@@ -133,6 +143,10 @@ class Trainer:
             partial,
         )
         os.replace(partial, self.out / "state.pt")
+        if self.mix.real is not None and self.mix.misses is not None:
+            misses = dict(zip(self.mix.real.families, self.mix.misses[:], strict=True))
+            shown = {name: round(miss, 3) for name, miss in misses.items()}
+            (self.out / "misses.json").write_text(json.dumps(shown, indent=1) + "\n")
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights as a checkpoint."""
@@ -154,13 +168,13 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """Learn from one batch."""
-        images = batch.images.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.arguments.bf16):
-            outcome = self.objective(images, batch.labels, batch.boxes.to(self.device))
+            outcome = self.objective(batch)
             loss = (
                 outcome.token_loss
                 + _GLYPH_WEIGHT * outcome.glyph_loss
                 + _ORDER_WEIGHT * outcome.order_loss
+                + _COLUMN_WEIGHT * outcome.column_loss
             )
         self.optimizers.zero_grad()
         loss.backward()
@@ -170,7 +184,18 @@ class Trainer:
         self.progress.steps += 1
         self.progress.images += len(batch.labels)
         self.recent.add(batch, outcome, self.progress.level)
+        self._count_misses(batch, outcome.caseless.tolist())
         self._step_up()
+
+    def _count_misses(self, batch: Batch, hits: list[bool]) -> None:
+        """Tell the workers how well each real family is read."""
+        if self.mix.real is None or self.mix.misses is None:
+            return
+        for family, hit in zip(batch.families, hits, strict=True):
+            if family:
+                place = self.mix.real.families.index(family)
+                before = self.mix.misses[place]
+                self.mix.misses[place] = before + (1 - _MISS_MEMORY) * ((not hit) - before)
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -209,12 +234,16 @@ class Trainer:
         stream = CaptchaStream(
             LEVELS,
             self.shared_level,
+            self.mix,
             seed=self.arguments.seed,
             start=self.progress.steps,
             batch_size=self.arguments.batch_size,
         )
         last = reported = saved = time.monotonic()
         for batch in open_loader(stream, self.arguments.workers):
+            while (self.out / "pause").exists():  # while something else is measured
+                time.sleep(1)
+                last = time.monotonic()
             self.step(batch)
             now = time.monotonic()
             self.progress.seconds += now - last
@@ -241,7 +270,7 @@ class Trainer:
             "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
             "progress": asdict(self.progress),
             "recent": self.recent.summary(),
-            "held_out_fonts": validate(objective, 500, FontLibrary.open(held_out=True)),
+            "held_out_fonts": validate(objective, rendered(500, FontLibrary.open(held_out=True))),
         }
         text = json.dumps(description, indent=2) + "\n"
         (folder / "training.json").write_text(text, encoding="utf-8")
@@ -277,6 +306,16 @@ def parse_arguments() -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         default=fast_bf16(),
         help="bf16 autocast (default: where the processor or GPU has the instructions)",
+    )
+    parser.add_argument(
+        "--real",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder of archives of real generators' captchas; may be given again",
+    )
+    parser.add_argument(
+        "--real-share", type=float, default=0.5, help="share of real captchas in a batch (0.5)"
     )
     parser.add_argument("--workers", type=int, default=1, help="rendering processes")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")

@@ -51,12 +51,14 @@ class CaptchaFacts:
         pixel_range: The least and the most pixels of an image that it was trained on, or None
             where the settings decide.
         crops_to_text: It was trained on what `images.crop` leaves of an image.
+        stretch: Horizontal scale that it was trained on, after the crop.
     """
 
     follows_prompts: bool = True
     answers_questions: bool = True
     pixel_range: tuple[int, int] | None = None
     crops_to_text: bool = False
+    stretch: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,15 +208,20 @@ def read_facts(folder: Path, name: str) -> CaptchaFacts:
         low, high = (int(pixels) for pixels in facts["pixel_range"])
         if not 0 < low <= high:
             raise ValueError(facts["pixel_range"])
+        stretch = float(facts.get("stretch", 1))
+        if not 0.5 <= stretch <= 4:
+            raise ValueError(facts["stretch"])
         return CaptchaFacts(
             follows_prompts=bool(facts["follows_prompts"]),
             answers_questions=bool(facts["answers_questions"]),
             pixel_range=(low, high),
             crops_to_text=bool(facts.get("crops_to_text", False)),
+            stretch=stretch,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelLoadError(
-            f"{FACTS} of {name} must hold follows_prompts, answers_questions and pixel_range."
+            f"{FACTS} of {name} must hold follows_prompts, answers_questions and pixel_range; "
+            "stretch, if there, is between 0.5 and 4."
         ) from error
 
 

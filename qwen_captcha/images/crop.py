@@ -19,6 +19,9 @@ from PIL import Image
 
 # Steps from pixel to pixel up to this, of 255, are no edges but noise of JPEG or a gradient.
 _NOISE = 8
+# Steps above this count no more than this: a pale letter beside black ones has edges, too. With
+# larger ones, letters at a third of the contrast were cut off at the ends of two texts in three.
+_STRONG = 16
 # Pixels at a picture's sides that may be a frame, and are not looked at.
 _FRAME = 3
 # Share of all edges that is left out at each side.
@@ -74,7 +77,7 @@ def text_box(pixels: NDArray[np.uint8]) -> Box:
 def _edges(planes: NDArray[np.int16], axis: int) -> NDArray[np.int16]:
     """Return by how much pixels (C, H, W) differ from their neighbours along an axis."""
     steps = np.abs(np.diff(planes, axis=axis)).max(axis=0)  # (H, W), one less along the axis
-    return np.asarray(np.maximum(steps, _NOISE) - np.int16(_NOISE))
+    return np.asarray(np.clip(steps, _NOISE, _NOISE + _STRONG) - np.int16(_NOISE))
 
 
 def _extent(edges: NDArray[np.int_], neighbours: int) -> tuple[int, int]:

@@ -39,6 +39,14 @@ def size_shown(
     return columns * cell_side, rows * cell_side
 
 
+def stretched(image: Image.Image, factor: float) -> Image.Image:
+    """Return the image `factor` times as wide, for more columns of tokens on each character."""
+    if factor == 1:
+        return image
+    width = round(factor * image.width)
+    return image.resize((width, image.height), Image.Resampling.BICUBIC)
+
+
 def bordered_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return an image's size, its shorter side raised so that the ratio can be shown."""
     least = -(-max(size) // MAX_SHOWN_RATIO)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from qwen_captcha.errors import CaptchaServiceError
 from qwen_captcha.images.crop import crop_to_text
+from qwen_captcha.images.resize import stretched
 from qwen_captcha.recognition.candidates import find_candidates
 from qwen_captcha.recognition.confidence import confidence_of
 from qwen_captcha.recognition.constraints import constraints_for
@@ -77,7 +78,8 @@ def obeyed_options(options: Options, capabilities: Capabilities) -> Options:
 
 def image_shown(image: Image.Image, capabilities: Capabilities) -> Image.Image:
     """Return what the model is shown of an image: its text alone where it was trained so."""
-    return crop_to_text(image) if capabilities.crops_to_text else image
+    part = crop_to_text(image) if capabilities.crops_to_text else image
+    return stretched(part, capabilities.stretch)
 
 
 def answer_from_reading(reading: Reading, asked: Options, capabilities: Capabilities) -> Answer:

@@ -22,6 +22,7 @@ class Capabilities:
         follows_prompts: It obeys a free instruction; otherwise prompts have no effect.
         answers_questions: It can answer what a captcha asks instead of transcribing it.
         crops_to_text: It is to be shown what `crop.crop_to_text` leaves of an image.
+        stretch: Horizontal scale of the image before it is resized to whole cells.
         token_probabilities: It reports the probabilities of its tokens.
         calibration: Turns these into the probability of being right; None where there is none.
     """
@@ -29,6 +30,7 @@ class Capabilities:
     follows_prompts: bool = True
     answers_questions: bool = True
     crops_to_text: bool = False
+    stretch: float = 1.0
     token_probabilities: bool = True
     calibration: Calibration | None = None
 

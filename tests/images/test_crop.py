@@ -134,3 +134,19 @@ def test_a_box_is_never_empty_nor_outside() -> None:
         box = text_box(pixels)
         assert 0 <= box.left < box.right <= width
         assert 0 <= box.top < box.bottom <= height
+
+
+@pytest.mark.parametrize("pale", [200, 215, 225], ids=lambda grey: f"grey {grey}")
+@pytest.mark.parametrize("place", [0, 3], ids=["first", "last"])
+def test_a_pale_character_at_an_end_is_not_cut_off(pale: int, place: int) -> None:
+    image = Image.new("RGB", (120, 40), "white")
+    draw = ImageDraw.Draw(image)
+    greys = [20, 60, 0, 40]
+    greys[place] = pale
+    for index, grey in enumerate(greys):
+        left = 10 + 26 * index
+        draw.rectangle((left, 10, left + 4, 30), (grey, grey, grey))
+        draw.rectangle((left + 12, 10, left + 16, 30), (grey, grey, grey))
+    box = text_box(np.asarray(image))
+    assert box.left <= 10
+    assert box.right > 10 + 26 * 3 + 16

@@ -14,14 +14,14 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
-from qwen_captcha.images.crop import crop_to_text
+from qwen_captcha.recognition.answer import image_shown
 from qwen_captcha.recognition.reading import ReadingTask
 from training import held_out
 from training.build import MAX_PIXELS, MIN_PIXELS
 from training.learning.curriculum import LEVELS
 from training.learning.objective import Objective
 from training.rendering.fonts import FontLibrary
-from training.validate import VALIDATION_SEED, validate
+from training.validate import VALIDATION_SEED, rendered, validate
 
 # matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
 FACE = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
@@ -42,12 +42,12 @@ def test_validation_reads_as_the_service_does(monkeypatch: pytest.MonkeyPatch) -
     backend.load()
     hits: dict[str, list[bool]] = defaultdict(list)
     for drawn, text, kind in held_out.draw_held_out(IMAGES, FONTS, VALIDATION_SEED):
-        image = crop_to_text(Image.fromarray(drawn.image))
+        image = image_shown(Image.fromarray(drawn.image), backend.capabilities)
         [reading] = backend.read([ReadingTask(image, "", 24)])
         hits[kind].append(reading.raw_response == text.replace(" ", ""))
     model = Qwen2VLForConditionalGeneration.from_pretrained(BUNDLED_CHECKPOINT, dtype=torch.float32)
     tokenizer = AutoProcessor.from_pretrained(BUNDLED_CHECKPOINT).tokenizer
-    figures = validate(Objective(model, tokenizer).eval(), IMAGES, FONTS)
+    figures = validate(Objective(model, tokenizer).eval(), rendered(IMAGES, FONTS))
     assert figures.keys() == {*hits, *(f"{kind}_caseless" for kind in hits)}
     for kind, found in hits.items():
         # bf16 here and there: at most one answer of a kind differs.

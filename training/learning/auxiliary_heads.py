@@ -66,7 +66,7 @@ class GlyphHeads(nn.Module):
         Args:
             patches: The encoder's features, (B, P, D).
             grid: Rows and columns of cells.
-            boxes: (B, N, 4).
+            boxes: (B, N, 4), N at least that of the longest label.
             targets: Token ids of the answers, (B, N + 1) with the end token, `IGNORED` after it.
             vocabulary: What a character is chosen among.
             embedding: The output embedding, (V, D), by which characters are told.

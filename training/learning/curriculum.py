@@ -40,20 +40,22 @@ class Level:
         return rng.choices([k for k, _ in self.kinds], weights=[w for _, w in self.kinds])[0]
 
 
-# What 16 to 32 visual tokens make of the canvases of real generators, cropped to their text.
+# What 28 to 56 visual tokens make of the canvases of real generators, cropped to their text and
+# stretched, and some smaller ones. The weights are those with which canvases are drawn for them.
 WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
-    ((3, 7), 9),
-    ((3, 8), 8),
-    ((2, 9), 4),
-    ((2, 8), 2),
-    ((4, 7), 2),
-    ((2, 12), 1.5),
-    ((3, 6), 1.5),
-    ((3, 9), 1),
-    ((3, 10), 1),
-    ((2, 10), 0.5),
-    ((2, 11), 0.5),
-    ((4, 6), 0.5),
+    ((3, 11), 8),
+    ((3, 13), 8),
+    ((3, 9), 2),
+    ((2, 14), 4),
+    ((2, 17), 4),
+    ((2, 21), 2),
+    ((2, 26), 1),
+    ((2, 11), 1),
+    ((3, 16), 2),
+    ((4, 8), 1),
+    ((4, 10), 4),
+    ((4, 12), 2),
+    ((5, 9), 1),
 )
 _CODES = (("digits", 2.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))
@@ -74,7 +76,7 @@ LEVELS = (
     Level(3, 0.2, (((2, 4), 1),), _CODES, 0.35),
     Level(6, 0.35, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.35),
     Level(8, 0.8, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.6),
-    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.8),
-    Level(10, 0.6, WHOLE_IMAGE_GRIDS, _MOSTLY_CHINESE, 0.4),
-    Level(10, 1.0, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1),
+    Level(16, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.8),
+    Level(16, 0.6, WHOLE_IMAGE_GRIDS, _MOSTLY_CHINESE, 0.4),
+    Level(16, 1.0, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1),
 )

@@ -1,15 +1,19 @@
-"""Endless batches of freshly drawn captchas, drawn by worker processes.
+"""Endless batches of captchas, rendered and real, prepared by worker processes.
 
-Responsible for: seeding, cropping to the text, resizing to the model's grid and batching.
-Invariant: a batch is a function of the run's seed, its index and the level alone.
+Responsible for: mixing, augmenting, cropping and stretching as the service does, resizing to a
+grid of cells and batching. Rendering costs as much as learning, so each drawing is used several
+times, each time changed. Leaves the curriculum's pace to the trainer, which raises the shared
+level and says which families are misread. Invariant: rendered captchas are a function of the run's
+seed, the worker's number and the levels alone.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from multiprocessing.sharedctypes import Synchronized
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
 
 import numpy as np
 import torch
@@ -17,14 +21,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from qwen_captcha.images.crop import (
-    Box,
-    text_box,
-    widened,
-)
-from qwen_captcha.images.resize import size_shown
-from training.build import CELL, MAX_PIXELS, MIN_PIXELS
+from qwen_captcha.images.crop import Box, text_box
+from qwen_captcha.images.resize import size_shown, stretched
+from training.build import CELL, MAX_PIXELS, MIN_PIXELS, STRETCH
+from training.learning.augmentation import Captcha, augment, joined
 from training.learning.curriculum import Grid, Level
+from training.learning.real_captchas import RealCaptchas
 from training.rendering.fonts import FontLibrary
 from training.rendering.render import Drawing, render
 from training.rendering.styles import sample_style
@@ -34,13 +36,19 @@ _SHARE_OF_CURRENT = 0.7
 EASIEST = 0.4  # least difficulty of what is drawn, as a share of the level's
 # Chinese characters have several times a letter's strokes in the same patches: looks that leave a
 # letter readable leave nothing of them. Share of the difficulty.
-_DIFFICULTY_OF_CHINESE = 0.7
-# Aspect of a canvas over that of its grid. The image processor rounds to whole cells: what it shows
-# in two rows is mostly less wide than they are, in more rows wider.
-_ASPECTS_OF_TWO_ROWS, _ASPECTS = (0.75, 1.15), (0.9, 1.45)
-# The same of an image for a grid that the processor does not choose for it.
-_NARROWEST, _WIDEST = 0.8, 1.25
-_TRIES = 3
+_DIFFICULTY_OF_CHINESE = 0.8
+# Aspect of a canvas over that of its grid, before the stretch.
+_ASPECTS = (0.85, 1.4)
+# A canvas is at least this wide for each character of its text, over its height.
+_LEAST_ASPECT_OF_A_CHARACTER = 0.3
+# Each drawing is used this many times; all but the first are always changed.
+_USES = 3
+_BANK = 3000  # drawings that a worker holds, of which it takes one by chance
+_JOINED = 0.12  # share of the captchas to which another one is joined, where they fit
+_UNCHANGED = 0.3  # share of the captchas that are shown as they are
+# How far the grid that an image is resized to may be from its own shape, as a factor; and how much
+# a number of tokens far from the middle of the range counts beside that.
+_GRID_JITTER = 0.12
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,13 @@ class Batch:
     """Images of one shape with their labels."""
 
     images: torch.Tensor  # (B, H, W, 3) uint8, H and W multiples of 28
-    boxes: torch.Tensor  # (B, N, 4) float32 as in `render.Drawing`, zeros after a label's end
+    boxes: torch.Tensor  # (B, N, 4) float32 as in `render.Drawing`, zeros after the label's end
     labels: list[str]  # what is drawn, without spaces
     kinds: list[str]
-    level: int = 0
+    boxed: torch.Tensor  # (B,) bool: the boxes are known
+    one_line: torch.Tensor  # (B,) bool: the characters stand from left to right
+    families: list[str]  # of real generators, empty for rendered ones
+    levels: list[int]
 
 
 def draw_captcha(
@@ -62,7 +73,7 @@ def draw_captcha(
     Args:
         level: What to draw.
         grid: Rows and columns of cells that the image will be resized to; the canvas has about
-            their aspect, as the image processor would choose them.
+            their aspect before it is stretched, or more where the text needs it.
         fonts: Where faces come from.
         rng: Source of randomness.
         easiest: Least difficulty, as a share of the most that the kind gets.
@@ -71,103 +82,139 @@ def draw_captcha(
     text = sample_text(rng, kind, level.longest)
     share = _DIFFICULTY_OF_CHINESE if kind == "chinese" else 1.0
     style = sample_style(rng, share * level.difficulty * rng.uniform(easiest, 1.0))
-    aspect = grid[1] / grid[0] * rng.uniform(*(_ASPECTS_OF_TWO_ROWS if grid[0] == 2 else _ASPECTS))
+    aspect = grid[1] / grid[0] / STRETCH * rng.uniform(*_ASPECTS)
+    aspect = max(aspect, _LEAST_ASPECT_OF_A_CHARACTER * len(text))
     drawing = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
     return drawing, text, kind
 
 
-def draw_cropped(
-    level: Level, grid: Grid, fonts: FontLibrary, rng: random.Random
-) -> tuple[Drawing, str, str]:
-    """Draw one captcha and crop it to its text, as the service does; return it as `draw_captcha`.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What the model is shown of a captcha, before it is resized to a grid."""
 
-    Of a few it is the first whose text the service shows in the grid, or the last with more of the
-    canvas around it.
+    image: Image.Image
+    boxes: NDArray[np.float32] | None
+    captcha: Captcha
+
+
+def show(captcha: Captcha) -> Shown:
+    """Crop a captcha to its text and stretch the crop, as the service does."""
+    box = text_box(captcha.pixels)
+    part = captcha.pixels[box.top : box.bottom, box.left : box.right]
+    image = stretched(Image.fromarray(np.ascontiguousarray(part)), STRETCH)
+    boxes = captcha.boxes
+    if boxes is not None:
+        boxes = cropped_boxes(boxes, box, (captcha.pixels.shape[1], captcha.pixels.shape[0]))
+    return Shown(image, boxes, captcha)
+
+
+def cropped_boxes(
+    boxes: NDArray[np.float32], part: Box, size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Return the characters' boxes within a part of a picture; some may stand outside.
+
+    Args:
+        boxes: (N, 4) as in `render.Drawing`.
+        part: What is cropped to.
+        size: Width and height of the whole picture.
     """
-    aspect = grid[1] / grid[0]
-    low, high = _NARROWEST * aspect, _WIDEST * aspect
-    smaller = grid[0] * grid[1] * CELL**2 < MIN_PIXELS  # than the service shows any, for beginners
-    for _ in range(_TRIES):
-        drawn, text, kind = draw_captcha(level, grid, fonts, rng)
-        box = text_box(drawn.image)
-        if grid_shown(box) == grid:
-            return cropped(drawn, box), text, kind
-        if smaller and low <= (box.right - box.left) / (box.bottom - box.top) <= high:
-            break
-    height, width = drawn.image.shape[:2]
-    return cropped(drawn, widened(box, (width, height), low, high)), text, kind
+    across, down = size[0] / (part.right - part.left), size[1] / (part.bottom - part.top)
+    shift = np.array([part.left / size[0], part.top / size[1], 0, 0], np.float32)
+    return (boxes - shift) * np.array([across, down, across, down], np.float32)
 
 
-def grid_shown(box: Box) -> Grid:
-    """Return the rows and columns of cells in which the service shows a part of a picture."""
-    size = (box.right - box.left, box.bottom - box.top)
+def grid_shown(size: tuple[int, int]) -> Grid:
+    """Return the rows and columns of cells in which the service shows a stretched crop."""
     width, height = size_shown(size, min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS)
     return height // CELL, width // CELL
 
 
-def cropped(drawn: Drawing, box: Box) -> Drawing:
-    """Return a part of a drawing; characters may be cut at its edge or stand outside."""
-    height, width = drawn.image.shape[:2]
-    across, down = width / (box.right - box.left), height / (box.bottom - box.top)
-    shift = np.array([box.left / width, box.top / height, 0, 0], np.float32)
-    scale = np.array([across, down, across, down], np.float32)
-    part = drawn.image[box.top : box.bottom, box.left : box.right]
-    return Drawing(part, (drawn.boxes - shift) * scale)
+def nearest_grid(size: tuple[int, int], grids: Sequence[Grid], rng: random.Random) -> Grid:
+    """Return a grid of about an image's shape (width, height).
+
+    Each batch has one grid, and a model compiled for a dozen of them is enough: an image is bent
+    by a tenth to fit the one that chance and its shape choose.
+    """
+    aspect = math.log(size[0] / size[1])
+
+    def distance(grid: Grid) -> float:
+        return abs(math.log(grid[1] / grid[0]) - aspect) + abs(rng.gauss(0, _GRID_JITTER))
+
+    return min(grids, key=distance)
 
 
-def _padded(boxes: list[NDArray[np.float32]]) -> torch.Tensor:
-    padded = torch.zeros(len(boxes), max(map(len, boxes)), 4)
+def _padded_boxes(boxes: Sequence[NDArray[np.float32] | None], longest: int) -> torch.Tensor:
+    padded = torch.zeros(len(boxes), longest, 4)
     for row, box in zip(padded, boxes, strict=True):
-        row[: len(box)] = torch.from_numpy(box)
+        if box is not None:
+            row[: len(box)] = torch.from_numpy(box)
     return padded
 
 
-def draw_batch(level: Level, index: int, fonts: FontLibrary, seed: int, batch_size: int) -> Batch:
-    """Draw a batch.
-
-    Args:
-        level: What to draw.
-        index: The batch's number, part of its seed.
-        fonts: Where faces come from.
-        seed: The run's seed.
-        batch_size: Number of images.
-    """
-    rng = random.Random(f"{seed}/{index}")
-    grid = level.choose_grid(rng)
-    return batch_of([draw_cropped(level, grid, fonts, rng) for _ in range(batch_size)], grid)
-
-
-def batch_of(captchas: Sequence[tuple[Drawing, str, str]], grid: Grid) -> Batch:
-    """Return captchas with their texts and kinds as a batch, resized to a grid."""
+def batch_of(shown: Sequence[Shown], grid: Grid, levels: Sequence[int] = ()) -> Batch:
+    """Return captchas as a batch, resized to a grid."""
     size = (grid[1] * CELL, grid[0] * CELL)
-    images = [
-        np.asarray(Image.fromarray(drawn.image).resize(size, Image.Resampling.BICUBIC))
-        for drawn, _, _ in captchas
-    ]
+    images = [np.asarray(one.image.resize(size, Image.Resampling.BICUBIC)) for one in shown]
+    captchas = [one.captcha for one in shown]
+    longest = max(len(captcha.text) for captcha in captchas)
     return Batch(
-        torch.from_numpy(np.stack(images)),
-        _padded([drawn.boxes for drawn, _, _ in captchas]),
-        [text.replace(" ", "") for _, text, _ in captchas],
-        [kind for _, _, kind in captchas],
+        images=torch.from_numpy(np.stack(images)),
+        boxes=_padded_boxes([one.boxes for one in shown], longest),
+        labels=[captcha.text for captcha in captchas],
+        kinds=[captcha.kind for captcha in captchas],
+        boxed=torch.tensor([one.boxes is not None for one in shown]),
+        one_line=torch.tensor([captcha.one_line for captcha in captchas]),
+        families=[captcha.family for captcha in captchas],
+        levels=list(levels) or [0] * len(captchas),
     )
 
 
-def review(level: int, seed: int, index: int) -> int:
-    """Return the level of a batch: mostly the current one, sometimes one of the two before.
+def drawn_captcha(level: Level, fonts: FontLibrary, rng: random.Random) -> Captcha:
+    """Draw one captcha of a level."""
+    drawing, text, kind = draw_captcha(level, level.choose_grid(rng), fonts, rng)
+    return Captcha(drawing.image, text.replace(" ", ""), kind, drawing.boxes)
+
+
+def review(level: int, rng: random.Random) -> int:
+    """Return the level of a drawing: mostly the current one, sometimes one of the two before.
 
     Without the review a new level's first steps undid what the levels before had taught.
     """
-    rng = random.Random(f"{seed}/{index}/level")
     return level if rng.random() < _SHARE_OF_CURRENT else max(0, level - rng.randint(1, 2))
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What batches are made of.
+
+    Attributes:
+        real: Captchas of real generators, or None for rendered ones alone.
+        real_share: Share of them in a batch.
+        misses: For each of `real.families` the share that is misread lately.
+    """
+
+    real: RealCaptchas | None = None
+    real_share: float = 0.0
+    misses: SynchronizedArray[float] | None = None
+
+
 class CaptchaStream(IterableDataset[Batch]):
-    """Batches from `start` on, dealt to the loader's workers in turn."""
+    """Batches without end, made by each of the loader's workers by itself.
+
+    Args:
+        levels: The curriculum.
+        level: The current one, raised by the trainer.
+        mix: Real captchas and their share.
+        seed: The run's, which with the step that it starts from fixes what is drawn.
+        start: Steps that the run has made before.
+        batch_size: Images a batch.
+    """
 
     def __init__(
         self,
         levels: tuple[Level, ...],
         level: Synchronized[int],
+        mix: Mix,
         *,
         seed: int,
         start: int,
@@ -175,21 +222,67 @@ class CaptchaStream(IterableDataset[Batch]):
     ) -> None:
         self.levels = levels
         self.level = level
+        self.mix = mix
         self.seed = seed
         self.start = start
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        """Yield batches without end."""
-        fonts = FontLibrary.open()
+        """Yield batches without end; a grid's is given once it is full."""
         worker = get_worker_info()
-        step = worker.num_workers if worker else 1
-        index = self.start + (worker.id if worker else 0)
+        rng = random.Random(f"{self.seed}/{self.start}/{worker.id if worker else 0}")
+        source = _Source(self.levels, self.mix, FontLibrary.open(), rng)
+        waiting: dict[Grid, list[tuple[Shown, int]]] = {}
         while True:
-            level = review(self.level.value, self.seed, index)
-            batch = draw_batch(self.levels[level], index, fonts, self.seed, self.batch_size)
-            yield replace(batch, level=level)
-            index += step
+            captcha, level = source.next(self.level.value)
+            shown = show(captcha)
+            grids = [grid for grid, _ in self.levels[level].grids]
+            grid = nearest_grid(shown.image.size, grids, rng)
+            queue = waiting.setdefault(grid, [])
+            queue.append((shown, level))
+            if len(queue) == self.batch_size:
+                yield batch_of([one for one, _ in queue], grid, [level for _, level in queue])
+                queue.clear()
+
+
+class _Source:
+    """Captchas of one worker: real ones, fresh drawings, and drawings used again."""
+
+    def __init__(
+        self, levels: tuple[Level, ...], mix: Mix, fonts: FontLibrary, rng: random.Random
+    ) -> None:
+        self._levels = levels
+        self._mix = mix
+        self._fonts = fonts
+        self._rng = rng
+        self._bank: list[tuple[Captcha, int]] = []
+
+    def next(self, level: int) -> tuple[Captcha, int]:
+        """Return a captcha and its level."""
+        captcha, level, used = self._one(level)
+        if self._rng.random() < _JOINED:
+            other, _, used_too = self._one(level)
+            used |= used_too
+            captcha = joined(captcha, other, self._rng) or captcha
+        if used or self._rng.random() > _UNCHANGED:
+            captcha = augment(captcha, self._rng)
+        return captcha, level
+
+    def _one(self, level: int) -> tuple[Captcha, int, bool]:
+        """Return a captcha, its level and whether it has been used before."""
+        rng, mix = self._rng, self._mix
+        if mix.real and mix.misses is not None and rng.random() < mix.real_share:
+            real = mix.real.choose(rng, mix.misses[:])
+            return Captcha(real.pixels, real.text, real.kind, None, real.family), level, False
+        if len(self._bank) < _BANK // 10 or rng.random() < 1 / _USES:
+            chosen = review(level, rng)
+            drawing = (drawn_captcha(self._levels[chosen], self._fonts, rng), chosen)
+            if len(self._bank) < _BANK:
+                self._bank.append(drawing)
+            else:
+                self._bank[rng.randrange(_BANK)] = drawing
+            return (*drawing, False)
+        return (*rng.choice(self._bank), True)
 
 
 def open_loader(stream: CaptchaStream, workers: int) -> DataLoader[Batch]:

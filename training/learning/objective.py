@@ -1,8 +1,8 @@
-"""The training forward pass: patches, teacher-forced tokens, three losses, exact match.
+"""The training forward pass: patches, teacher-forced tokens, four losses, exact match.
 
-Responsible for: what the model is asked to do. The main loss is the next token's cross entropy; the
-auxiliary ones (`glyph_heads.py`) tell the vision encoder where each drawn character stands, which
-gets the model off its first plateau.
+The main loss is the next token's cross entropy. The auxiliary losses train the vision encoder: it
+learns where each drawn character stands (`auxiliary_heads.py`), which gets the model off its first
+plateau, and to spell the text column by column (`column_head.py`), so that it omits none.
 
 Dims: B batch, C channels, H/W pixels, R/K rows and columns of cells, P patches an image,
 T tokens, A tokens of an answer, V vocabulary, C tokens chosen among, D width.
@@ -19,12 +19,10 @@ from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneratio
 from qwen_captcha.backends.qwen2vl.vocabulary import GUESS
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
 from training.learning.auxiliary_heads import GlyphHeads
+from training.learning.column_head import ColumnHead
+from training.learning.dataset import Batch
 from training.learning.sampled_vocabulary import IGNORED, SampledVocabulary
-from training.learning.vision import (
-    RunBlock,
-    encode_images,
-    run_block,
-)
+from training.learning.vision import RunBlock, encode_images, run_block
 from training.rendering.alphabet import is_hanzi
 
 # OpenAI CLIP's normalisation, the image processor's default.
@@ -81,6 +79,7 @@ class Outcome:
     token_loss: torch.Tensor  # scalar
     glyph_loss: torch.Tensor  # scalar: which character stands in each box
     order_loss: torch.Tensor  # scalar: which patch belongs to which character of the label
+    column_loss: torch.Tensor  # scalar: the text spelt along the columns
     exact: torch.Tensor  # (B,) bool: greedy decoding would give exactly the label
     caseless: torch.Tensor  # (B,) bool: up to letter case
     unaided: torch.Tensor  # (B,) bool: read at once, no character given the ones before it
@@ -116,6 +115,7 @@ class Objective(nn.Module):
         self.hopeless_share = hopeless_share
         vocabulary = model.config.text_config.vocab_size
         self.glyph_heads = GlyphHeads(model.config.vision_config.embed_dim)
+        self.column_head = ColumnHead(model.config.vision_config.embed_dim)
         self.register_buffer("lower", self._lower_ids(vocabulary), persistent=False)
 
     def _lower_ids(self, vocabulary: int) -> torch.Tensor:
@@ -146,14 +146,11 @@ class Objective(nn.Module):
             targets[row, : len(answer)] = torch.tensor(answer)
         return ids.to(device), targets.to(device)
 
-    def forward(self, images: torch.Tensor, labels: list[str], boxes: torch.Tensor) -> Outcome:
-        """Return the outcome.
-
-        Args:
-            images: (B, H, W, 3) uint8.
-            labels: What is drawn, without spaces.
-            boxes: (B, N, 4), a box for each character, as in `render.Drawing`.
-        """
+    def forward(self, batch: Batch) -> Outcome:
+        """Return the outcome of a batch."""
+        device = self.model.device
+        images, labels = batch.images.to(device), batch.labels
+        boxes, boxed = batch.boxes.to(device), batch.boxed.to(device)
         _, height, width, _ = images.shape
         grid = (height // PATCH_SIZE // MERGE_SIZE, width // PATCH_SIZE // MERGE_SIZE)
         cells = grid[0] * grid[1]
@@ -169,12 +166,20 @@ class Objective(nn.Module):
         losses = vocabulary.losses(logits, targets)  # (B, A)
         exact, caseless = self._hits(vocabulary.ids[logits.argmax(-1)], targets)
         chinese = torch.tensor([any(map(is_hanzi, label)) for label in labels])
+        rendered = torch.tensor([not family for family in batch.families])
         kept = readable(losses, targets, 2 * chinese + unaided, self.hopeless_share)
+        kept |= ~rendered.to(device)  # what a real generator draws is what is to be read
         token_loss = losses[kept].sum() / targets[kept].ne(IGNORED).sum()
-        glyph_loss, order_loss = self.glyph_heads(
-            patches[kept], grid, boxes[kept], targets[kept], vocabulary, embedding
-        )
-        return Outcome(token_loss, glyph_loss, order_loss, exact, caseless, unaided)
+        placed = kept & boxed
+        if placed.any():
+            glyph_loss, order_loss = self.glyph_heads(
+                patches[placed], grid, boxes[placed], targets[placed], vocabulary, embedding
+            )
+        else:
+            glyph_loss = order_loss = token_loss.new_zeros(())
+        spelt = kept & batch.one_line.to(device)
+        column_loss = self.column_head(patches[spelt], grid, targets[spelt], vocabulary, embedding)
+        return Outcome(token_loss, glyph_loss, order_loss, column_loss, exact, caseless, unaided)
 
     def _vocabulary(self, targets: torch.Tensor) -> SampledVocabulary:
         size = self.model.config.text_config.vocab_size

@@ -28,6 +28,7 @@ class Recent:
 
     token_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     glyph_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
+    column_loss: deque[float] = field(default_factory=lambda: deque(maxlen=50))
     hits: dict[str, deque[bool]] = field(default_factory=dict)
     level_hits: deque[bool] = field(default_factory=lambda: deque(maxlen=800))
 
@@ -35,10 +36,19 @@ class Recent:
         """Count one batch."""
         self.token_loss.append(float(outcome.token_loss.detach()))
         self.glyph_loss.append(float(outcome.glyph_loss.detach()))
-        rows = zip(batch.kinds, outcome.caseless.tolist(), outcome.unaided.tolist(), strict=True)
-        for kind, hit, unaided in rows:
-            self.hits.setdefault("at_once" if unaided else kind, deque(maxlen=600)).append(hit)
-            if batch.level == level and not unaided:
+        self.column_loss.append(float(outcome.column_loss.detach()))
+        rows = zip(
+            batch.kinds,
+            batch.families,
+            batch.levels,
+            outcome.caseless.tolist(),
+            outcome.unaided.tolist(),
+            strict=True,
+        )
+        for kind, family, of_level, hit, unaided in rows:
+            name = "at_once" if unaided else f"real_{kind}" if family else kind
+            self.hits.setdefault(name, deque(maxlen=600)).append(hit)
+            if of_level == level and not unaided and not family:
                 self.level_hits.append(hit)
 
     def summary(self) -> dict[str, float]:
@@ -46,5 +56,6 @@ class Recent:
         figures = {
             "loss": sum(self.token_loss) / max(1, len(self.token_loss)),
             "glyph": sum(self.glyph_loss) / max(1, len(self.glyph_loss)),
+            "column": sum(self.column_loss) / max(1, len(self.column_loss)),
         }
         return figures | {kind: sum(h) / len(h) for kind, h in sorted(self.hits.items())}

@@ -98,7 +98,8 @@ def _palette(image: NDArray[np.uint8], colours: int) -> NDArray[np.uint8]:
     return np.asarray(quantised.convert("RGB"))
 
 
-def _jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+def jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """Return an RGB image as a JPEG of a quality from 1 to 100 leaves it."""
     swapped = image[..., ::-1]  # OpenCV takes blue first, and colours lose more than brightness
     _, data = cv2.imencode(".jpg", swapped, [cv2.IMWRITE_JPEG_QUALITY, quality])
     decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8)
@@ -143,4 +144,4 @@ def develop(
     finished = np.clip(image, 0, 255).astype(np.uint8)
     if style.palette:
         finished = _palette(finished, style.palette)
-    return _jpeg(finished, style.jpeg) if style.jpeg else finished
+    return jpeg(finished, style.jpeg) if style.jpeg else finished

@@ -7,6 +7,8 @@ Responsible for: the distribution of labels. Invariant: every label is made of c
 from __future__ import annotations
 
 import random
+from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 from training.rendering.alphabet import (
@@ -37,10 +39,22 @@ _WITHOUT_CONFUSED = 0.5
 _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
-_LENGTHS = ((1, 1), (2, 1), (3, 3), (4, 12), (5, 10), (6, 6), (7, 2), (8, 2), (10, 0.3))
+_LENGTHS = (
+    *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 5), (8, 5), (9, 2), (10, 2)),
+    *((11, 1), (12, 1), (13, 0.5), (14, 0.5), (15, 0.4), (16, 0.6)),
+)
+_WORDS = 0.22  # share of the Latin codes that are words
+_WORD_LIST = Path("/usr/share/dict/words")  # Debian's wamerican; made-up words where it is missing
+_MADE_UP = 0.4  # share of the words that are syllables in a row, as some generators make them
+_CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
 _HAN_LENGTHS = ((1, 1), (2, 3), (3, 3), (4, 10), (5, 2), (6, 0.5))
 _HAN_FREQUENT = 0.4  # share of the codes whose characters are all frequent ones
-_OPERATORS = (("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2))
+_OPERATORS = (
+    *(("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2)),
+    *((":", 0.5), ("·", 0.5)),
+)
+_LARGEST = ((9, 9), (20, 3), (99, 8), (999, 4))  # operands and how often they are that large
+_BRACKETS, _UNKNOWN = 0.05, 0.07  # share of the expressions with either
 _ENDINGS = (("=?", 7), ("=", 5), ("", 3), ("?", 0.3))
 _HAN_DIGITS = ("零一二三四五六七八九十", "零壹贰叁肆伍陆柒捌玖拾")
 _HAN_OPERATORS = ("加", "减", "乘", "除以", "乘以", "加上", "减去", "+", "-", "×")
@@ -63,21 +77,49 @@ def _spaced(rng: random.Random, parts: list[str]) -> str:
 
 
 def _expression(rng: random.Random) -> str:
-    operands = 3 if rng.random() < 0.15 else 2
-    top = 9 if rng.random() < 0.5 else 99
+    top = _weighted(rng, _LARGEST)
+    operands = 3 if top < 999 and rng.random() < 0.15 else 2
     parts = [str(rng.randint(0, top))]
     for _ in range(operands - 1):
         parts += [_weighted(rng, _OPERATORS), str(rng.randint(0, top))]
+    if operands == 2 and rng.random() < _UNKNOWN:
+        parts[rng.choice((0, 2))] = "?"
+        return _spaced(rng, [*parts, "=", str(rng.randint(0, top))])
+    if operands == 3 and rng.random() < _BRACKETS / 0.15:
+        opened = rng.choice((0, 2))
+        parts[opened], parts[opened + 2] = f"({parts[opened]}", f"{parts[opened + 2]})"
     return _spaced(rng, [*parts, _weighted(rng, _ENDINGS)])
+
+
+@lru_cache(maxsize=1)
+def _dictionary() -> tuple[str, ...]:
+    """Return lower-case words of 3 to 10 letters, none where no list is installed."""
+    if not _WORD_LIST.is_file():
+        return ()
+    words = _WORD_LIST.read_text(encoding="utf-8").split()
+    return tuple(word for word in words if word.isascii() and word.islower() and word.isalpha())
+
+
+def _word(rng: random.Random, longest: int) -> str:
+    """Return a word in lower case, seldom in another one, of at most `longest` letters."""
+    words = _dictionary()
+    if not words or rng.random() < _MADE_UP:
+        length = rng.randint(min(4, longest), min(10, longest))
+        letters = (_CONSONANTS, _VOWELS) if rng.random() < 0.5 else (_VOWELS, _CONSONANTS)
+        word = "".join(rng.choice(letters[place % 2]) for place in range(length))
+    else:
+        word = rng.choice(words)[:longest]
+    return rng.choices((word, word.upper(), word.capitalize()), (8, 1.5, 0.5))[0]
 
 
 def _chinese_expression(rng: random.Random) -> str:
     digits = rng.choice(_HAN_DIGITS)
     operator = rng.choice(_HAN_OPERATORS)
     first, second = rng.choice(digits), rng.choice(digits)
-    if rng.random() < 0.2:
-        first = str(rng.randint(0, 20))
-        second = str(rng.randint(0, 20))
+    if rng.random() < 0.4:
+        top = rng.choice((9, 20, 99))
+        first = str(rng.randint(0, top))
+        second = str(rng.randint(0, top))
     return _spaced(rng, [first, operator, second, rng.choice(_HAN_ENDINGS)])
 
 
@@ -99,6 +141,8 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
     length = sample_length(rng, longest)
     if kind == "digits":
         return "".join(rng.choices(DIGITS, k=length))
+    if rng.random() < _WORDS:
+        return _word(rng, longest)
     pool = _weighted(rng, _POOLS)
     if rng.random() < _WITHOUT_CONFUSED:
         pool = "".join(letter for letter in pool if letter not in _CONFUSED)

@@ -118,6 +118,7 @@ class OpenAIBackend:
             follows_prompts=self._facts.follows_prompts,
             answers_questions=self._facts.answers_questions,
             crops_to_text=self._facts.crops_to_text,
+            stretch=self._facts.stretch,
             token_probabilities=self._traits.token_probabilities,
         )
 

@@ -142,6 +142,7 @@ class Qwen2VLBackend:
             follows_prompts=files.facts.follows_prompts,
             answers_questions=files.facts.answers_questions,
             crops_to_text=files.facts.crops_to_text,
+            stretch=files.facts.stretch,
             calibration=_read_calibration(files),
         )
         try:

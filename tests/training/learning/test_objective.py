@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.vocabulary import GUESS, Vocabulary
 from training.build import build_config, build_model, build_processor, save_checkpoint
+from training.learning.dataset import Batch
 from training.learning.objective import (
     Objective,
     readable,
@@ -33,6 +36,20 @@ def random_images(grid: tuple[int, int], count: int = 2) -> torch.Tensor:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (count, grid[0] * 28, grid[1] * 28, 3), dtype=np.uint8)
     return torch.from_numpy(pixels)
+
+
+def batch_of(images: torch.Tensor, labels: list[str], boxes: torch.Tensor) -> Batch:
+    count = len(labels)
+    return Batch(
+        images=images,
+        boxes=boxes,
+        labels=labels,
+        kinds=["latin"] * count,
+        boxed=torch.ones(count, dtype=torch.bool),
+        one_line=torch.ones(count, dtype=torch.bool),
+        families=[""] * count,
+        levels=[0] * count,
+    )
 
 
 def processed(processor: Qwen2VLProcessor, images: torch.Tensor, text: str) -> dict[str, object]:
@@ -85,8 +102,8 @@ def test_an_answer_given_at_once_depends_on_the_image_alone(
     at_once = Objective(objective.model, processor.tokenizer, unaided_share=1.0).eval()
     at_once.load_state_dict(objective.state_dict())
     images, boxes = random_images((2, 6)), torch.zeros(2, 5, 4)
-    unaided = at_once(images, ["abcde", "12345"], boxes)
-    aided = objective(images, ["abcde", "12345"], boxes)
+    unaided = at_once(batch_of(images, ["abcde", "12345"], boxes))
+    aided = objective(batch_of(images, ["abcde", "12345"], boxes))
     assert unaided.unaided.all()
     assert not aided.unaided.any()
     assert unaided.token_loss != aided.token_loss
@@ -107,18 +124,25 @@ def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:
     optimizers = Optimizers(objective, bf16=False)
     images, labels = random_images((2, 2), 5), ["a", "B", "7", "?", "A"]
     boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(5, 1, 4)
-    first = objective(images, labels, boxes)
+    first = objective(batch_of(images, labels, boxes))
     for _ in range(150):
-        outcome = objective(images, labels, boxes)
+        outcome = objective(batch_of(images, labels, boxes))
         if outcome.token_loss < 0.02 * first.token_loss:
             break
         optimizers.zero_grad()
-        (outcome.token_loss + outcome.glyph_loss + outcome.order_loss).backward()
+        losses = (
+            outcome.token_loss,
+            outcome.glyph_loss,
+            outcome.order_loss,
+            outcome.column_loss,
+        )
+        sum(losses, torch.zeros(())).backward()
         optimizers.step(3e-3)
     assert outcome.exact.all()
     assert outcome.glyph_loss < 0.5 * first.glyph_loss
     assert outcome.order_loss < 0.5 * first.order_loss
-    hit = objective.eval()(images, ["A", "B", "7", "!", "A"], boxes)
+    assert outcome.column_loss < 0.5 * first.column_loss
+    hit = objective.eval()(batch_of(images, ["A", "B", "7", "!", "A"], boxes))
     assert hit.exact.tolist() == [False, True, True, False, True]
     assert hit.caseless.tolist() == [True, True, True, False, True]
 
@@ -146,7 +170,7 @@ def test_chinese_characters_are_a_group_of_their_own(
     boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(3, 1, 4)
     for share in (0.0, 1.0):
         wrapped = Objective(objective.model, processor.tokenizer, unaided_share=share).eval()
-        wrapped(random_images((2, 2), 3), ["a", "验", "7"], boxes)
+        wrapped(batch_of(random_images((2, 2), 3), ["a", "验", "7"], boxes))
     assert seen == [([0, 2, 0], 0.0), ([1, 3, 1], 0.0)]
 
 
@@ -159,13 +183,30 @@ def test_losses_are_those_of_what_is_kept(
     images, labels = random_images((2, 2)), ["a", "b"]
     boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(2, 1, 4)
     single = [
-        objective(images[row : row + 1], labels[row : row + 1], boxes[:1]) for row in range(2)
+        objective(batch_of(images[row : row + 1], labels[row : row + 1], boxes[:1]))
+        for row in range(2)
     ]
     best = min(single, key=lambda outcome: float(outcome.token_loss))
-    both = half(images, labels, boxes)
-    for name in ("token_loss", "glyph_loss", "order_loss"):
+    both = half(batch_of(images, labels, boxes))
+    for name in ("token_loss", "glyph_loss", "order_loss", "column_loss"):
         torch.testing.assert_close(getattr(both, name), getattr(best, name))
         assert getattr(single[0], name) != getattr(single[1], name)
+
+
+@torch.no_grad()
+def test_real_captchas_have_no_boxes_and_are_never_left_out(
+    processor: Qwen2VLProcessor, objective: Objective
+) -> None:
+    everything = Objective(objective.model, processor.tokenizer, hopeless_share=1.0).eval()
+    everything.load_state_dict(objective.state_dict())
+    boxes = torch.zeros(2, 2, 4)
+    batch = batch_of(random_images((2, 4)), ["ab", "cd"], boxes)
+    real = replace(batch, families=["one", "two"], boxed=torch.zeros(2, dtype=torch.bool))
+    outcome = everything(real)
+    assert outcome.token_loss > 0
+    assert outcome.glyph_loss == outcome.order_loss == 0
+    assert outcome.column_loss > 0
+    assert everything(replace(real, one_line=torch.zeros(2, dtype=torch.bool))).column_loss == 0
 
 
 def test_saved_checkpoint_loads_with_equal_bf16_weights(

@@ -1,0 +1,111 @@
+"""Labelled captchas of real generators, held in memory for training and validation.
+
+Responsible for: reading archives of images with a `labels.tsv`, decoding them as the service
+does, and choosing among families. A family's share grows with how badly it is read. Invariant:
+every sixteenth image of a family is kept for validation and never handed out for training.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from qwen_captcha.images.decode import ImageLimits, decode_image
+from training.rendering.alphabet import ALPHABET
+
+_LIMITS = ImageLimits(max_image_pixels=20_000_000, max_frames=200)
+_KEPT_EVERY = 16  # of a family's images, one in this many is kept for validation
+_MAX_SIDE = 480  # pixels; a larger picture is kept at a whole fraction of its size
+# Share of a family that is read without a mistake, beside one that is never read.
+_MIN_WEIGHT = 0.2
+# What the training calls the kinds of `labels.tsv`.
+_KINDS = {"digits": "digits", "alnum": "latin", "math": "math", "chinese": "chinese"}
+
+
+@dataclass(frozen=True, slots=True)
+class RealCaptcha:
+    """One labelled picture.
+
+    Attributes:
+        pixels: RGB, (H, W, 3) uint8.
+        text: What is drawn, without spaces.
+        kind: One of `texts.KINDS`.
+        family: Name of the family, without the number of a variant.
+    """
+
+    pixels: NDArray[np.uint8]
+    text: str
+    kind: str
+    family: str
+
+
+class RealCaptchas:
+    """Families of captchas, from which training draws.
+
+    Args:
+        captchas: At least one.
+    """
+
+    def __init__(self, captchas: Iterable[RealCaptcha]) -> None:
+        self._families: dict[str, list[RealCaptcha]] = {}
+        for captcha in captchas:
+            self._families.setdefault(captcha.family, []).append(captcha)
+        self.families = sorted(self._families)
+        if not self.families:
+            raise ValueError("no captcha of a real generator was found")
+
+    def choose(self, rng: random.Random, misses: Sequence[float]) -> RealCaptcha:
+        """Return a captcha; `misses` holds the share misread of each of `families`."""
+        weights = [_MIN_WEIGHT + miss for miss in misses]
+        return rng.choice(self._families[rng.choices(self.families, weights)[0]])
+
+
+def read_archives(paths: Sequence[Path], *, kept: bool) -> Iterator[RealCaptcha]:
+    """Yield the captchas of `.tar` files, or of folders, that hold a `labels.tsv` each.
+
+    Args:
+        paths: Archives or folders, one a family or variant.
+        kept: Yield those kept for validation instead of the others.
+    """
+    for path in tqdm(paths, unit="family", disable=None, leave=False):
+        family = re.sub(r"_v\d+$", "", path.stem)
+        files = dict(_files(path))
+        rows = files.pop("labels.tsv").decode("utf-8").splitlines()
+        for index, row in enumerate(rows):
+            if (index % _KEPT_EVERY == 0) is not kept:
+                continue
+            name, label, kind, *drawn = row.split("\t")
+            text = (drawn[0] if drawn else label).replace(" ", "")
+            if set(text) <= set(ALPHABET):
+                yield RealCaptcha(_decoded(files[name]), text, _KINDS[kind], family)
+
+
+def _files(path: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the files of an archive or a folder."""
+    if path.is_dir():
+        yield from ((file.name, file.read_bytes()) for file in path.iterdir() if file.is_file())
+        return
+    with tarfile.open(path) as archive:
+        for member in archive:
+            content = archive.extractfile(member)
+            if content is not None:
+                yield Path(member.name).name, content.read()
+
+
+def _decoded(data: bytes) -> NDArray[np.uint8]:
+    image = decode_image(data, _LIMITS)
+    shrink = -(-max(image.size) // _MAX_SIDE)
+    return np.asarray(image.reduce(shrink) if shrink > 1 else image)
+
+
+def is_archive(path: Path) -> bool:
+    """Tell whether a path is an archive, or a folder with labels."""
+    return path.suffix == ".tar" or (path / "labels.tsv").is_file()
