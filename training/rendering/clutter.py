@@ -20,6 +20,8 @@ from training.rendering.fonts import FontLibrary
 from training.rendering.glyphs import raw_mask
 from training.rendering.styles import Style
 
+_INVERTING = 3  # a strike that inverts letters is this many times as thick as one in ink
+
 Image = NDArray[np.float32]
 Canvas = NDArray[np.uint8]  # an image while lines are drawn on it
 Colour = tuple[float, float, float]
@@ -251,7 +253,8 @@ def draw_strike(
         kernel = np.hanning(2 * reach + 3)[1:-1]
         padded = np.pad(y, reach, mode="edge")
         points = np.stack([x, np.convolve(padded, kernel / kernel.sum(), "valid")], axis=1)
-    thickness = max(1, round(style.strike * min(1.0, 1.4 * style.em) * image.shape[0]))
+    width = style.strike * (_INVERTING if style.strike_inverts else 1)
+    thickness = max(1, round(width * min(1.0, 1.4 * style.em) * image.shape[0]))
     line = [points.astype(np.int32)]
     coverage = np.zeros(image.shape[:2], np.uint8)
     thickness += style.strike_hatched
@@ -260,7 +263,8 @@ def draw_strike(
         y, x = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
         coverage[(x + rng.choice((-1, 0, 1)) * y) % rng.randint(2, 5) == 0] = 0
     share = coverage[..., None] / np.float32(255)
-    image += share * (np.array(colour, np.float32) - image)
+    over = 255 - image if style.strike_inverts else np.array(colour, np.float32)
+    image += share * (over - image)
 
 
 def draw_dots(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -119,6 +119,28 @@ def lay_out(
     changes = _gap_changes(len(drawn), style.gap_jitter, rng)
     gaps = [max(_LEAST_GAP, tracking + change) * em * style.stretch for change in changes]
     return _place(drawn, style, (height, width), em / source, gaps, rng), em
+
+
+def cut_at_an_end(
+    placed: list[PlacedGlyph], share: float, width: int, rng: random.Random
+) -> list[PlacedGlyph]:
+    """Return the characters moved sideways until the canvas's edge cuts the first or the last.
+
+    Args:
+        placed: The characters.
+        share: How much of that character's width is cut off.
+        width: Of the canvas, in pixels.
+        rng: Source of randomness.
+    """
+    if not placed:
+        return placed
+    if rng.random() < 0.5:
+        first = min(placed, key=lambda glyph: glyph.left)
+        move = -first.left - round(share * first.mask.shape[1])
+    else:
+        last = max(placed, key=lambda glyph: glyph.left + glyph.mask.shape[1])
+        move = width - last.left - round((1 - share) * last.mask.shape[1])
+    return [replace(glyph, left=glyph.left + move) for glyph in placed]
 
 
 def _gap_changes(count: int, jitter: float, rng: random.Random) -> list[float]:

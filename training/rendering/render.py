@@ -22,7 +22,7 @@ from training.rendering import (
 )
 from training.rendering.clutter import Colour
 from training.rendering.fonts import FontLibrary
-from training.rendering.styles import Style
+from training.rendering.styles import Style, Traits
 
 # An image is too small to share among threads, and OpenCV's pool does not survive a fork.
 cv2.setNumThreads(0)
@@ -120,14 +120,16 @@ def _ink_text(
     em: float,
     inks: list[Colour],
     source: tuple[NDArray[np.float32], NDArray[np.float32]] | None,
-    rng: random.Random,
+    part: Traits,
 ) -> None:
     """Blend the characters, `em` pixels large, into `image` (H, W, 3) in place."""
     height, width = image.shape[:2]
     coverage = np.zeros((height, width), np.float32)
     colour = np.zeros((height, width, 3), np.float32)
     colour[:] = inks[0]
+    rng = part["text"]
     heavy_side = _heavy_side(style, em, rng)
+    pale = part["pale_end"].choice((placed[0], placed[-1])) if style.pale_end else None
     for glyph, ink in zip(placed, inks, strict=True):
         layer = np.zeros((height, width), np.float32)
         part = glyphs.paste(layer, glyph)
@@ -138,6 +140,8 @@ def _ink_text(
         piece = _decorated(layer, style, em, heavy_side, rng) if style.fill != "solid" else layer
         if style.fade:
             piece = piece * (1 - style.fade * rng.random())
+        if glyph is pale:
+            piece = piece * (1 - style.pale_end)
         stronger = piece > coverage
         colour[stronger] = ink
         np.maximum(coverage, piece, out=coverage)
@@ -223,30 +227,34 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
     Returns:
         The drawing, `style.canvas_height` pixels high.
     """
-    rng = random.Random(seed)
+    part = Traits(seed)
     noise = np.random.default_rng(seed)
     size = (style.canvas_height, max(8, round(style.canvas_height * aspect)))
-    base = _base_colour(style, rng)
-    image = clutter.paint_background(style, size, base, rng, noise)
-    placed, em = glyphs.lay_out(text, style, size, fonts, rng)
-    first = _ink_colour(style, base, rng)
+    base = _base_colour(style, part["base"])
+    image = clutter.paint_background(style, size, base, part["background"], noise)
+    placed, em = glyphs.lay_out(text, style, size, fonts, part["layout"])
+    if style.cut_end:
+        placed = glyphs.cut_at_an_end(placed, style.cut_end, size[1], part["cut_end"])
+    first = _ink_colour(style, base, part["ink"])
     each = style.colours == "each"
-    inks = [_ink_colour(style, base, rng) if each else first for _ in placed]
-    source = effects.displacement(style, size, rng)
+    inks = [_ink_colour(style, base, part["inks"]) if each else first for _ in placed]
+    source = effects.displacement(style, size, part["warp"])
     if style.decoys:
-        clutter.draw_decoys(image, style, base, fonts, rng)
+        clutter.draw_decoys(image, style, base, fonts, part["decoys"])
     if not style.lines_over:
-        clutter.draw_lines(image, style, first, base, rng)
-        clutter.draw_dots(image, style, first, base, rng)
+        clutter.draw_lines(image, style, first, base, part["lines"])
+        clutter.draw_dots(image, style, first, base, part["dots"])
     if placed:
         warp = None if style.warp_everything else source
-        _ink_text(image, placed, style, em, inks, warp, rng)
+        _ink_text(image, placed, style, em, inks, warp, part)
         if style.strike:
+            rng = part["strike"]
             colour = first if rng.random() < 0.7 else _ink_colour(style, base, rng)
             clutter.draw_strike(image, style, _strike_points(placed, size, rng), colour, rng)
     if style.lines_over:
-        clutter.draw_lines(image, style, first, base, rng)
-        clutter.draw_dots(image, style, first, base, rng)
+        clutter.draw_lines(image, style, first, base, part["lines"])
+        clutter.draw_dots(image, style, first, base, part["dots"])
     if source is not None and style.warp_everything:
         image = effects.warp(image, source)
-    return Drawing(effects.develop(image, style, rng, noise), _boxes(placed, size, source))
+    finished = effects.develop(image, style, part["develop"], noise)
+    return Drawing(finished, _boxes(placed, size, source))

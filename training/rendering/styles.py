@@ -52,6 +52,7 @@ class Style:
     strike: float
     strike_smooth: bool
     strike_hatched: bool
+    strike_inverts: bool
     lines_in_ink: bool
     lines_over: bool
     smooth_lines: bool
@@ -74,7 +75,30 @@ class Style:
     letterbox: float
     filter: str
     fade: float
+    pale_end: float
+    cut_end: float
     aliased: bool
+
+
+class Traits:
+    """A source of randomness for each trait, seeded by the trait's name.
+
+    A trait that is added later draws from a source of its own, so that the pictures of the others
+    stay as they are.
+
+    Args:
+        seed: Fixes all of them.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._sources: dict[str, random.Random] = {}
+
+    def __getitem__(self, name: str) -> random.Random:
+        """Return the source of the trait `name`."""
+        if name not in self._sources:
+            self._sources[name] = random.Random(f"{self._seed}/{name}")
+        return self._sources[name]
 
 
 def _maybe(rng: random.Random, chance: float, low: float, high: float) -> float:
@@ -98,9 +122,10 @@ _CLUTTER = (
 _MOST_CLUTTER = 3  # with more kinds at once nobody reads it, and a model only learns to guess
 
 
-def _clutter_kinds(rng: random.Random, difficulty: float) -> frozenset[str]:
-    kinds = [kind for kind, chance in _CLUTTER if rng.random() < chance * difficulty]
-    return frozenset(rng.sample(kinds, min(len(kinds), _MOST_CLUTTER)))
+def _clutter_kinds(trait: Traits, difficulty: float) -> frozenset[str]:
+    drawn = [(trait[f"chance of {kind}"].random() / chance, kind) for kind, chance in _CLUTTER]
+    kinds = [kind for rank, kind in sorted(drawn) if rank < difficulty]
+    return frozenset(kinds[:_MOST_CLUTTER])
 
 
 # What makes a captcha harder, and its value where it is switched off.
@@ -129,15 +154,18 @@ _TRAITS: dict[str, Any] = {
     "palette": 0,
     "filter": "",
     "fade": 0.0,
+    "pale_end": 0.0,
+    "cut_end": 0.0,
     "aliased": False,
     **{kind: 0 for kind, _ in _CLUTTER},
 }
 _MOST_TRAITS = (2, 7)  # a generator does a few things, and those thoroughly
 
 
-def _of_few_traits(rng: random.Random, style: Style) -> Style:
+def _of_few_traits(trait: Traits, style: Style) -> Style:
     traits = [name for name, off in _TRAITS.items() if getattr(style, name) != off]
-    kept = rng.sample(traits, min(len(traits), rng.randint(*_MOST_TRAITS)))
+    traits.sort(key=lambda name: trait[f"rank of {name}"].random())
+    kept = traits[: trait["number of traits"].randint(*_MOST_TRAITS)]
     return replace(style, **{name: _TRAITS[name] for name in traits if name not in kept})
 
 
@@ -164,75 +192,103 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         difficulty: 0 draws plain print, 1 the whole range; scales chances and extents.
     """
     d = difficulty
-    crowd = rng.random() * d  # one latent for clutter, so that quiet and busy looks both occur
-    dark = rng.random() < 0.1 * d
-    strong_text = crowd > 0.5 or rng.random() < 0.6  # clutter over pale text is unreadable
+    trait = Traits(rng.getrandbits(64))
+    # One latent for all clutter, so that quiet and busy looks both occur.
+    crowd = trait["crowd"].random() * d
+    dark = trait["dark"].random() < 0.1 * d
+    # Clutter over pale text is unreadable.
+    strong_text = crowd > 0.5 or trait["strong_text"].random() < 0.6
     grain = 1.0 if strong_text else 0.4  # and so is what is behind it
-    clutter = _clutter_kinds(rng, d)
-    thick = rng.random() < 0.2
+    clutter = _clutter_kinds(trait, d)
+    thick = trait["thick"].random() < 0.2
     crossings = 0.3 * crowd if thick else crowd  # many thick lines leave nothing to read
-    small = rng.random() < 0.2 * d
+    small = trait["small"].random() < 0.2 * d
     style = Style(
-        canvas_height=int(rng.triangular(20, 130, 38)),
-        em=rng.uniform(0.22, 0.45) if small else rng.triangular(0.8 - 0.3 * d, 0.9 + 0.35 * d, 0.8),
-        layout=rng.choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
-        tracking=rng.gauss(0.06, 0.12 * d + 0.03),
-        gap_jitter=_maybe(rng, 0.4 * d, 0.05, 0.35),
-        align=rng.choice((0.5, 0.5, 0.0, rng.random())) if rng.random() < d else 0.5,
-        font_per_character=rng.random() < 0.25 * d,
-        rotation=_maybe(rng, 0.6 * d, 3, 40) * (1.0 if rng.random() < 0.3 else 0.55),
-        shear=_maybe(rng, 0.3 * d, 0.1, 0.5),
-        quad=_maybe(rng, 0.2 * d, 0.05, 0.3),
-        common_shear=rng.gauss(0, 0.32) if rng.random() < 0.25 * d else 0.0,
-        size_jitter=_maybe(rng, 0.4 * d, 0.05, 0.4),
-        rise=_maybe(rng, 0.6 * d, 0.02, 0.4 if small else 0.25),
-        stretch=rng.uniform(0.5, 1.35) if rng.random() < 0.45 * d else 1.0,
-        stretch_jitter=_maybe(rng, 0.3 * d, 0.05, 0.4),
-        fill=rng.choices(
+        canvas_height=int(trait["canvas_height"].triangular(20, 130, 38)),
+        em=trait["em"].uniform(0.22, 0.45)
+        if small
+        else trait["em"].triangular(0.8 - 0.3 * d, 0.9 + 0.35 * d, 0.8),
+        layout=trait["layout"].choices(("run", "cells", "tight"), (5, 3, 2.2))[0],
+        tracking=trait["tracking"].gauss(0.06, 0.12 * d + 0.03),
+        gap_jitter=_maybe(trait["gap_jitter"], 0.4 * d, 0.05, 0.35),
+        align=trait["align"].choice((0.5, 0.5, 0.0, trait["align"].random()))
+        if trait["align"].random() < d
+        else 0.5,
+        font_per_character=trait["font_per_character"].random() < 0.25 * d,
+        rotation=_maybe(trait["rotation"], 0.6 * d, 3, 40)
+        * (1.0 if trait["rotation"].random() < 0.3 else 0.55),
+        shear=_maybe(trait["shear"], 0.3 * d, 0.1, 0.5),
+        quad=_maybe(trait["quad"], 0.2 * d, 0.05, 0.3),
+        common_shear=trait["common_shear"].gauss(0, 0.32)
+        if trait["common_shear"].random() < 0.25 * d
+        else 0.0,
+        size_jitter=_maybe(trait["size_jitter"], 0.4 * d, 0.05, 0.4),
+        rise=_maybe(trait["rise"], 0.6 * d, 0.02, 0.4 if small else 0.25),
+        stretch=trait["stretch"].uniform(0.5, 1.35)
+        if trait["stretch"].random() < 0.45 * d
+        else 1.0,
+        stretch_jitter=_maybe(trait["stretch_jitter"], 0.3 * d, 0.05, 0.4),
+        fill=trait["fill"].choices(
             ("solid", "hollow", "relief", "outlined", "gradient", "hatched"),
             (10, 4.2 * d, 2 * d, 1.2 * d, 0.6 * d, 0.15 * d),
         )[0],
-        stroke=rng.uniform(0.02, 0.07),
-        shadow=_maybe(rng, 0.22 * d, 0.02, 0.1),
-        colours=rng.choices(("black", "one", "each"), (3, 9 * d, 7 * d))[0],
-        contrast=rng.uniform(0.6, 1.0) if strong_text else rng.uniform(1 - 0.6 * d, 0.85),
+        stroke=trait["stroke"].uniform(0.02, 0.07),
+        shadow=_maybe(trait["shadow"], 0.22 * d, 0.02, 0.1),
+        colours=trait["colours"].choices(("black", "one", "each"), (3, 9 * d, 7 * d))[0],
+        contrast=trait["contrast"].uniform(0.6, 1.0)
+        if strong_text
+        else trait["contrast"].uniform(1 - 0.6 * d, 0.85),
         dark_background=dark,
-        background=rng.choices(
+        background=trait["background"].choices(
             ("white", *_BACKGROUNDS), (5, *(weight * d for weight in _BACKGROUNDS.values()))
         )[0],
-        background_strength=grain * rng.random() * (0.25 + 0.45 * d),
-        decoys=_count(rng, "decoys" in clutter, 5, 60),
-        straight_lines=_count(rng, "straight_lines" in clutter, 1, 2 + int(6 * crossings)),
-        curves=_count(rng, "curves" in clutter, 1, 1 + int(3 * crossings)),
-        arcs=_count(rng, "arcs" in clutter, 1, 2 + int(10 * crossings)),
-        strokes=_count(rng, "strokes" in clutter, 20, 160),
-        dots=_count(rng, "dots" in clutter, 5, 20 + int(250 * crowd**2)),
-        line_width=rng.uniform(0.03, 0.06) if thick else rng.uniform(0.008, 0.03),
-        strike=_maybe(rng, "strike" in clutter, 0.015, rng.choice((0.075, 0.075, 0.1))),
-        strike_smooth=rng.random() < 0.65,
-        strike_hatched=rng.random() < 0.2,
-        lines_in_ink=rng.random() < 0.4,
-        lines_over=rng.random() < 0.7,
-        smooth_lines=rng.random() < 0.5,
-        wave=_maybe(rng, 0.4 * d, 0.05, 0.75),
-        wave_length=rng.triangular(0.5, 5.0, 1.2),
-        ripple=_maybe(rng, 0.16 * d, 0.005, 0.03),
-        bend=_maybe(rng, 0.16 * d, 0.02, 0.08),
-        swirl=_maybe(rng, 0.05 * d, -0.5, 0.5),
-        lens=_maybe(rng, 0.08 * d, 0.1, 0.4),
-        scatter=_maybe(rng, 0.08 * d, 0.01, 0.035),
-        jagged=rng.random() < 0.4,  # warps as most generators compute them, pixel by pixel
-        warp_everything=rng.random() < 0.5,
-        blur=_maybe(rng, 0.22 * d, 0.005, 0.022),
-        noise=grain * _maybe(rng, 0.22 * d, 2, 22),
-        specks=_maybe(rng, 0.12 * d, 0.002, 0.05),
-        low_resolution=_maybe(rng, 0.25 * d, 0.45, 0.85),
-        palette=rng.choice((4, 8, 16, 32, 128)) if rng.random() < 0.12 * d else 0,
-        jpeg=rng.randint(35, 92) if rng.random() < 0.45 else 0,
-        border=rng.random() < 0.12 * d,
-        letterbox=_maybe(rng, (0.25 if small else 0.02) * d, 0.08, 0.25),
-        filter=rng.choices(("", "invert", "edges", "emboss"), (30, 1.2 * d, 0.4 * d, 0.4 * d))[0],
-        fade=_maybe(rng, 0.1 * d, 0.2, 0.65),
-        aliased=rng.random() < 0.12 * d,
+        background_strength=grain * trait["background_strength"].random() * (0.25 + 0.45 * d),
+        decoys=_count(trait["decoys"], "decoys" in clutter, 5, 60),
+        straight_lines=_count(
+            trait["straight_lines"], "straight_lines" in clutter, 1, 2 + int(6 * crossings)
+        ),
+        curves=_count(trait["curves"], "curves" in clutter, 1, 1 + int(3 * crossings)),
+        arcs=_count(trait["arcs"], "arcs" in clutter, 1, 2 + int(10 * crossings)),
+        strokes=_count(trait["strokes"], "strokes" in clutter, 20, 160),
+        dots=_count(trait["dots"], "dots" in clutter, 5, 20 + int(250 * crowd**2)),
+        line_width=trait["line_width"].uniform(0.03, 0.06)
+        if thick
+        else trait["line_width"].uniform(0.008, 0.03),
+        strike=_maybe(
+            trait["strike"], "strike" in clutter, 0.015, trait["strike"].choice((0.075, 0.075, 0.1))
+        ),
+        strike_smooth=trait["strike_smooth"].random() < 0.65,
+        strike_hatched=trait["strike_hatched"].random() < 0.2,
+        strike_inverts=trait["strike_inverts"].random() < 0.15 * d,
+        lines_in_ink=trait["lines_in_ink"].random() < 0.4,
+        lines_over=trait["lines_over"].random() < 0.7,
+        smooth_lines=trait["smooth_lines"].random() < 0.5,
+        wave=_maybe(trait["wave"], 0.4 * d, 0.05, 0.75),
+        wave_length=trait["wave_length"].triangular(0.5, 5.0, 1.2),
+        ripple=_maybe(trait["ripple"], 0.16 * d, 0.005, 0.03),
+        bend=_maybe(trait["bend"], 0.16 * d, 0.02, 0.08),
+        swirl=_maybe(trait["swirl"], 0.05 * d, -0.5, 0.5),
+        lens=_maybe(trait["lens"], 0.08 * d, 0.1, 0.4),
+        scatter=_maybe(trait["scatter"], 0.08 * d, 0.01, 0.035),
+        jagged=trait["jagged"].random()
+        < 0.4,  # warps as most generators compute them, pixel by pixel
+        warp_everything=trait["warp_everything"].random() < 0.5,
+        blur=_maybe(trait["blur"], 0.22 * d, 0.005, 0.022),
+        noise=grain * _maybe(trait["noise"], 0.22 * d, 2, 22),
+        specks=_maybe(trait["specks"], 0.12 * d, 0.002, 0.05),
+        low_resolution=_maybe(trait["low_resolution"], 0.25 * d, 0.45, 0.85),
+        palette=trait["palette"].choice((4, 8, 16, 32, 128))
+        if trait["palette"].random() < 0.12 * d
+        else 0,
+        jpeg=trait["jpeg"].randint(35, 92) if trait["jpeg"].random() < 0.45 else 0,
+        border=trait["border"].random() < 0.12 * d,
+        letterbox=_maybe(trait["letterbox"], (0.25 if small else 0.02) * d, 0.08, 0.25),
+        filter=trait["filter"].choices(
+            ("", "invert", "edges", "emboss"), (30, 1.2 * d, 0.4 * d, 0.4 * d)
+        )[0],
+        fade=_maybe(trait["fade"], 0.1 * d, 0.2, 0.65),
+        pale_end=_maybe(trait["pale_end"], 0.06 * d, 0.4, 0.8),
+        cut_end=_maybe(trait["cut_end"], 0.06 * d, 0.05, 0.3),
+        aliased=trait["aliased"].random() < 0.12 * d,
     )
-    return _of_few_traits(rng, style)
+    return _of_few_traits(trait, style)

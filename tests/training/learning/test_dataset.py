@@ -123,4 +123,4 @@ def test_what_is_cropped_keeps_all_ink_in_plain_print() -> None:
         ink = np.abs(drawn.image - ground).max(axis=2) > 60
         ink[:3] = ink[-3:] = ink[:, :3] = ink[:, -3:] = False  # may be a frame
         kept = ink[box.top : box.bottom, box.left : box.right].sum()
-        assert kept >= 0.99 * ink.sum()
+        assert kept >= 0.98 * ink.sum()

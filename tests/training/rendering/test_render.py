@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 import pytest
 
+from training.rendering import styles
 from training.rendering.clutter import _draw_spokes
-from training.rendering.effects import _jpeg
+from training.rendering.effects import jpeg
 from training.rendering.fonts import (
     FONT_ROOT,
     FontLibrary,
@@ -25,6 +26,7 @@ from training.rendering.styles import (
     _MOST_TRAITS,
     _TRAITS,
     Style,
+    Traits,
     sample_style,
 )
 from training.rendering.texts import KINDS, sample_text
@@ -305,12 +307,12 @@ def test_a_face_with_other_characters_in_the_place_of_signs_does_not_draw_them()
 
 def test_jpeg_keeps_colours_where_they_are() -> None:
     red = np.full((32, 32, 3), (250, 20, 10), np.uint8)
-    assert np.abs(_jpeg(red, 90).astype(int) - red).max() < 6
+    assert np.abs(jpeg(red, 90).astype(int) - red).max() < 6
     # Luma is mostly green, least blue: red survives what blue does not.
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (64, 64, 1)) * np.array([[[1.0, 0, 0]]])
     loss = [
-        np.abs(_jpeg(picture.astype(np.uint8), 60).astype(int) - picture)[..., channel].mean()
+        np.abs(jpeg(picture.astype(np.uint8), 60).astype(int) - picture)[..., channel].mean()
         for picture, channel in ((noise, 0), (noise[..., ::-1], 2))
     ]
     assert loss[0] < 0.8 * loss[1]
@@ -339,3 +341,55 @@ def test_each_font_package_names_its_licence() -> None:
     spdx = re.compile(rf"{simple}(?: (?:AND|OR) {simple})*")
     assert [name for name, one in table.items() if not spdx.fullmatch(one["licence"])] == []
     assert {package["held_out"] for package in table.values()} == {True, False}
+
+
+def test_a_trait_draws_from_a_source_of_its_own() -> None:
+    one, other = Traits(7), Traits(7)
+    one["a trait that was added later"].random()
+    assert [one["wave"].random() for _ in range(3)] == [other["wave"].random() for _ in range(3)]
+    assert Traits(7)["wave"].random() != Traits(7)["blur"].random()
+    assert Traits(7)["wave"].random() != Traits(8)["wave"].random()
+
+
+def test_a_trait_that_is_off_changes_no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = [sample_style(random.Random(seed)) for seed in range(60)]
+    without = {name: off for name, off in styles._TRAITS.items() if name != "pale_end"}
+    monkeypatch.setattr(styles, "_TRAITS", without)
+    again = [sample_style(random.Random(seed)) for seed in range(60)]
+    for before, after in zip(drawn, again, strict=True):
+        if not before.pale_end and not after.pale_end:
+            assert before == after
+
+
+def ink_of_columns(image: np.ndarray) -> np.ndarray:
+    return 255 - image.min(axis=2).astype(int).min(axis=0)
+
+
+def test_one_end_of_a_word_is_pale(fonts: FontLibrary) -> None:
+    plain = replace(plain_print(), canvas_height=60, colours="black")
+    for seed in range(6):
+        look = replace(plain, pale_end=0.7)
+        ink = ink_of_columns(render("HHHH", look, aspect=3, fonts=fonts, seed=seed).image)
+        places = np.flatnonzero(ink > 20)
+        ends = sorted((ink[places[:8]].max(), ink[places[-8:]].max()))
+        assert ends[0] < 0.5 * ends[1]
+
+
+def test_an_edge_cuts_one_character(fonts: FontLibrary) -> None:
+    plain = replace(plain_print(), canvas_height=60, colours="black")
+    for seed in range(6):
+        drawn = render("HHHH", replace(plain, cut_end=0.25), aspect=3, fonts=fonts, seed=seed)
+        left = drawn.boxes[:, 0] - drawn.boxes[:, 2]
+        right = drawn.boxes[:, 0] + drawn.boxes[:, 2]
+        outside = (left < -0.01) | (right > 1.01)
+        assert outside.sum() == 1
+
+
+def test_a_thick_strike_inverts_letters(fonts: FontLibrary) -> None:
+    plain = replace(plain_print(), canvas_height=60, colours="black")
+    struck = replace(plain, strike=0.08, strike_inverts=True, dark_background=False)
+    before = render("HHHH", plain, aspect=3, fonts=fonts, seed=1).image.astype(int)
+    after = render("HHHH", struck, aspect=3, fonts=fonts, seed=1).image.astype(int)
+    changed = np.abs(before - after).max(axis=2) > 100
+    assert changed.mean() > 0.05
+    assert np.abs(after[changed] - (255 - before[changed])).mean() < 12
