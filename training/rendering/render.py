@@ -132,8 +132,7 @@ def _ink_text(
     pale = part["pale_end"].choice((placed[0], placed[-1])) if style.pale_end else None
     for glyph, ink in zip(placed, inks, strict=True):
         layer = np.zeros((height, width), np.float32)
-        part = glyphs.paste(layer, glyph)
-        if part is None:
+        if glyphs.paste(layer, glyph) is None:
             continue
         if style.aliased:
             layer = np.where(layer > 0.5, np.float32(1), np.float32(0))
