@@ -33,14 +33,14 @@ TIMES = 10
 IMAGES = 200
 # Clients that keep a service busy without being refused.
 BUSY_CLIENTS = 16
-MOST_CLIENTS = 400
+MAX_CLIENTS = 400
 PROBES = ("/health", "/metrics")
 PROBE_INTERVAL_S = 0.2
 # What is wanted.
 REFUSED_WITHIN_S = 0.1
 PROBED_WITHIN_S = 0.1
 ANSWERED_WITHIN_S = 8.0
-LEAST_THROUGHPUT = 0.9
+MIN_THROUGHPUT = 0.9
 
 
 @dataclass
@@ -122,7 +122,7 @@ class Caller:
         return tally.throughput
 
     async def _overload(self, rate: float, seconds: float) -> Tally:
-        crowd, probes, tally = Crowd(self._url, MOST_CLIENTS), Crowd(self._url, 2), Tally()
+        crowd, probes, tally = Crowd(self._url, MAX_CLIENTS), Crowd(self._url, 2), Tally()
         requests = [crowd.post("/ocr", image) for image in self._images]
         start = time.monotonic()
         probing = [asyncio.create_task(_probe(probes, path, tally)) for path in PROBES]
@@ -203,7 +203,7 @@ def judge(tally: Tally, unloaded: float) -> Verdicts:
         "slowest answer": (f"{slowest_s:.2f} s of {len(tally.answers_s)}",
                            0 < slowest_s <= ANSWERED_WITHIN_S),
         "answers a second, of the unloaded": (f"{tally.throughput:.1f} / {unloaded:.1f}"
-                                              f" = {share:.2f}", share >= LEAST_THROUGHPUT),
+                                              f" = {share:.2f}", share >= MIN_THROUGHPUT),
         "probes, 99th percentile": (f"{1000 * probed_s:.0f} ms of {len(tally.probes_s)}",
                                     bool(tally.probes_s) and probed_s <= PROBED_WITHIN_S),
         "answers that are another image's": (f"{tally.swapped}, {tally.changed} changed",

@@ -32,7 +32,7 @@ from evaluation.load.machine import peak_resident_bytes
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.errors import ModelLoadError
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 
 GIB = 1024**3
 # The service's defaults for a checkpoint without a range of its own.
@@ -92,7 +92,7 @@ def measure(folder: Path, captchas: int) -> Cost:
 def _median_seconds(backend: Qwen2VLBackend, captchas: int, tokens: int) -> float:
     seconds = []
     for number in range(captchas):
-        task = ReadingTask(_captcha(f"{1234 + number}"), PROMPT, tokens)
+        task = GenerationRequest(_captcha(f"{1234 + number}"), PROMPT, tokens)
         start_s = time.perf_counter()
         backend.read([task])
         seconds.append(time.perf_counter() - start_s)

@@ -38,8 +38,8 @@ REQUESTS = 50_000
 # A tenth of the run warms up; its last and the run's last requests are compared.
 WARM_UP_SHARE = 0.1
 COMPARED_SHARE = 0.02
-MOST_MEMORY_GROWTH = 0.05
-MOST_SLOWDOWN = 0.2
+MAX_MEMORY_GROWTH = 0.05
+MAX_SLOWDOWN = 0.2
 # Kept-alive connections come and go.
 SPARE = 4
 IMAGES = 300
@@ -127,12 +127,12 @@ def judge(run: Run) -> Verdicts:
     late = statistics.median(run.latencies_s[-compared:])
     return {
         "memory": (f"{first.resident_bytes // MIB} → {last.resident_bytes // MIB} MiB "
-                   f"({grown:+.1%})", grown <= MOST_MEMORY_GROWTH),
+                   f"({grown:+.1%})", grown <= MAX_MEMORY_GROWTH),
         "descriptors": (f"{first.descriptors} → {last.descriptors}",
                         last.descriptors <= first.descriptors + SPARE),
         "threads": (f"{first.threads} → {last.threads}", last.threads <= first.threads + SPARE),
         "median latency": (f"{1000 * early:.1f} → {1000 * late:.1f} ms",
-                           late <= early * (1 + MOST_SLOWDOWN)),
+                           late <= early * (1 + MAX_SLOWDOWN)),
         "faults": (f"{len(run.faults)} {run.faults[:3]}", not run.faults),
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ from qwen_captcha.backends import hardware
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
 
-LEAST_PYTHON = (3, 11)
+MIN_PYTHON = (3, 11)
 PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "qwen-vl-utils", "flask")
 INSTALL = "python -m pip install -r requirements_qwen.txt"
 GIB = 1024**3
@@ -77,7 +77,7 @@ def examine(program: str) -> Iterator[Finding]:
 def python_finding(found: tuple[int, ...]) -> Finding:
     """Return whether Python is new enough."""
     words = f"{platform.python_version()} at {sys.executable}"
-    if found >= LEAST_PYTHON:
+    if found >= MIN_PYTHON:
         return Finding(State.WELL, "Python", words)
     return Finding(State.WRONG, "Python", words, "install Python 3.11 or newer")
 

@@ -34,7 +34,7 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 PROBABILITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
 # Of the process metrics, those that are not added up over the workers.
-LEAST_OF_ALL = ("process_start_time_seconds", "process_max_fds")
+MIN_ACROSS_WORKERS = ("process_start_time_seconds", "process_max_fds")
 
 # A second gauge for every counter, of no use to anybody here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -161,7 +161,7 @@ def process_totals(pids: Iterable[str]) -> list[Metric]:
             known = totals.setdefault(metric.name, metric)
             if known is not metric:
                 add: Callable[[float, float], float] = (
-                    min if metric.name.endswith(LEAST_OF_ALL) else operator.add
+                    min if metric.name.endswith(MIN_ACROSS_WORKERS) else operator.add
                 )
                 [one], [other] = known.samples, metric.samples
                 known.samples = [one._replace(value=add(one.value, other.value))]

@@ -29,7 +29,7 @@ from qwen_captcha.metrics import Metrics
 from qwen_captcha.recognition.answer import (
     Answer,
     CacheUse,
-    answer_from_reading,
+    answer_from_output,
     failed_answer,
     image_shown,
     obeyed_options,
@@ -37,7 +37,7 @@ from qwen_captcha.recognition.answer import (
 from qwen_captcha.recognition.constraints import DecodingConstraints, constraints_for
 from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.prompts import prompt_for
-from qwen_captcha.recognition.reading import Reading, ReadingTask
+from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
 from qwen_captcha.scheduling.admission import ModelState, Reservation
 from qwen_captcha.scheduling.batcher import MicroBatcher
 from qwen_captcha.scheduling.cache import (
@@ -51,7 +51,7 @@ from qwen_captcha.scheduling.pending import PendingResult, never_disconnected
 from qwen_captcha.settings import Settings
 
 # The size of a common captcha, and the length of a common response.
-TRIAL = ReadingTask(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
+TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
 
 # A day: the largest model, downloaded first.
 LOAD_TIMEOUT_S = 86_400.0
@@ -69,10 +69,10 @@ class _Work:
     Attributes:
         pending: Where the result will be.
         keys: The keys under which the answer will be cached.
-        cache: Whether the reading was started for this image, or joined.
+        cache: Whether the request to the model was started for this image, or joined.
     """
 
-    pending: PendingResult[ReadingTask, Reading]
+    pending: PendingResult[GenerationRequest, GenerationOutput]
     keys: tuple[Key, ...]
     cache: CacheUse
 
@@ -99,9 +99,11 @@ class CaptchaService:
         self._cache: AnswerCache[Key, Answer] = AnswerCache(
             settings.cache_size, settings.cache_ttl_s, monotonic
         )
-        self._in_flight: InFlight[Key, PendingResult[ReadingTask, Reading]] = InFlight()
+        self._in_flight: InFlight[Key, PendingResult[GenerationRequest, GenerationOutput]] = (
+            InFlight()
+        )
         remote = backend.remote
-        self._batcher: MicroBatcher[ReadingTask, Reading] = MicroBatcher(
+        self._batcher: MicroBatcher[GenerationRequest, GenerationOutput] = MicroBatcher(
             backend.read,
             max_batch_size=1 if remote else settings.max_batch_size,
             threads=remote.concurrency if remote else 1,
@@ -249,7 +251,10 @@ class CaptchaService:
         return self._cached((digest_of_bytes(image), options)) or image
 
     def _begin(
-        self, data: bytes, options: Options, reservation: Reservation[ReadingTask, Reading]
+        self,
+        data: bytes,
+        options: Options,
+        reservation: Reservation[GenerationRequest, GenerationOutput],
     ) -> _Work | Answer | CaptchaServiceError:
         """Decode one admitted image and put it into the queue, unless its answer is known."""
         try:
@@ -259,7 +264,7 @@ class CaptchaService:
             return error
         if not self._caching:
             return _Work(
-                reservation.submit(self._task(image, options, reservation.deadline)),
+                reservation.submit(self._generation_request(image, options, reservation.deadline)),
                 (),
                 CacheUse.OFF,
             )
@@ -268,9 +273,9 @@ class CaptchaService:
             reservation.release_slot()
             self._cache.put(file_key, cached)
             return cached
-        task = self._task(image, options, reservation.deadline)
+        request = self._generation_request(image, options, reservation.deadline)
         pending, joined = self._in_flight.join_or_start(
-            pixel_key, reservation.attach, lambda: reservation.submit(task)
+            pixel_key, reservation.attach, lambda: reservation.submit(request)
         )
         cache = CacheUse.HIT if joined else CacheUse.MISS
         return _Work(pending, (file_key, pixel_key), cache)
@@ -278,14 +283,14 @@ class CaptchaService:
     def _finish(
         self, work: _Work, options: Options, deadline: float, is_disconnected: Callable[[], bool]
     ) -> Answer | CaptchaServiceError:
-        """Wait for the reading of one image and make it an answer, which is cached."""
+        """Wait for the output for one image and make it an answer, which is cached."""
         try:
-            reading = work.pending.result(deadline, is_disconnected)
+            output = work.pending.result(deadline, is_disconnected)
         except CallerLeft:
             raise  # With all that the request has in the queue.
         except CaptchaServiceError as error:
             return error
-        answer = answer_from_reading(reading, options, self.backend.capabilities)
+        answer = answer_from_output(output, options, self.backend.capabilities)
         for key in work.keys:
             self._cache.put(key, answer)
         return replace(
@@ -300,12 +305,14 @@ class CaptchaService:
         answer = self._cache.get(key)
         return None if answer is None else replace(answer, cache=CacheUse.HIT)
 
-    def _task(self, image: Image.Image, options: Options, deadline: float) -> ReadingTask:
+    def _generation_request(
+        self, image: Image.Image, options: Options, deadline: float
+    ) -> GenerationRequest:
         """Return what the backend is asked."""
         prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
         constraints = self._constraints(options)
         shown = image_shown(image, self.backend.capabilities)
-        return ReadingTask(shown, prompt, self._max_new_tokens, constraints, deadline)
+        return GenerationRequest(shown, prompt, self._max_new_tokens, constraints, deadline)
 
     def _constraints(self, options: Options) -> DecodingConstraints:
         """Return what the answer may look like."""

@@ -30,7 +30,7 @@ from qwen_captcha.recognition.answer import (
 )
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Kind
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.captchas import CAPTCHA, draw, file_of
@@ -461,9 +461,9 @@ class TestTransformersServe(OverAnEngine):
         images += [image.resize((100, 30)) for image in images]
         # As text, greedily: doubtful arithmetic would be searched for here, and not there.
         as_text = DecodingConstraints(kind=Kind.TEXT)
-        tasks = [ReadingTask(image, "Read it.", 32, as_text) for image in images]
+        tasks = [GenerationRequest(image, "Read it.", 32, as_text) for image in images]
         more = DecodingConstraints(alternatives=3)
-        searches = [ReadingTask(image, "Read it.", 32, more) for image in images]
+        searches = [GenerationRequest(image, "Read it.", 32, more) for image in images]
         for there, here, found in zip(
             remote.read(tasks), local.read(tasks), local.read(searches), strict=True
         ):

@@ -25,7 +25,7 @@ from qwen_captcha.recognition.options import (
     Options,
 )
 from qwen_captcha.recognition.prompts import prompt_for
-from qwen_captcha.recognition.reading import Capabilities, ReadingTask
+from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
 from qwen_captcha.scheduling.admission import ModelState
 from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
 from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
@@ -145,7 +145,7 @@ def test_many_images_keep_their_order_and_share_batches(
 
 
 def test_an_image_that_fails_takes_no_other_with_it(start_service: ServiceFactory) -> None:
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         if task.image.width == 66:
             raise ValueError("bad tensor")
         return width_of(task)
@@ -183,7 +183,7 @@ def test_a_batch_whose_images_are_all_bad_needs_no_place(
 def test_the_deadline_of_a_batch_fails_what_is_not_read_and_keeps_the_rest(
     start_service: ServiceFactory, backend: FakeBackend, clock: FakeClock
 ) -> None:
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         clock.advance(3)
         return width_of(task)
 
@@ -276,7 +276,7 @@ def test_an_error_is_not_kept(start_service: ServiceFactory) -> None:
     words = iter(["w120"])
     failures = iter([ValueError("once")])
 
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         if task.image.size == (120, 40):
             for failure in failures:
                 raise failure
@@ -336,7 +336,7 @@ def test_identical_requests_in_flight_are_read_once(
 def test_the_failure_of_a_reading_reaches_all_who_share_it(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         raise ValueError("bad tensor")
 
     service = start_service(backend)
@@ -406,7 +406,7 @@ def test_nothing_is_read_while_the_model_is_loading(backend: FakeBackend) -> Non
 
 
 def test_a_model_that_cannot_read_is_not_ready() -> None:
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         raise ValueError("non-finite logits")
 
     failures: list[Exception] = []
@@ -422,7 +422,7 @@ def test_a_model_that_cannot_read_is_not_ready() -> None:
 def test_a_broken_model_is_tried_again_while_nobody_sends_images(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
-    def fail(task: ReadingTask) -> str:
+    def fail(task: GenerationRequest) -> str:
         raise ValueError("the GPU is gone")
 
     service = start_service(backend, CACHE_SIZE="0")

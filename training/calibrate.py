@@ -5,7 +5,7 @@ the service's own backend, and fitting `calibration.json` to what was right. Inv
 it prints are of images that were not fitted to.
 
 Real captchas are harder than those of training: only the hardest looks of each kind are drawn, so
-that a reading that seems sure and is wrong occurs here, too. Right means letter case ignored.
+that an output that seems sure and is wrong occurs here, too. Right means letter case ignored.
 
 Run: `python -m training.calibrate CHECKPOINT [--images 6000]`; it writes the file beside the
 weights.
@@ -40,8 +40,8 @@ from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.prompts import prompt_for
 from qwen_captcha.recognition.reading import (
     Capabilities,
-    Reading,
-    ReadingTask,
+    GenerationOutput,
+    GenerationRequest,
 )
 from qwen_captcha.scores import auroc, ece
 from qwen_captcha.settings import load_settings
@@ -50,8 +50,8 @@ from training.rendering.fonts import FontLibrary
 
 SEED = 40_000_000
 # Below these a kind's own curve is more noise than knowledge.
-LEAST_OF_A_KIND = 300
-LEAST_OF_EACH_OUTCOME = 30
+MIN_OF_A_KIND = 300
+MIN_OF_EACH_OUTCOME = 30
 _BATCH_SIZE = 16
 # Towards half of each log-odds, which is the bare probability where one token alone is unsure.
 _PRIOR = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
@@ -84,17 +84,17 @@ def draw(count: int, seed: int) -> Iterator[Captcha]:
 
 def collect(
     captchas: Sequence[Captcha],
-    read: Callable[[Sequence[ReadingTask]], list[Reading]],
+    read: Callable[[Sequence[GenerationRequest]], list[GenerationOutput]],
     capabilities: Capabilities,
 ) -> list[Outcome]:
     """Have captchas read as the service would; return an outcome for each that has an answer."""
     options = Options()
     shown = [image_shown(image, capabilities) for image, _ in captchas]
-    tasks = [ReadingTask(image, prompt_for(options), 32) for image in shown]
+    requests = [GenerationRequest(image, prompt_for(options), 32) for image in shown]
     outcomes = []
-    for (_, drawn), reading in zip(captchas, read(tasks), strict=True):
+    for (_, drawn), output in zip(captchas, read(requests), strict=True):
         truth = extract_answer(drawn, options, answers_questions=capabilities.answers_questions)
-        candidates = find_candidates(reading, options, capabilities)
+        candidates = find_candidates(output, options, capabilities)
         evidence = evidence_of(candidates[0]) if candidates else None
         # A drawn expression without a value has no right answer.
         if truth is not None and evidence is not None:
@@ -147,7 +147,7 @@ def _rising(parameters: torch.Tensor) -> torch.Tensor:
 def _enough(outcomes: Sequence[Outcome]) -> bool:
     right = sum(outcome.right for outcome in outcomes)
     fewest = min(right, len(outcomes) - right)
-    return len(outcomes) >= LEAST_OF_A_KIND and fewest >= LEAST_OF_EACH_OUTCOME
+    return len(outcomes) >= MIN_OF_A_KIND and fewest >= MIN_OF_EACH_OUTCOME
 
 
 def figures_of(calibration: Calibration | None, outcomes: Sequence[Outcome]) -> dict[str, object]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qwen_captcha.recognition.reading import Capabilities, Reading, ReadingTask
+from qwen_captcha.recognition.reading import Capabilities, GenerationOutput, GenerationRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class RemoteEngine:
     """How an engine in another process is used.
 
     Attributes:
-        concurrency: How many threads may call `read` at once, with one task each: such an engine
+        concurrency: How many threads may call `read` at once, with one request each: such an engine
             forms batches itself.
         probe: Finds out whether the engine still works; raises CaptchaServiceError where not.
         describe: Returns what `/health` says about the engine.
@@ -62,8 +62,8 @@ class Backend(Protocol):
             ModelLoadError: With one line that says what is wrong and what to do.
         """
 
-    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
-        """Read a batch; the result has one reading a task, in order.
+    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+        """Read a batch; the result has one output a request, in order.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.

@@ -21,7 +21,7 @@ from qwen_captcha.recognition.constraints import constraints_for
 from qwen_captcha.recognition.details import Details, details_of
 from qwen_captcha.recognition.extraction import ExtractedAnswer
 from qwen_captcha.recognition.options import Kind, Options
-from qwen_captcha.recognition.reading import Capabilities, Reading
+from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
 PROMPT_IGNORED = "prompt had no effect: the loaded model does not follow instructions."
 NOT_FOR_ARITHMETIC = "charset and length had no effect: they do not concern arithmetic."
@@ -82,25 +82,27 @@ def image_shown(image: Image.Image, capabilities: Capabilities) -> Image.Image:
     return stretched(part, capabilities.stretch)
 
 
-def answer_from_reading(reading: Reading, asked: Options, capabilities: Capabilities) -> Answer:
+def answer_from_output(
+    output: GenerationOutput, asked: Options, capabilities: Capabilities
+) -> Answer:
     """Return the answer to a request from what the model said about its image.
 
     Args:
-        reading: What it said.
+        output: What it said.
         asked: What the caller asked for.
         capabilities: What the model can do.
     """
     options = obeyed_options(asked, capabilities)
-    candidates = find_candidates(reading, options, capabilities)
+    candidates = find_candidates(output, options, capabilities)
     if not candidates:
         return Answer(
             text="",
             confidence=0.0,
             success=False,
-            raw_response=reading.raw_response,
+            raw_response=output.raw_response,
             error_type="no_answer",
             error="The model gave no usable answer.",
-            warnings=_warnings(reading, None, asked, capabilities),
+            warnings=_warnings(output, None, asked, capabilities),
         )
     best = candidates[0]
     confidence = confidence_of(best, capabilities.calibration)
@@ -108,8 +110,8 @@ def answer_from_reading(reading: Reading, asked: Options, capabilities: Capabili
         text=best.extracted.text,
         confidence=confidence,
         success=True,
-        raw_response=best.reading.raw_response,
-        warnings=_warnings(best.reading, best.extracted, asked, capabilities),
+        raw_response=best.output.raw_response,
+        warnings=_warnings(best.output, best.extracted, asked, capabilities),
         low_confidence=confidence < options.min_confidence,
         details=details_of(candidates, confidence) if options.details else None,
     )
@@ -128,7 +130,7 @@ def failed_answer(error: CaptchaServiceError) -> Answer:
 
 
 def _warnings(
-    reading: Reading,
+    output: GenerationOutput,
     extracted: ExtractedAnswer | None,
     options: Options,
     capabilities: Capabilities,
@@ -142,8 +144,8 @@ def _warnings(
         PROMPT_IGNORED: options.prompt is not None and not capabilities.follows_prompts,
         NOT_FOR_ARITHMETIC: restricted and computed,
         NOT_RESTRICTED: outside,
-        CONFIDENCE_UNKNOWN: reading.log_probability is None,
-        RESPONSE_CUT: not reading.complete,
+        CONFIDENCE_UNKNOWN: output.log_probability is None,
+        RESPONSE_CUT: not output.complete,
     }
     return tuple(sentence for sentence, applies in conditions.items() if applies)
 
@@ -152,7 +154,7 @@ def probabilities(answer: Answer) -> dict[str, object]:
     """Return the compact form of what ddddocr calls `probability`.
 
     The loop of ddddocr's documentation, which joins the most probable character of each row,
-    gives the text. The model judges whole readings, so a row holds the same share of the
+    gives the text. The model judges whole outputs, so a row holds the same share of the
     confidence for each character: the product over the rows is the confidence.
     """
     characters = sorted(set(answer.text))

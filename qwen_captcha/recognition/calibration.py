@@ -18,7 +18,7 @@ from pathlib import Path
 
 CALIBRATION = "calibration.json"
 # Probabilities nearer to 0 or 1 are rounding errors of float32.
-LEAST_PROBABILITY = 1e-6
+MIN_PROBABILITY = 1e-6
 
 
 class CalibrationError(Exception):
@@ -30,7 +30,7 @@ class Evidence:
     """What bears on whether an answer is right.
 
     Attributes:
-        whole: Natural log of the probability of all readings that make the answer.
+        whole: Natural log of the probability of all outputs that make the answer.
         weakest: Natural log of the least probability of a token; the whole where that is more.
     """
 
@@ -103,7 +103,7 @@ def read_calibration(folder: Path) -> Calibration | None:
 
 def log_odds_of(log_probability: float) -> float:
     """Return log(p / (1 - p)) of a probability given by its natural log, kept finite."""
-    probability = min(max(math.exp(log_probability), LEAST_PROBABILITY), 1 - LEAST_PROBABILITY)
+    probability = min(max(math.exp(log_probability), MIN_PROBABILITY), 1 - MIN_PROBABILITY)
     return math.log(probability / (1 - probability))
 
 

@@ -1,6 +1,6 @@
-"""The answers that a model's readings of one image make, weighed against each other.
+"""The answers that a model's outputs of one image make, weighed against each other.
 
-Responsible for: readings that make the same answer (expressions of one value, letters in either
+Responsible for: outputs that make the same answer (expressions of one value, letters in either
 case) counted as one, and answers that the options do not allow left out. Invariant: the first
 candidate has the most probability among those allowed; an engine that obeys no constraints still
 gets the answer to what it said.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from qwen_captcha.recognition.constraints import constraints_for
 from qwen_captcha.recognition.extraction import ExtractedAnswer, extract_answer
 from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.reading import Capabilities, Reading
+from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +25,29 @@ class Candidate:
 
     Attributes:
         extracted: The answer.
-        reading: The most probable reading that makes it.
-        log_mass: Natural log of the probability of all readings that make it; None where the
+        output: The most probable output that makes it.
+        log_mass: Natural log of the probability of all outputs that make it; None where the
             engine gives none.
     """
 
     extracted: ExtractedAnswer
-    reading: Reading
+    output: GenerationOutput
     log_mass: float | None
 
 
 def find_candidates(
-    reading: Reading, options: Options, capabilities: Capabilities
+    output: GenerationOutput, options: Options, capabilities: Capabilities
 ) -> list[Candidate]:
-    """Return the answers that a reading and its alternatives make, the most probable first.
+    """Return the answers that an output and its alternatives make, the most probable first.
 
     Args:
-        reading: What the model said.
+        output: What the model said.
         options: The request's options, without what the model cannot follow.
         capabilities: Of the model.
     """
     constraints = constraints_for(options, follows_prompts=capabilities.follows_prompts)
-    makers: dict[ExtractedAnswer, list[Reading]] = defaultdict(list)
-    for one in (reading, *reading.alternatives):
+    makers: dict[ExtractedAnswer, list[GenerationOutput]] = defaultdict(list)
+    for one in (output, *output.alternatives):
         extracted = extract_answer(
             one.raw_response, options, answers_questions=capabilities.answers_questions
         )
@@ -62,10 +62,10 @@ def find_candidates(
     return sorted(candidates, key=lambda candidate: -(candidate.log_mass or 0.0))
 
 
-def _candidate(extracted: ExtractedAnswer, readings: Sequence[Reading]) -> Candidate:
-    # A reading comes before its alternatives, and those in the order of their probabilities.
-    best = readings[0]
-    known = [one.log_probability for one in readings if one.log_probability is not None]
+def _candidate(extracted: ExtractedAnswer, outputs: Sequence[GenerationOutput]) -> Candidate:
+    # An output comes before its alternatives, and those in the order of their probabilities.
+    best = outputs[0]
+    known = [one.log_probability for one in outputs if one.log_probability is not None]
     if not known or not math.isfinite(known[0]):
         return Candidate(extracted, best, known[0] if known else None)
     mass = sum(math.exp(log_probability - known[0]) for log_probability in known)

@@ -1,6 +1,6 @@
 """From the probabilities of tokens to the probability that an answer is right.
 
-Responsible for: what of a reading bears on that. Invariant: a confidence is a number from 0 to 1,
+Responsible for: what of an output bears on that. Invariant: a confidence is a number from 0 to 1,
 the model's own probability of the answer where it brings no calibration, and 0 where the engine
 gives no probabilities.
 """
@@ -18,8 +18,8 @@ def evidence_of(candidate: Candidate) -> Evidence | None:
     """Return what bears on an answer, None where the engine gives no probabilities."""
     if candidate.log_mass is None or math.isnan(candidate.log_mass):
         return None
-    scores = [token.log_probability for token in candidate.reading.tokens]
-    # Among what was allowed, and in either case, a reading is more probable than among all.
+    scores = [token.log_probability for token in candidate.output.tokens]
+    # Among what was allowed, and in either case, an output is more probable than among all.
     whole = min(0.0, max([candidate.log_mass, sum(scores)] if scores else [candidate.log_mass]))
     weakest = min(0.0, max(whole, min(scores, default=whole)))
     return Evidence(whole, weakest)

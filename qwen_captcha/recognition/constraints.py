@@ -24,7 +24,7 @@ from qwen_captcha.recognition.options import (
     Options,
 )
 
-# Other readings that a request for details gets.
+# Other outputs that a request for details gets.
 MAX_ALTERNATIVES = 5
 
 
@@ -42,7 +42,7 @@ class DecodingConstraints:
         case: `lower` and `upper` make both cases of a letter one: their probabilities add up, and
             the response may spell either.
         kind: What the captcha shows; `charset` has that in it already.
-        alternatives: How many further readings are wanted, from 0 to `MAX_ALTERNATIVES`.
+        alternatives: How many further outputs are wanted, from 0 to `MAX_ALTERNATIVES`.
     """
 
     charset: Charset | None = None

@@ -36,7 +36,7 @@ def details_of(candidates: Sequence[Candidate], confidence: float) -> Details:
 
 def _characters(candidate: Candidate, confidence: float) -> list[list[object]]:
     """Return what was read, character by character, each with its confidence."""
-    tokens = candidate.reading.tokens
+    tokens = candidate.output.tokens
     total = sum(token.log_probability for token in tokens)
     log_confidence = math.log(confidence) if confidence > 0 else -math.inf
     characters: list[list[object]] = []

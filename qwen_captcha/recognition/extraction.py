@@ -27,7 +27,7 @@ from qwen_captcha.recognition.options import (
 from qwen_captcha.recognition.phrases import (
     find_announced,
     find_quoted,
-    is_chatter_word,
+    is_filler_word,
     is_prose,
     is_refusal,
     split_clauses,
@@ -168,7 +168,7 @@ def _is_answer(text: str, *, alone: bool) -> bool:
     """Tell whether a text can be an answer: it has a letter or digit and is no chatter."""
     if is_prose(text) or not _has_alphanumeric(text):
         return False
-    return alone or not is_chatter_word(text)
+    return alone or not is_filler_word(text)
 
 
 def _has_alphanumeric(text: str) -> bool:

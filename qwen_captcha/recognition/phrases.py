@@ -141,7 +141,7 @@ def _last_alphanumeric(text: str) -> int:
     return next((at for at in range(len(text) - 1, -1, -1) if text[at].isalnum()), -1)
 
 
-def is_chatter_word(text: str) -> bool:
+def is_filler_word(text: str) -> bool:
     """Tell whether a text is a single word of our vocabulary, longer than a letter."""
     return len(text) > 1 and text.lower() in _WORDS
 
@@ -154,7 +154,7 @@ def is_prose(text: str) -> bool:
     spaces.
     """
     words = [word.strip(".,;:!?\"'()") for word in text.split()]
-    if sum(map(is_chatter_word, words)) >= 2:
+    if sum(map(is_filler_word, words)) >= 2:
         return True
     if sum(len(word) >= 3 and word.isalpha() and word.isascii() for word in words) >= 5:
         return True

@@ -36,7 +36,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadingTask:
+class GenerationRequest:
     """One image to read.
 
     Attributes:
@@ -55,7 +55,7 @@ class ReadingTask:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadToken:
+class TokenLogprob:
     """One token of a response, or several that spell one character together.
 
     Attributes:
@@ -69,7 +69,7 @@ class ReadToken:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class GenerationOutput:
     """What a model said about one image.
 
     Attributes:
@@ -80,11 +80,11 @@ class Reading:
         complete: The model ended by itself and was not cut at `max_new_tokens`.
         tokens: What `raw_response` consists of, the end token last if there is one; empty where
             the engine tells nothing about single tokens.
-        alternatives: Other readings, the most probable first, without alternatives of their own.
+        alternatives: Other outputs, the most probable first, without alternatives of their own.
     """
 
     raw_response: str
     log_probability: float | None
     complete: bool
-    tokens: tuple[ReadToken, ...] = ()
-    alternatives: tuple[Reading, ...] = ()
+    tokens: tuple[TokenLogprob, ...] = ()
+    alternatives: tuple[GenerationOutput, ...] = ()

@@ -15,7 +15,7 @@ from flask import Flask
 from playwright.sync_api import Browser, FilePayload, expect
 
 from qwen_captcha.app import create_app
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
     PATIENCE_S,
@@ -161,7 +161,7 @@ def test_options_are_sent_and_the_command_asks_for_the_same(
 ) -> None:
     prompt = "it's $HOME; 文"
 
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         allowed = task.constraints.charset
         read = "".join(c for c in "a@1'b" if allowed is None or c in allowed)
         return read + "-asked" * (task.prompt == prompt)

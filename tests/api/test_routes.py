@@ -15,7 +15,7 @@ from werkzeug.test import TestResponse
 from qwen_captcha import __version__
 from qwen_captcha.app import create_app
 from qwen_captcha.errors import CaptchaServiceError, OutOfMemory, every_error_type
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
 from tests.support.fake_backend import (
@@ -245,7 +245,7 @@ def test_the_right_errors_are_for_another_instance() -> None:
 def test_a_model_that_broke_is_reported_and_may_recover(
     client: FlaskClient, backend: FakeBackend
 ) -> None:
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         raise ValueError("non-finite logits")
 
     read, backend.say = backend.say, say

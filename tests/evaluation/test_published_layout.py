@@ -30,7 +30,7 @@ from qwen_captcha.recognition.charsets import (
 )
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Case
-from qwen_captcha.recognition.reading import Capabilities, ReadingTask
+from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
 from tests.support.checkpoints import (
     documented_inputs,
     noise_images,
@@ -149,7 +149,7 @@ def test_the_hub_name_is_loaded_and_answers_as_greedy_generate(snapshot: Path) -
     backend.load()
     assert backend.capabilities == Capabilities()
     images = noise_images([(160, 60), (100, 30), (60, 160)])
-    readings = backend.read([ReadingTask(image, PROMPT, 6) for image in images])
+    readings = backend.read([GenerationRequest(image, PROMPT, 6) for image in images])
     model = Qwen2VLForConditionalGeneration.from_pretrained(snapshot, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(snapshot)
     low, high = PIXEL_RANGE
@@ -180,7 +180,7 @@ def test_constraints_hold_for_tokens_of_several_characters_and_of_parts() -> Non
     backend = new_backend()
     backend.load()
     tasks = [
-        ReadingTask(image, PROMPT, 12, constraints)
+        GenerationRequest(image, PROMPT, 12, constraints)
         for image, constraints in zip(
             noise_images([(160, 60), (100, 30), (90, 140), (160, 60)]),
             CONSTRAINTS.values(),

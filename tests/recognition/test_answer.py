@@ -12,30 +12,32 @@ from qwen_captcha.recognition.answer import (
     PROMPT_IGNORED,
     RESPONSE_CUT,
     Answer,
-    answer_from_reading,
+    answer_from_output,
     failed_answer,
     obeyed_options,
 )
 from qwen_captcha.recognition.charsets import DIGITS, Charset
 from qwen_captcha.recognition.options import Kind, Options
-from qwen_captcha.recognition.reading import Capabilities, Reading
+from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
 OBEDIENT = Capabilities()
 BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
-CERTAIN = Reading("a3b9", 0.0, complete=True)
-SUM = Reading("3+5=?", 0.0, complete=True)
+CERTAIN = GenerationOutput("a3b9", 0.0, complete=True)
+SUM = GenerationOutput("3+5=?", 0.0, complete=True)
 
 
 def test_an_answer_has_the_text_and_keeps_what_the_model_said() -> None:
-    reading = Reading(" 3+5=? ", math.log(0.8), complete=True)
-    assert answer_from_reading(reading, Options(), OBEDIENT) == Answer(
+    reading = GenerationOutput(" 3+5=? ", math.log(0.8), complete=True)
+    assert answer_from_output(reading, Options(), OBEDIENT) == Answer(
         text="8", confidence=0.8, success=True, raw_response=" 3+5=? "
     )
 
 
 @pytest.mark.parametrize("raw_response", ["", "  \n", "5/0", "I'm sorry, I can't help with that."])
 def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
-    answer = answer_from_reading(Reading(raw_response, 0.0, complete=True), Options(), OBEDIENT)
+    answer = answer_from_output(
+        GenerationOutput(raw_response, 0.0, complete=True), Options(), OBEDIENT
+    )
     assert answer == Answer(
         text="",
         confidence=0.0,
@@ -47,7 +49,7 @@ def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
 
 
 def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
-    answer = answer_from_reading(CERTAIN, Options(kind=Kind.QUESTION), BUNDLED)
+    answer = answer_from_output(CERTAIN, Options(kind=Kind.QUESTION), BUNDLED)
     assert (answer.success, answer.error_type, answer.raw_response) == (False, "no_answer", "a3b9")
 
 
@@ -64,10 +66,10 @@ def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
         (SUM, Options(charset=DIGITS), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
         (SUM, Options(length=(4, 4)), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
         (SUM, Options(kind=Kind.MATH), OBEDIENT, ()),
-        (Reading("a3b9", None, complete=True), Options(), OBEDIENT, (CONFIDENCE_UNKNOWN,)),
-        (Reading("a3b9", 0.0, complete=False), Options(), OBEDIENT, (RESPONSE_CUT,)),
+        (GenerationOutput("a3b9", None, complete=True), Options(), OBEDIENT, (CONFIDENCE_UNKNOWN,)),
+        (GenerationOutput("a3b9", 0.0, complete=False), Options(), OBEDIENT, (RESPONSE_CUT,)),
         (
-            Reading("", None, complete=False),
+            GenerationOutput("", None, complete=False),
             Options(prompt="read", charset=DIGITS, kind=Kind.MATH),
             BUNDLED,
             (PROMPT_IGNORED, NOT_FOR_ARITHMETIC, CONFIDENCE_UNKNOWN, RESPONSE_CUT),
@@ -90,16 +92,19 @@ def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
     ],
 )
 def test_what_had_no_effect_is_said(
-    reading: Reading, options: Options, capabilities: Capabilities, warnings: tuple[str, ...]
+    reading: GenerationOutput,
+    options: Options,
+    capabilities: Capabilities,
+    warnings: tuple[str, ...],
 ) -> None:
-    assert answer_from_reading(reading, options, capabilities).warnings == warnings
+    assert answer_from_output(reading, options, capabilities).warnings == warnings
 
 
 def test_a_prompt_that_had_no_effect_does_not_change_how_the_text_is_read() -> None:
-    reading = Reading("3+5=?", 0.0, complete=True)
+    reading = GenerationOutput("3+5=?", 0.0, complete=True)
     options = Options(prompt="What does it say?")
-    assert answer_from_reading(reading, options, BUNDLED).text == "8"
-    assert answer_from_reading(reading, options, OBEDIENT).text == "3+5=?"
+    assert answer_from_output(reading, options, BUNDLED).text == "8"
+    assert answer_from_output(reading, options, OBEDIENT).text == "3+5=?"
     assert obeyed_options(options, BUNDLED) == Options()
     assert obeyed_options(options, OBEDIENT) is options
 

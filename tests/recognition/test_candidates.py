@@ -33,28 +33,28 @@ from qwen_captcha.recognition.options import (
 )
 from qwen_captcha.recognition.reading import (
     Capabilities,
-    Reading,
-    ReadToken,
+    GenerationOutput,
+    TokenLogprob,
 )
 
 BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
 IDENTITY = Curve(bias=0.0, whole=1.0, weakest=0.0)
 
 
-def reading(shares: dict[str, float]) -> Reading:
+def reading(shares: dict[str, float]) -> GenerationOutput:
     """Return readings with their probabilities, the first one with the others beside it."""
     first, *others = [
-        Reading(text, math.log(share), complete=True) for text, share in shares.items()
+        GenerationOutput(text, math.log(share), complete=True) for text, share in shares.items()
     ]
-    return Reading(first.raw_response, first.log_probability, True, (), tuple(others))
+    return GenerationOutput(first.raw_response, first.log_probability, True, (), tuple(others))
 
 
-def spelled(text: str, scores: list[float]) -> Reading:
-    tokens = [ReadToken(part, score) for part, score in zip([*text, ""], scores, strict=True)]
-    return Reading(text, sum(scores), True, tuple(tokens))
+def spelled(text: str, scores: list[float]) -> GenerationOutput:
+    tokens = [TokenLogprob(part, score) for part, score in zip([*text, ""], scores, strict=True)]
+    return GenerationOutput(text, sum(scores), True, tuple(tokens))
 
 
-def candidates(read: Reading, **options: object) -> list[Candidate]:
+def candidates(read: GenerationOutput, **options: object) -> list[Candidate]:
     return find_candidates(read, Options(**options), BUNDLED)
 
 
@@ -93,7 +93,7 @@ def test_readings_that_make_one_answer_add_up(
 
 
 def test_without_probabilities_there_is_an_answer_of_unknown_confidence() -> None:
-    [candidate] = candidates(Reading("a3b9", None, complete=True))
+    [candidate] = candidates(GenerationOutput("a3b9", None, complete=True))
     assert candidate.extracted.text == "a3b9"
     assert evidence_of(candidate) is None
     assert confidence_of(candidate, None) == 0.0
@@ -107,7 +107,7 @@ def test_without_probabilities_there_is_an_answer_of_unknown_confidence() -> Non
 def test_uncalibrated_confidence_is_the_model_s_probability(
     log_probability: float, confidence: float
 ) -> None:
-    [candidate] = candidates(Reading("a3b9", log_probability, complete=True))
+    [candidate] = candidates(GenerationOutput("a3b9", log_probability, complete=True))
     assert confidence_of(candidate, None) == pytest.approx(confidence, abs=1e-5)
 
 
@@ -199,8 +199,8 @@ def test_the_same_text_in_another_case_is_no_alternative() -> None:
 
 def test_details_stay_under_two_kilobytes() -> None:
     long = spelled("龥" * 200, [-0.001] * 201)
-    others = tuple(Reading(chr(0x4E00 + n) * 32, -9.0, True) for n in range(9))
-    first = Reading(long.raw_response, long.log_probability, True, long.tokens, others)
+    others = tuple(GenerationOutput(chr(0x4E00 + n) * 32, -9.0, True) for n in range(9))
+    first = GenerationOutput(long.raw_response, long.log_probability, True, long.tokens, others)
     details = details_of(candidates(first), 0.123456)
     assert len(details["alternatives"]) == 5
     assert len(json.dumps(details, ensure_ascii=False).encode()) < 2000

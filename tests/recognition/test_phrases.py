@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from qwen_captcha.recognition.phrases import (
     find_announced,
     find_quoted,
-    is_chatter_word,
+    is_filler_word,
     is_prose,
     is_refusal,
     split_clauses,
@@ -272,9 +272,9 @@ def test_clauses(text: str, clauses: list[str]):
 
 @pytest.mark.parametrize("text", ["text", "Captcha", "is", "验证码"])
 def test_chatter_word(text: str):
-    assert is_chatter_word(text)
+    assert is_filler_word(text)
 
 
 @pytest.mark.parametrize("text", ["", "a", "i", "a3b9", "the text"])
 def test_no_chatter_word(text: str):
-    assert not is_chatter_word(text)
+    assert not is_filler_word(text)

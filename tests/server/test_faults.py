@@ -71,11 +71,11 @@ def test_a_batch_that_does_not_fit_a_gpu_is_read_in_parts(
     before = said(client)
     decode, sizes = engine.decode_greedily, []
 
-    def decode_two(continuation: object, vocabulary: object, limits: Sequence[int]) -> object:
+    def decode_two(prompts: object, vocabulary: object, limits: Sequence[int]) -> object:
         sizes.append(len(limits))
         if len(limits) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return decode(continuation, vocabulary, limits)
+        return decode(prompts, vocabulary, limits)
 
     monkeypatch.setattr(engine, "decode_greedily", decode_two)
     assert said(client) == before

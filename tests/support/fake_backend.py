@@ -16,8 +16,8 @@ from qwen_captcha.backends.base import RemoteEngine
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import (
     Capabilities,
-    Reading,
-    ReadingTask,
+    GenerationOutput,
+    GenerationRequest,
 )
 from qwen_captcha.service import TRIAL, CaptchaService
 
@@ -28,7 +28,7 @@ PATIENCE_S = 30.0
 ServiceFactory = Callable[..., CaptchaService]
 
 
-def width_of(task: ReadingTask) -> str:
+def width_of(task: GenerationRequest) -> str:
     """Read an image as its width, so that every image has an answer of its own."""
     return f"w{task.image.width}"
 
@@ -51,7 +51,7 @@ class FakeBackend:
 
     def __init__(
         self,
-        say: Callable[[ReadingTask], str] = width_of,
+        say: Callable[[GenerationRequest], str] = width_of,
         *,
         log_probability: float | None = -0.25,
         complete: bool = True,
@@ -63,7 +63,7 @@ class FakeBackend:
         self.complete = complete
         self.capabilities = capabilities or Capabilities()
         self.load_error = load_error
-        self.batches: list[list[ReadingTask]] = []
+        self.batches: list[list[GenerationRequest]] = []
         self._open = threading.Event()
         self._open.set()
         self._entered = threading.Semaphore(0)
@@ -75,13 +75,15 @@ class FakeBackend:
         if self.load_error is not None:
             raise self.load_error
 
-    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
+    def read(self, tasks: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         assert threading.current_thread() is self._owner, "another thread than load's called read"
         if tasks[0].image.size != TRIAL.image.size:
             self.batches.append(list(tasks))
             self._entered.release()
             assert self._open.wait(PATIENCE_S)
-        return [Reading(self.say(task), self.log_probability, self.complete) for task in tasks]
+        return [
+            GenerationOutput(self.say(task), self.log_probability, self.complete) for task in tasks
+        ]
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -115,7 +117,7 @@ def create_quick_app() -> Flask:
 def create_steady_app() -> Flask:
     """Return an application that takes 100 ms for each image."""
 
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         time.sleep(0.1)
         return width_of(task)
 
@@ -138,7 +140,7 @@ def create_gated_app(folder: str) -> Flask:
     `go-on` is opened from the other side.
     """
 
-    def say(task: ReadingTask) -> str:
+    def say(task: GenerationRequest) -> str:
         if task.image.width == 500:
             Path(folder, "reading").open("w").close()
             Path(folder, "go-on").open().close()

@@ -13,9 +13,9 @@ from playwright.sync_api import Browser, Page, Request, ViewportSize, sync_playw
 from werkzeug.serving import make_server
 
 from qwen_captcha.recognition.reading import (
-    Reading,
-    ReadingTask,
-    ReadToken,
+    GenerationOutput,
+    GenerationRequest,
+    TokenLogprob,
 )
 from tests.support.fake_backend import FakeBackend
 
@@ -29,14 +29,14 @@ PATIENCE_MS = 20_000
 class SureBackend(FakeBackend):
     """Reads with a token for each character, and knows one other reading."""
 
-    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
+    def read(self, tasks: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         return [
-            Reading(
+            GenerationOutput(
                 reading.raw_response,
                 -0.25,
                 complete=True,
-                tokens=tuple(ReadToken(letter, -0.05) for letter in reading.raw_response),
-                alternatives=(Reading("other", -2.0, complete=True),),
+                tokens=tuple(TokenLogprob(letter, -0.05) for letter in reading.raw_response),
+                alternatives=(GenerationOutput("other", -2.0, complete=True),),
             )
             for reading in super().read(tasks)
         ]

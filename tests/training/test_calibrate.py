@@ -13,8 +13,8 @@ from qwen_captcha.images.crop import crop_to_text
 from qwen_captcha.recognition.calibration import Curve, Evidence
 from qwen_captcha.recognition.reading import (
     Capabilities,
-    Reading,
-    ReadingTask,
+    GenerationOutput,
+    GenerationRequest,
 )
 from training.calibrate import Outcome, collect, figures_of, fit, fit_curve
 
@@ -69,9 +69,9 @@ def test_what_was_read_is_judged_as_the_service_answers() -> None:
 
     shown: list[tuple[int, int]] = []
 
-    def read(tasks: Sequence[ReadingTask]) -> list[Reading]:
+    def read(tasks: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         shown[:] = [task.image.size for task in tasks]
-        return [Reading(text, math.log(0.5), complete=True) for text in said.values()]
+        return [GenerationOutput(text, math.log(0.5), complete=True) for text in said.values()]
 
     image = Image.new("RGB", (100, 40), "white")
     ImageDraw.Draw(image).rectangle((20, 10, 50, 20), "black")

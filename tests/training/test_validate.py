@@ -15,7 +15,7 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.recognition.answer import image_shown
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from training import held_out
 from training.build import MAX_PIXELS, MIN_PIXELS
 from training.learning.curriculum import LEVELS
@@ -43,7 +43,7 @@ def test_validation_reads_as_the_service_does(monkeypatch: pytest.MonkeyPatch) -
     hits: dict[str, list[bool]] = defaultdict(list)
     for drawn, text, kind in held_out.draw_held_out(IMAGES, FONTS, VALIDATION_SEED):
         image = image_shown(Image.fromarray(drawn.image), backend.capabilities)
-        [reading] = backend.read([ReadingTask(image, "", 24)])
+        [reading] = backend.read([GenerationRequest(image, "", 24)])
         hits[kind].append(reading.raw_response == text.replace(" ", ""))
     model = Qwen2VLForConditionalGeneration.from_pretrained(BUNDLED_CHECKPOINT, dtype=torch.float32)
     tokenizer = AutoProcessor.from_pretrained(BUNDLED_CHECKPOINT).tokenizer

@@ -17,7 +17,7 @@ from torch.nn import functional
 from training.build import MERGE_SIZE
 from training.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 
-LONGEST = 24  # most characters whose order is told apart
+MAX_CHARACTERS = 24  # most characters whose order is told apart
 
 
 def patch_centres(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -50,7 +50,7 @@ class GlyphHeads(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.project = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width))
-        self.order = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, LONGEST + 1))
+        self.order = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, MAX_CHARACTERS + 1))
 
     def forward(
         self,
@@ -79,7 +79,7 @@ class GlyphHeads(nn.Module):
         glyph_loss = vocabulary.losses(logits, targets[:, :-1][characters]).mean()
         absent = ~characters[..., None]
         nearest, owner = distances.masked_fill(absent, torch.inf).min(dim=1)  # each (B, P)
-        order = torch.where(nearest <= 1, owner.clamp_max(LONGEST - 1) + 1, 0)
+        order = torch.where(nearest <= 1, owner.clamp_max(MAX_CHARACTERS - 1) + 1, 0)
         order_loss = functional.cross_entropy(
             self.order(patches).float().flatten(0, 1), order.flatten()
         )

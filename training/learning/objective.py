@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.qwen2vl.vocabulary import GUESS
+from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
 from training.learning.auxiliary_heads import GlyphHeads
 from training.learning.column_head import ColumnHead
@@ -93,9 +93,10 @@ class Objective(nn.Module):
         tokenizer: Its tokenizer.
         run_block: Runs one vision block.
         unaided_share: Share of images whose answer the model gives at once, as if nothing of it
-            were known: the service guesses several tokens ahead of the certain ones, and such
-            guesses are worth the more the oftener they are right. Source: the parallel decoding of
-            Ghazvininejad et al. 2019, https://arxiv.org/abs/1904.09324, in its first step.
+            were known: the service drafts several tokens ahead of the certain ones, and such
+            draft tokens are worth the more the oftener they are right. Source: the parallel
+            decoding of Ghazvininejad et al. 2019, https://arxiv.org/abs/1904.09324, in its first
+            step.
         hopeless_share: Share of a batch, the worst read, from which nothing is learnt.
     """
 
@@ -132,7 +133,7 @@ class Objective(nn.Module):
         self, labels: list[str], cells: int, unaided: torch.Tensor, device: torch.device
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return input ids (B, T) and the targets of the answer (B, A), right-padded."""
-        guess = self._encode(GUESS)[0]
+        draft_token = self._encode(DRAFT_TEXT)[0]
         prefix = [_ID["<|vision_start|>"], *[_ID["<|image_pad|>"]] * cells, _ID["<|vision_end|>"]]
         answers = [[*self._encode(label), _ID["<|im_end|>"]] for label in labels]
         longest = max(map(len, answers))
@@ -142,7 +143,7 @@ class Objective(nn.Module):
             ids[row, : len(prefix)] = torch.tensor(prefix)
             ids[row, len(prefix) : len(prefix) + len(answer) - 1] = torch.tensor(answer[:-1])
             if unaided[row]:
-                ids[row, len(prefix) :] = guess
+                ids[row, len(prefix) :] = draft_token
             targets[row, : len(answer)] = torch.tensor(answer)
         return ids.to(device), targets.to(device)
 

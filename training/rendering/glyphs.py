@@ -26,7 +26,7 @@ from training.rendering.styles import Style
 
 Mask = NDArray[np.float32]
 
-_LEAST_GAP = -0.25  # em; letters that lie on each other any further are read by nobody
+_MIN_GAP = -0.25  # em; letters that lie on each other any further are read by nobody
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def lay_out(
     fill = rng.uniform(0.8, 1.02) if len(text) > 2 else 0.95
     em = min(em, fill * width / max(natural, 0.4), 1.25 * height)
     changes = _gap_changes(len(drawn), style.gap_jitter, rng)
-    gaps = [max(_LEAST_GAP, tracking + change) * em * style.stretch for change in changes]
+    gaps = [max(_MIN_GAP, tracking + change) * em * style.stretch for change in changes]
     return _place(drawn, style, (height, width), em / source, gaps, rng), em
 
 

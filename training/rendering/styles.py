@@ -119,13 +119,13 @@ _CLUTTER = (
     ("dots", 0.45),
     ("strike", 0.3),
 )
-_MOST_CLUTTER = 3  # with more kinds at once nobody reads it, and a model only learns to guess
+_MAX_CLUTTER = 3  # with more kinds at once nobody reads it, and a model only learns to guess
 
 
 def _clutter_kinds(trait: Traits, difficulty: float) -> frozenset[str]:
     drawn = [(trait[f"chance of {kind}"].random() / chance, kind) for kind, chance in _CLUTTER]
     kinds = [kind for rank, kind in sorted(drawn) if rank < difficulty]
-    return frozenset(kinds[:_MOST_CLUTTER])
+    return frozenset(kinds[:_MAX_CLUTTER])
 
 
 # What makes a captcha harder, and its value where it is switched off.
@@ -159,13 +159,13 @@ _TRAITS: dict[str, Any] = {
     "aliased": False,
     **{kind: 0 for kind, _ in _CLUTTER},
 }
-_MOST_TRAITS = (2, 7)  # a generator does a few things, and those thoroughly
+_TRAIT_COUNTS = (2, 7)  # a generator does a few things, and those thoroughly
 
 
 def _of_few_traits(trait: Traits, style: Style) -> Style:
     traits = [name for name, off in _TRAITS.items() if getattr(style, name) != off]
     traits.sort(key=lambda name: trait[f"rank of {name}"].random())
-    kept = traits[: trait["number of traits"].randint(*_MOST_TRAITS)]
+    kept = traits[: trait["number of traits"].randint(*_TRAIT_COUNTS)]
     return replace(style, **{name: _TRAITS[name] for name in traits if name not in kept})
 
 

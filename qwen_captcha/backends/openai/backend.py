@@ -17,8 +17,8 @@ from PIL import Image
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import RemoteEngine
-from qwen_captcha.backends.openai.chat import chat_request, reading_of
-from qwen_captcha.backends.openai.client import LONGEST_CALL_S, EngineClient
+from qwen_captcha.backends.openai.chat import chat_request, output_of
+from qwen_captcha.backends.openai.client import MAX_CALL_S, EngineClient
 from qwen_captcha.backends.openai.servers import (
     SERVERS,
     ServerTraits,
@@ -40,8 +40,8 @@ from qwen_captcha.recognition.constraints import UNRESTRICTED
 from qwen_captcha.recognition.options import Kind
 from qwen_captcha.recognition.reading import (
     Capabilities,
-    Reading,
-    ReadingTask,
+    GenerationOutput,
+    GenerationRequest,
 )
 from qwen_captcha.value_parsers import Secret
 
@@ -151,14 +151,14 @@ class OpenAIBackend:
                 self._pause(RETRY_S)
         log.info("%s is served by %s at %s", self.model_name, self._server, self._base_url)
 
-    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
-        """Read images one after the other; the result has one reading a task, in order.
+    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+        """Read images one after the other; the result has one output a request, in order.
 
         Raises:
             CaptchaServiceError: The server did not read one of them; `engine_client.py` has the
                 list of what that can be.
         """
-        return [self._read_one(task) for task in tasks]
+        return [self._read_one(request) for request in requests]
 
     def close(self) -> None:
         """Close the connections to the server."""
@@ -169,31 +169,31 @@ class OpenAIBackend:
         """What the server takes; of one that is not known yet, no more than OpenAI documents."""
         return SERVERS[self._server or "openai"]
 
-    def _read_one(self, task: ReadingTask) -> Reading:
+    def _read_one(self, request: GenerationRequest) -> GenerationOutput:
         """Read one image, without its constraints first where it may show arithmetic.
 
         A grammar of digits alone would make digits of `3+5=?`; charset and length are not for it.
         """
-        if task.constraints.restricts and task.constraints.kind is Kind.AUTO:
-            free = self._ask(replace(task, constraints=UNRESTRICTED))
+        if request.constraints.restricts and request.constraints.kind is Kind.AUTO:
+            free = self._ask(replace(request, constraints=UNRESTRICTED))
             text = free.raw_response.strip()
-            settled = looks_like_arithmetic(text) or task.constraints.allows(text)
+            settled = looks_like_arithmetic(text) or request.constraints.allows(text)
             if settled or self._traits.constraint_fields is None:
                 return free
-        return self._ask(task)
+        return self._ask(request)
 
-    def _ask(self, task: ReadingTask) -> Reading:
+    def _ask(self, request: GenerationRequest) -> GenerationOutput:
         """Send one request and return what the model said."""
         model = self._model.checkpoint if self._model else ""
-        body = chat_request(task, model, self._traits, self._pixel_range)
+        body = chat_request(request, model, self._traits, self._pixel_range)
         try:
-            reply = self._client.post(f"{self._base_url}/chat/completions", body, task.deadline)
-            reading = reading_of(reply)
+            reply = self._client.post(f"{self._base_url}/chat/completions", body, request.deadline)
+            output = output_of(reply)
         except EngineFailed:
             self._doubtful = True
             raise
         self._doubtful = False
-        return reading
+        return output
 
     def _connect(self) -> None:
         """Ask the server what it is, and have it read an image."""
@@ -226,9 +226,9 @@ class OpenAIBackend:
 
     def _try_out(self) -> None:
         """Read a blank image."""
-        deadline = self._monotonic() + LONGEST_CALL_S
+        deadline = self._monotonic() + MAX_CALL_S
         trial = Image.new("RGB", (160, 60), "white")
-        self._read_one(ReadingTask(trial, TRIAL_PROMPT, TRIAL_TOKENS, deadline=deadline))
+        self._read_one(GenerationRequest(trial, TRIAL_PROMPT, TRIAL_TOKENS, deadline=deadline))
         self._reachable = True
 
     def _probe(self) -> None:

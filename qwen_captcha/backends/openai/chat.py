@@ -18,9 +18,9 @@ from qwen_captcha.backends.openai.servers import ServerTraits
 from qwen_captcha.errors import DEFAULT_RETRY_S, EngineFailed
 from qwen_captcha.images.resize import size_shown, with_borders
 from qwen_captcha.recognition.reading import (
-    Reading,
-    ReadingTask,
-    ReadToken,
+    GenerationOutput,
+    GenerationRequest,
+    TokenLogprob,
 )
 
 # `transformers serve` puts the prompt's own into the response where a chat template has no turns.
@@ -30,32 +30,32 @@ PNG_COMPRESSION = 1
 
 
 def chat_request(
-    task: ReadingTask, model: str, traits: ServerTraits, pixel_range: tuple[int, int]
+    request: GenerationRequest, model: str, traits: ServerTraits, pixel_range: tuple[int, int]
 ) -> dict[str, object]:
     """Return the body of a request that reads one image.
 
     Args:
-        task: The image and what is asked.
+        request: The image and what is asked.
         model: Which model of the server reads it.
         traits: What the server takes.
         pixel_range: Least and most pixels at which the image is sent.
     """
     content = [
-        {"type": "image_url", "image_url": {"url": image_address(task.image, pixel_range)}},
-        {"type": "text", "text": task.prompt},
+        {"type": "image_url", "image_url": {"url": image_address(request.image, pixel_range)}},
+        {"type": "text", "text": request.prompt},
     ]
     body: dict[str, object] = {
         "model": model,
         "messages": [{"role": "user", "content": content}],
-        "max_tokens": task.max_new_tokens,
+        "max_tokens": request.max_new_tokens,
         "temperature": 0.0,
         "frequency_penalty": 0.0,
         **traits.further_fields,
     }
     if traits.token_probabilities:
         body["logprobs"] = True
-    if traits.constraint_fields is not None and task.constraints.restricts:
-        body |= traits.constraint_fields(task.constraints)
+    if traits.constraint_fields is not None and request.constraints.restricts:
+        body |= traits.constraint_fields(request.constraints)
     return body
 
 
@@ -68,7 +68,7 @@ def image_address(image: Image.Image, pixel_range: tuple[int, int]) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def reading_of(reply: dict[str, Any]) -> Reading:
+def output_of(reply: dict[str, Any]) -> GenerationOutput:
     """Return what a model said.
 
     Raises:
@@ -85,9 +85,11 @@ def reading_of(reply: dict[str, Any]) -> Reading:
             "What the engine sent is not a chat completion.", retry_after_s=DEFAULT_RETRY_S
         ) from None
     if not tokens:
-        return Reading(raw_response, None, complete)
+        return GenerationOutput(raw_response, None, complete)
     log_probability = sum(token.log_probability for token in tokens)
-    return Reading(raw_response, log_probability, complete, _spelling(tokens, raw_response))
+    return GenerationOutput(
+        raw_response, log_probability, complete, _spelling(tokens, raw_response)
+    )
 
 
 def _encodable(text: str) -> str:
@@ -95,7 +97,7 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _tokens(logprobs: Any) -> list[ReadToken]:
+def _tokens(logprobs: Any) -> list[TokenLogprob]:
     """Return the tokens of a reply with their probabilities, none where it does not tell."""
     tokens = []
     for entry in (logprobs or {}).get("content") or []:
@@ -103,16 +105,16 @@ def _tokens(logprobs: Any) -> list[ReadToken]:
         if not isinstance(text, str) or not math.isfinite(log_probability):
             raise ValueError
         # Rounding makes some a little more than certain.
-        tokens.append(ReadToken(text, min(0.0, log_probability)))
+        tokens.append(TokenLogprob(text, min(0.0, log_probability)))
     return tokens
 
 
-def _spelling(tokens: list[ReadToken], raw_response: str) -> tuple[ReadToken, ...]:
+def _spelling(tokens: list[TokenLogprob], raw_response: str) -> tuple[TokenLogprob, ...]:
     """Return the tokens that spell a response; none where they do not, as with parts of one."""
     *body, last = tokens
     text = "".join(token.text for token in body)
     if text + last.text == raw_response:
         return tuple(tokens)
     if text == raw_response:
-        return (*body, ReadToken("", last.log_probability))
+        return (*body, TokenLogprob("", last.log_probability))
     return ()

@@ -38,7 +38,7 @@ MAX_RETRIES = 2
 FIRST_PAUSE_S = 0.25
 CONNECT_TIMEOUT_S = 3.0
 # For calls that no request waits for.
-LONGEST_CALL_S = 120.0
+MAX_CALL_S = 120.0
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 # How much of a reply that cannot be used is logged.
 LOGGED_CHARACTERS = 300
@@ -121,7 +121,7 @@ class EngineClient:
     async def _call_until(
         self, method: str, url: str, body: dict[str, object] | None, deadline: float
     ) -> dict[str, Any]:
-        left_s = min(deadline - self._monotonic(), LONGEST_CALL_S)
+        left_s = min(deadline - self._monotonic(), MAX_CALL_S)
         try:
             async with asyncio.timeout(left_s):
                 return await self._call(method, url, body, self._monotonic() + left_s)

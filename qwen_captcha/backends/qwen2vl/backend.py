@@ -34,13 +34,13 @@ from qwen_captcha.recognition.calibration import (
 )
 from qwen_captcha.recognition.reading import (
     Capabilities,
-    Reading,
-    ReadingTask,
+    GenerationOutput,
+    GenerationRequest,
 )
 from qwen_captcha.settings import set_unset_variables
 
 if TYPE_CHECKING:
-    from qwen_captcha.backends.qwen2vl.engine import CaptchaReader
+    from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 
 WARM_UP_PROMPT = "What does the image say?"
 WARM_UP_TOKENS = 4
@@ -84,7 +84,7 @@ class Qwen2VLBackend:
         self._gpu_available = hardware.count_gpus() > 0
         self._device = "cuda" if use_gpu and self._gpu_available else "cpu"
         self._capabilities = Capabilities()
-        self._reader: CaptchaReader | None = None
+        self._engine: Qwen2VLEngine | None = None
 
     @property
     def model_name(self) -> str:
@@ -146,7 +146,7 @@ class Qwen2VLBackend:
             calibration=_read_calibration(files),
         )
         try:
-            self._reader = self._load_reader(files)
+            self._engine = self._load_engine(files)
             self._warm_up()
         except (ArithmeticError, ValueError, RuntimeError) as error:
             raise ModelLoadError(
@@ -159,16 +159,16 @@ class Qwen2VLBackend:
             _gib(hardware.resident_memory_bytes()),
         )
 
-    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
-        """Read a batch; the result has one reading a task, in order.
+    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+        """Read a batch; the result has one output a request, in order.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
             RuntimeError: The model is not loaded.
         """
-        if self._reader is None:
+        if self._engine is None:
             raise RuntimeError("The model is not loaded.")
-        return self._reader.read(tasks)
+        return self._engine.read(requests)
 
     def _weights_on_the_hub(self) -> Weights | None:
         """Return the size of weights that are not here, None where the hub does not tell."""
@@ -177,11 +177,11 @@ class Qwen2VLBackend:
         log.info("%s is not here, or not all of it; it will be downloaded.", self._checkpoint)
         return checkpoint_files.described_weights(folder, self._checkpoint)
 
-    def _load_reader(self, files: CheckpointFiles) -> CaptchaReader:
+    def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine:
         limit_kernel_caches()
         # Seconds: torch and transformers are imported here and not before.
         from qwen_captcha.backends.qwen2vl import loading
-        from qwen_captcha.backends.qwen2vl.engine import CaptchaReader
+        from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 
         plan = self._plan(files, loading.visible_gpus())
         threads = loading.use_available_cores(self._workers)
@@ -201,9 +201,9 @@ class Qwen2VLBackend:
             )
         model = loading.load_model(files.folder, plan)
         processor = loading.load_processor(files.folder, self._agreed_pixel_range(files))
-        reader = CaptchaReader(model, processor)
+        engine = Qwen2VLEngine(model, processor)
         loading.spare_what_is_loaded()
-        return reader
+        return engine
 
     def _plan(self, files: CheckpointFiles, gpus: Sequence[Gpu]) -> LoadPlan:
         """Return where to load to, and remember what torch says about GPUs."""
@@ -241,9 +241,9 @@ class Qwen2VLBackend:
         """Read a drawn image, alone and in a batch, so that no caller waits for a first time."""
         image = Image.new("RGB", (160, 60), "white")
         ImageDraw.Draw(image).text((40, 10), "A1", fill="black", font_size=32)
-        task = ReadingTask(image, WARM_UP_PROMPT, WARM_UP_TOKENS)
+        request = GenerationRequest(image, WARM_UP_PROMPT, WARM_UP_TOKENS)
         for size in WARM_UP_BATCH_SIZES:
-            self.read([task] * size)
+            self.read([request] * size)
 
 
 def _read_calibration(files: CheckpointFiles) -> Calibration | None:

@@ -1,8 +1,8 @@
-"""Beam search: the most probable readings among those that are allowed.
+"""Beam search: the most probable outputs among those that are allowed.
 
 Responsible for: hypotheses, what they may go on with, when a search has found enough. Invariants:
 all hypotheses of all searches share one forward pass a step; a search does not depend on its
-neighbours; every reading that ended is inside its search's charset and length.
+neighbours; every output that ended is inside its search's charset and length.
 
 Dims: R live hypotheses of all searches, V vocabulary, k choices a hypothesis.
 """
@@ -17,7 +17,7 @@ from itertools import islice
 import torch
 
 from qwen_captcha.backends.qwen2vl.decode_state import (
-    Continuation,
+    DecodeState,
     NonFiniteLogitsError,
     Prompts,
 )
@@ -25,13 +25,13 @@ from qwen_captcha.backends.qwen2vl.greedy import Decoded, log_of_sum
 from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, count_characters
 
-# A reading this much less probable than another one is given up: one in 10,000.
+# An output this much less probable than another one is given up: one in 10,000.
 NEGLIGIBLE = math.log(1e-4)
 
 
 @dataclass(frozen=True, slots=True)
 class _Hypothesis:
-    """The tokens of a reading, which may have ended.
+    """The tokens of an output, which may have ended.
 
     Attributes:
         token_ids: The tokens, without the end token.
@@ -79,12 +79,12 @@ def search(
     """Run searches together.
 
     Args:
-        prompts: What the readings go on from.
+        prompts: What the outputs go on from.
         vocabulary: The model's tokens.
         plans: One a search; several may have the same row.
 
     Returns:
-        For each search its readings, the most probable first. One that is not complete is there
+        For each search its outputs, the most probable first. One that is not complete is there
         only where none ended before the tokens were used up; none where nothing is allowed.
 
     Raises:
@@ -101,12 +101,12 @@ def search(
             place += count
         live = [hypothesis for one in searches for hypothesis in one.live]
         if not live:
-            return [one.readings() for one in searches]
+            return [one.outputs() for one in searches]
         rows.select(torch.tensor([hypothesis.parent for hypothesis in live], device=rows.device))
         rows.choose(torch.tensor([hypothesis.token_ids[-1:] for hypothesis in live]))
 
 
-def _choices(rows: Continuation, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
+def _choices(rows: DecodeState, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
     """Return the most probable tokens that each live hypothesis may go on with."""
     known = rows.log_probabilities().squeeze(1)  # (R, V)
     masks = torch.stack([mask for one in searches for mask in one.masks()]).to(known.device)
@@ -135,7 +135,7 @@ def _choices(rows: Continuation, searches: Sequence[_Search], vocabulary: Vocabu
 
 
 class _Search:
-    """One search: its live hypotheses and the readings found."""
+    """One search: its live hypotheses and the outputs found."""
 
     def __init__(self, plan: SearchPlan, number: int, vocabulary: Vocabulary) -> None:
         self.plan = plan
@@ -157,7 +157,7 @@ class _Search:
         return masks
 
     def may_end(self) -> list[bool]:
-        """Return for each live hypothesis whether it is a whole reading."""
+        """Return for each live hypothesis whether it is a whole output."""
         return [
             not hypothesis.pending and count_characters(hypothesis.spelling) >= self.plan.min_length
             for hypothesis in self.live
@@ -184,7 +184,7 @@ class _Search:
         if self.live and len(self.live[0].token_ids) == self.plan.max_new_tokens:
             self._cut, self.live = self.live[:1], []
 
-    def readings(self) -> list[Decoded]:
+    def outputs(self) -> list[Decoded]:
         """Return what was found, the most probable first."""
         if not self._found:
             return [hypothesis.decoded(complete=False) for hypothesis in self._cut]

@@ -4,11 +4,11 @@ Responsible for: masks, positions and the cache over the steps; rows that branch
 or end. Invariants: a row does not depend on its neighbours, and prompts that were read once can be
 gone on from any number of times.
 
-A pass may read tokens that are only guessed behind those that are certain: where a guess turns out
-right, what follows it is known without a pass of its own. Which are right is up to the caller, and
-those that were not are forgotten.
+A pass may read tokens that are only drafted behind those that are certain: where a draft token
+turns out right, what follows it is known without a pass of its own. Which are right is up to the
+caller, and those that were not are forgotten.
 
-Dims: B rows, T tokens of the prompts, N tokens of one pass, one certain and the others guessed,
+Dims: B rows, T tokens of the prompts, N tokens of one pass, one certain and the others drafted,
 R rows chosen among B, V vocabulary, S size of a head.
 """
 
@@ -33,8 +33,8 @@ class Prompts:
     Attributes:
         decoder: Runs the text model.
         cache: Holds the prompts.
-        logits: (B, N, V) of the first token behind each and behind each guess.
-        guessed: (B, N - 1) tokens that were guessed.
+        logits: (B, N, V) of the first token behind each and behind each draft token.
+        drafted: (B, N - 1) tokens that were drafted.
         attention_mask: (B, T) bool, False where a row is padded on its left.
         rotation: (B, steps - 1, 1, S) of the tokens to come.
         steps: Most tokens to come, the end token included.
@@ -43,7 +43,7 @@ class Prompts:
     decoder: TextDecoder
     cache: KeyValueCache
     logits: torch.Tensor
-    guessed: torch.Tensor
+    drafted: torch.Tensor
     attention_mask: torch.Tensor
     rotation: Rotation
     steps: int
@@ -56,7 +56,7 @@ class Prompts:
         attention_mask: torch.Tensor,
         position_ids: torch.Tensor,
         steps: int,
-        guessed: torch.Tensor,
+        drafted: torch.Tensor,
     ) -> Prompts:
         """Run the prefill.
 
@@ -66,39 +66,39 @@ class Prompts:
             attention_mask: (B, T) bool, False where a row is padded on its left.
             position_ids: (3, B, T) M-RoPE positions.
             steps: Most tokens to come, the end token included.
-            guessed: (B, N - 1) tokens to come, fewer than `steps`, none or any.
+            drafted: (B, N - 1) tokens to come, fewer than `steps`, none or any.
         """
-        tokens, guesses = embeddings.shape[1], guessed.shape[1]
+        tokens, drafts = embeddings.shape[1], drafted.shape[1]
         cache = decoder.new_cache(tokens + steps - 1)
         rotation = decoder.rotation(_all_positions(position_ids, steps))
-        if guesses:
-            embeddings = torch.cat([embeddings, decoder.embed(guessed)], dim=1)
+        if drafts:
+            embeddings = torch.cat([embeddings, decoder.embed(drafted)], dim=1)
         logits = decoder.forward(
             embeddings,
-            rotation.between(0, tokens + guesses),
-            _prompt_mask(_with_later_tokens(attention_mask, guesses)),
+            rotation.between(0, tokens + drafts),
+            _prompt_mask(_with_later_tokens(attention_mask, drafts)),
             cache,
-            wanted=1 + guesses,
+            wanted=1 + drafts,
         )
         later = rotation.between(tokens, tokens + steps - 1)
-        return cls(decoder, cache, logits, guessed, attention_mask, later, steps)
+        return cls(decoder, cache, logits, drafted, attention_mask, later, steps)
 
     @property
     def device(self) -> torch.device:
         """Where places of rows are."""
         return self.attention_mask.device
 
-    def go_on(self) -> Continuation:
+    def go_on(self) -> DecodeState:
         """Return what goes on from all prompts, without a copy.
 
         It ends what was gone on with before in this way.
         """
         cache = self.cache.shared(self.attention_mask.shape[1])
-        return Continuation(self, cache, self.logits, self.attention_mask, self.rotation)
+        return DecodeState(self, cache, self.logits, self.attention_mask, self.rotation)
 
-    def go_on_at(self, rows: torch.Tensor) -> Continuation:
-        """Return what goes on from the prompts at some places (R,), without the guesses."""
-        return Continuation(
+    def go_on_at(self, rows: torch.Tensor) -> DecodeState:
+        """Return what goes on from the prompts at some places (R,), without the drafts."""
+        return DecodeState(
             self,
             self.cache.selected(rows, self.attention_mask.shape[1]),
             self.logits[rows.to(self.logits.device), :1],
@@ -107,7 +107,7 @@ class Prompts:
         )
 
 
-class Continuation:
+class DecodeState:
     """Rows of equally many tokens behind their prompts."""
 
     def __init__(
@@ -134,7 +134,7 @@ class Continuation:
         return self._visible.device
 
     def log_probabilities(self) -> torch.Tensor:
-        """Return the log-probabilities (B, N, V) of the next token, and behind each guess.
+        """Return the log-probabilities (B, N, V) of the next token, and behind each draft token.
 
         Not finite ones are left to the caller, who fetches results from the device anyhow.
         """
@@ -144,9 +144,9 @@ class Continuation:
         """Put more tokens behind each row.
 
         Args:
-            tokens: (B, N), one that is certain and guesses at what follows it. Guesses beyond the
-                steps are left out.
-            right: How many of the guesses before were right in all rows.
+            tokens: (B, N), one that is certain and draft tokens for what follows it. Draft tokens
+                beyond the steps are left out.
+            right: How many of the draft tokens before were right in all rows.
         """
         self._cache.advance(right)
         start = self._chosen + right

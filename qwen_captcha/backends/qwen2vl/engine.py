@@ -1,7 +1,7 @@
 """A loaded Qwen2-VL that reads batches of images.
 
-Responsible for: one batch from tasks to readings. Invariants: one thread uses a reader; readings
-come in the order of the tasks; running out of memory is a MemoryError, whatever the device calls
+Responsible for: one batch from requests to outputs. Invariants: one thread uses an engine; outputs
+come in the order of the requests; running out of memory is a MemoryError, whatever the device calls
 it.
 """
 
@@ -23,19 +23,19 @@ from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan, plan_searches
 from qwen_captcha.backends.qwen2vl.text_decoder import TextDecoder
 from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
-from qwen_captcha.recognition.reading import Reading, ReadingTask
+from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
 
 # What torch's CPU allocator says, as a plain RuntimeError.
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
-# Tokens guessed ahead of a lone image's answer: common answers have 5 to 7, the end included. The
-# bundled checkpoint, which was trained to be guessed with, then reads a captcha in 2.2 passes
+# Tokens drafted ahead of a lone image's answer: common answers have 5 to 7, the end included. The
+# bundled checkpoint, which was trained on drafts, then reads a captcha in 2.2 passes
 # instead of 6, in a fifth less time.
-GUESSES = 6
+DRAFT_TOKENS = 6
 # Tokens that end an answer of any Qwen2-VL, also where a configuration names only one of them.
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 
 
-class CaptchaReader:
+class Qwen2VLEngine:
     """Reads images with a loaded model and its processor."""
 
     def __init__(self, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor) -> None:
@@ -52,7 +52,7 @@ class CaptchaReader:
         )
 
     @torch.inference_mode()
-    def read(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
+    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         """Read a batch.
 
         Raises:
@@ -61,16 +61,17 @@ class CaptchaReader:
         """
         # Images of equal size next to each other share the calls of the vision encoder.
         order = sorted(
-            range(len(tasks)), key=lambda index: self._preprocessor.size_shown(tasks[index].image)
+            range(len(requests)),
+            key=lambda index: self._preprocessor.size_shown(requests[index].image),
         )
         with _memory_errors():
-            readings = self._read_in_order([tasks[index] for index in order])
-        by_index = dict(zip(order, readings, strict=True))
-        return [by_index[index] for index in range(len(tasks))]
+            outputs = self._read_in_order([requests[index] for index in order])
+        by_index = dict(zip(order, outputs, strict=True))
+        return [by_index[index] for index in range(len(requests))]
 
-    def _read_in_order(self, tasks: Sequence[ReadingTask]) -> list[Reading]:
-        limits = [task.max_new_tokens for task in tasks]
-        batch = self._preprocessor.prepare(tasks)
+    def _read_in_order(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+        limits = [request.max_new_tokens for request in requests]
+        batch = self._preprocessor.prepare(requests)
         device = self._decoder.device
         prompts = Prompts.read(
             self._decoder,
@@ -78,34 +79,34 @@ class CaptchaReader:
             batch.attention_mask.to(device),
             batch.position_ids.to(device),
             max(limits),
-            self._guessed(len(tasks), max(limits)),
+            self._draft_tokens(len(requests), max(limits)),
         )
         greedy = decode_greedily(prompts, self._vocabulary, limits)
-        found = [[self._reading(decoded)] for decoded in greedy]
+        found = [[self._output(decoded)] for decoded in greedy]
         plans = [
             plan
-            for row, (task, [reading]) in enumerate(zip(tasks, found, strict=True))
-            for plan in _plan_searches(row, task, reading)
+            for row, (request, [output]) in enumerate(zip(requests, found, strict=True))
+            for plan in _plan_searches(row, request, output)
         ]
         return self._searched(prompts, plans, found)
 
     def _searched(
-        self, prompts: Prompts, plans: Sequence[SearchPlan], found: list[list[Reading]]
-    ) -> list[Reading]:
+        self, prompts: Prompts, plans: Sequence[SearchPlan], found: list[list[GenerationOutput]]
+    ) -> list[GenerationOutput]:
         """Return what searches found for their rows, and for the others what is known."""
         for row in {plan.row for plan in plans}:
             found[row] = []
         if plans:
             results = search(prompts, self._vocabulary, plans)
             for plan, result in zip(plans, results, strict=True):
-                found[plan.row] += map(self._reading, result)
-        return [_most_probable_first(readings) for readings in found]
+                found[plan.row] += map(self._output, result)
+        return [_most_probable_first(outputs) for outputs in found]
 
-    def _guessed(self, rows: int, steps: int) -> torch.Tensor:
-        """Return the tokens (rows, N - 1) that the prefill reads behind the prompts as guesses."""
+    def _draft_tokens(self, rows: int, steps: int) -> torch.Tensor:
+        """Return the tokens (rows, N - 1) that the prefill reads behind the prompts as drafts."""
         # Fetching the weights takes most of a pass over a few tokens, arithmetic one over many.
-        count = min(GUESSES, steps - 1) if rows == 1 else 0
-        return torch.full((rows, count), self._vocabulary.guess, device=self._decoder.device)
+        count = min(DRAFT_TOKENS, steps - 1) if rows == 1 else 0
+        return torch.full((rows, count), self._vocabulary.draft_token, device=self._decoder.device)
 
     def _embed(self, batch: Batch) -> torch.Tensor:
         """Return the embeddings (B, T, width) of the prompts with the image tokens in place."""
@@ -115,31 +116,33 @@ class CaptchaReader:
         embeddings[input_ids == self._image_token_id] = seen.to(embeddings)
         return embeddings
 
-    def _reading(self, decoded: Decoded) -> Reading:
+    def _output(self, decoded: Decoded) -> GenerationOutput:
         text = self._tokenizer.decode(
             decoded.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         tokens = self._vocabulary.read_tokens(decoded.token_ids, decoded.scores)
-        return Reading(text, decoded.log_probability, decoded.complete, tuple(tokens))
+        return GenerationOutput(text, decoded.log_probability, decoded.complete, tuple(tokens))
 
 
-def _plan_searches(row: int, task: ReadingTask, greedy: Reading) -> list[SearchPlan]:
+def _plan_searches(
+    row: int, request: GenerationRequest, greedy: GenerationOutput
+) -> list[SearchPlan]:
     certainty = greedy.log_probability if greedy.complete else None
     return plan_searches(
         row,
-        task.max_new_tokens,
-        task.constraints,
+        request.max_new_tokens,
+        request.constraints,
         greedy.raw_response,
         -math.inf if certainty is None else certainty,
     )
 
 
-def _most_probable_first(readings: list[Reading]) -> Reading:
-    """Return the most probable reading with the others as its alternatives."""
-    if not readings:
+def _most_probable_first(outputs: list[GenerationOutput]) -> GenerationOutput:
+    """Return the most probable output with the others as its alternatives."""
+    if not outputs:
         # Nothing that the model can say is allowed.
-        return Reading("", -math.inf, complete=True)
-    first, *others = sorted(readings, key=lambda reading: -(reading.log_probability or 0.0))
+        return GenerationOutput("", -math.inf, complete=True)
+    first, *others = sorted(outputs, key=lambda output: -(output.log_probability or 0.0))
     return replace(first, alternatives=tuple(others))
 
 

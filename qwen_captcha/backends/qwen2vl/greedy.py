@@ -5,7 +5,7 @@ the tokens are those of `generate` without sampling and penalties, whatever a ch
 generation config asks for (a repetition penalty ruins `1111`); a row's result does not depend on
 its neighbours; logits that are not finite are an error and never an answer.
 
-Dims: B batch, N tokens of a pass, one certain and the others guessed, V vocabulary.
+Dims: B batch, N tokens of a pass, one certain and the others drafted, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 
 from qwen_captcha.backends.qwen2vl.decode_state import (
-    Continuation,
+    DecodeState,
     NonFiniteLogitsError,
     Prompts,
 )
@@ -44,7 +44,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """The most probable next token of one row, behind certain tokens or behind a guess.
+    """The most probable next token of one row, behind certain tokens or behind a draft token.
 
     Attributes:
         token: Its id.
@@ -67,9 +67,9 @@ def decode_greedily(
 ) -> list[Decoded]:
     """Decode all rows of a batch.
 
-    Each pass reads one token that is certain and the guesses behind it, all rows alike; the most
-    probable tokens that it finds are the next guesses. As soon as none is left to try, a pass reads
-    one token.
+    Each pass reads one token that is certain and the draft tokens behind it, all rows alike; the
+    most probable tokens that it finds are the next drafts. As soon as none is left to try, a pass
+    reads one token.
 
     Source: Jacobi decoding, Song et al. 2021, https://arxiv.org/abs/2002.03629 and Santilli et al.
     2023, https://arxiv.org/abs/2305.10427.
@@ -85,26 +85,26 @@ def decode_greedily(
     rows = prompts.go_on()
     decoded = [Decoded() for _ in max_new_tokens]
     running = {index for index, limit in enumerate(max_new_tokens) if limit > 0}
-    guessed: list[list[int]] = prompts.guessed.tolist()
+    drafted: list[list[int]] = prompts.drafted.tolist()
     while running:
         chosen, choices = _find_choices(rows, vocabulary)
         right = 0
         while _add(choices, right, decoded, running, max_new_tokens, vocabulary):
             if right == len(choices[0]) - 1 or any(
-                guessed[row][right] != choices[row][right].token for row in running
+                drafted[row][right] != choices[row][right].token for row in running
             ):
                 # Finished rows go on as ballast: dropping them would copy the whole cache.
                 rows.choose(chosen[:, right:], right)
-                guessed = [[choice.token for choice in row[right + 1 :]] for row in choices]
+                drafted = [[choice.token for choice in row[right + 1 :]] for row in choices]
                 break
             right += 1
     return decoded
 
 
 def _find_choices(
-    rows: Continuation, vocabulary: Vocabulary
+    rows: DecodeState, vocabulary: Vocabulary
 ) -> tuple[torch.Tensor, list[list[_Choice]]]:
-    """Return the most probable tokens (B, N) behind each row and each guess."""
+    """Return the most probable tokens (B, N) behind each row and each draft token."""
     log_probabilities = rows.log_probabilities()  # (B, N, V)
     best, chosen = log_probabilities.max(dim=-1)  # (B, N) each
     other = vocabulary.other_case(log_probabilities, chosen)  # (B, N)

@@ -20,10 +20,10 @@ from torch.nn import functional
 
 # A second copy of a matrix of up to so many numbers is worth its memory: a captcha takes a fifth
 # less time. The bundled checkpoint's are smaller, most of the 2B's are larger.
-LARGEST_PACKED = 2 * 1024**2
+MAX_PACKED_PARAMETERS = 2 * 1024**2
 
 
-class Projection:
+class FusedLinear:
     """One linear layer, or several of the same input whose results are wanted side by side.
 
     Layers that only look like linear ones, as those of a quantised checkpoint, are called as
@@ -71,7 +71,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor | None:
     compiler calls for a linear layer whose weight it has frozen.
     """
     present: bool = mkldnn.is_available()  # type: ignore[no-untyped-call]
-    if weight.device.type != "cpu" or weight.numel() > LARGEST_PACKED or not present:
+    if weight.device.type != "cpu" or weight.numel() > MAX_PACKED_PARAMETERS or not present:
         return None
     try:
         packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)

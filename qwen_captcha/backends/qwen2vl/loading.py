@@ -26,7 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Freed memory that the process keeps, and the largest piece that may lie in it: tensors of a batch
 # of 32 captchas take a few MiB each.
 KEPT_BYTES = 128 * 1024**2
-LARGEST_KEPT_BYTES = 32 * 1024**2  # glibc takes no more.
+MAX_RETAINED_BYTES = 32 * 1024**2  # glibc takes no more.
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        libc.mallopt(M_MMAP_THRESHOLD, MAX_RETAINED_BYTES)
 
 
 def spare_what_is_loaded() -> None:

@@ -25,7 +25,7 @@ from qwen_vl_utils import fetch_image
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
 from qwen_captcha.images.resize import size_shown, with_borders
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 
 # Rows of the same prompt and image size are alike: captchas of one site always are.
 CACHED_ROWS = 256
@@ -72,7 +72,7 @@ class Batch:
 
 
 class Preprocessor:
-    """Turns tasks into batches with a checkpoint's processor and its model's position rule.
+    """Turns requests into batches with a checkpoint's processor and its model's position rule.
 
     Args:
         processor: The checkpoint's; its image processor's `size` is the range of pixels.
@@ -100,13 +100,15 @@ class Preprocessor:
             max_pixels=limits["longest_edge"],
         )
 
-    def prepare(self, tasks: Sequence[ReadingTask]) -> Batch:
-        """Return the batch of at least one task, a row each, in order."""
+    def prepare(self, requests: Sequence[GenerationRequest]) -> Batch:
+        """Return the batch of at least one request, a row each, in order."""
         # `fetch_image` gets the size that the processor would choose. With a range of pixels
         # instead, it rounds differently and the processor would resize its result once more.
-        images = [self._fetch(task.image) for task in tasks]
+        images = [self._fetch(request.image) for request in requests]
         grids = [self._grid(image) for image in images]
-        rows = [self._row(task.prompt, grid) for task, grid in zip(tasks, grids, strict=True)]
+        rows = [
+            self._row(request.prompt, grid) for request, grid in zip(requests, grids, strict=True)
+        ]
         return self._pad(rows, self._patches(images), grids)
 
     def _fetch(self, image: Image.Image) -> Image.Image:

@@ -1,6 +1,6 @@
-"""Whether a reading has to be searched for, and how.
+"""Whether an output has to be searched for, and how.
 
-Responsible for: when the greedy reading is as good as what a search would find, and what to search
+Responsible for: when the greedy output is as good as what a search would find, and what to search
 for where it is not. Invariant: importable without torch; without constraints only arithmetic of
 which the model is not sure is searched for, so that ordinary requests cost what greedy decoding
 costs.
@@ -17,7 +17,7 @@ from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Case, Kind
 
 EVERYTHING = ~Charset(())
-# Of two readings with this much for one, the other can be neither more probable nor matter.
+# Of two outputs with this much for one, the other can be neither more probable nor matter.
 CERTAIN = math.log(0.9)
 # A charset says that no arithmetic is expected: an expression has to be this probable all the same.
 LIKELY = math.log(0.8)
@@ -31,7 +31,7 @@ class SearchPlan:
 
     Attributes:
         row: The place of its prompt.
-        max_new_tokens: Most tokens of a reading, the end token included; at least 1.
+        max_new_tokens: Most tokens of an output, the end token included; at least 1.
         width: Most live hypotheses.
         wanted: Readings after which it ends, unless a better one may come.
         charset: The allowed characters.
@@ -57,10 +57,10 @@ def plan_searches(
 
     Args:
         row: The place of its prompt.
-        max_new_tokens: Most tokens of a reading.
-        constraints: What the reading may look like.
-        text: The greedy reading, which knows no constraints.
-        certainty: Log-probability of that reading; -inf where it was cut.
+        max_new_tokens: Most tokens of an output.
+        constraints: What the output may look like.
+        text: The greedy output, which knows no constraints.
+        certainty: Log-probability of that output; -inf where it was cut.
     """
     computes = constraints.kind is Kind.AUTO and looks_like_arithmetic(text)
     # Arithmetic knows no charset, but a code that is misread as an expression does.

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer, Qwen2VLRMSNorm
 
-from qwen_captcha.backends.qwen2vl.layers import Projection, Rotation
+from qwen_captcha.backends.qwen2vl.layers import FusedLinear, Rotation
 
 
 class KeyValueCache:
@@ -79,7 +79,7 @@ class TextDecoder:
         if self._text.has_sliding_layers:
             raise ValueError("The checkpoint uses sliding-window attention, which is not served.")
         self._layers = [_Layer(layer, number) for number, layer in enumerate(self._text.layers)]
-        self._head = Projection(model.lm_head)
+        self._head = FusedLinear(model.lm_head)
         self._head_device = model.lm_head.weight.device
 
     @property
@@ -150,12 +150,12 @@ class _Layer:
         self._sharing: int = attention.num_key_value_groups
         self._groups = self._heads // self._sharing
         self._before_attention = layer.input_layernorm
-        self._states = Projection(attention.q_proj, attention.k_proj, attention.v_proj)
-        self._mix = Projection(attention.o_proj)
+        self._states = FusedLinear(attention.q_proj, attention.k_proj, attention.v_proj)
+        self._mix = FusedLinear(attention.o_proj)
         self._before_mlp = layer.post_attention_layernorm
-        self._gate_and_up = Projection(mlp.gate_proj, mlp.up_proj)
+        self._gate_and_up = FusedLinear(mlp.gate_proj, mlp.up_proj)
         self._activation = mlp.act_fn
-        self._down = Projection(mlp.down_proj)
+        self._down = FusedLinear(mlp.down_proj)
 
     def forward(
         self,

@@ -25,7 +25,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 )
 from transformers.vision_utils import get_vision_position_ids
 
-from qwen_captcha.backends.qwen2vl.layers import Projection, Rotation
+from qwen_captcha.backends.qwen2vl.layers import FusedLinear, Rotation
 from qwen_captcha.backends.qwen2vl.preprocessing import Grid
 
 # x * sigmoid(1.702 * x), in all Qwen2-VL checkpoints.
@@ -42,7 +42,7 @@ class VisionEncoder:
             raise ValueError(f"The vision encoder has the activation {visual.config.hidden_act}.")
         self._visual = visual
         self._blocks = [_Block(block) for block in visual.blocks]
-        self._project = Projection(_linear_layer(visual.patch_embed.proj))
+        self._project = FusedLinear(_linear_layer(visual.patch_embed.proj))
         self._merger = _Merger(visual.merger)
         self._merge_size: int = visual.spatial_merge_size
         self._rotation = lru_cache(maxsize=CACHED_ROTATIONS)(self._build_rotation)
@@ -82,11 +82,11 @@ class _Block:
         self.device: torch.device = block.norm1.weight.device
         self._heads: int = block.attn.num_heads
         self._before_attention = block.norm1
-        self._states = Projection(block.attn.qkv)
-        self._mix = Projection(block.attn.proj)
+        self._states = FusedLinear(block.attn.qkv)
+        self._mix = FusedLinear(block.attn.proj)
         self._before_mlp = block.norm2
-        self._widen = Projection(block.mlp.fc1)
-        self._narrow = Projection(block.mlp.fc2)
+        self._widen = FusedLinear(block.mlp.fc1)
+        self._narrow = FusedLinear(block.mlp.fc2)
 
     def forward(
         self, hidden: torch.Tensor, rotation: Rotation, grids: Sequence[Grid]
@@ -129,7 +129,7 @@ class _Merger:
         self._before = merger.ln_q
         self._width: int = merger.hidden_size
         widen, self._activation, narrow = merger.mlp
-        self._widen, self._narrow = Projection(widen), Projection(narrow)
+        self._widen, self._narrow = FusedLinear(widen), FusedLinear(narrow)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the image tokens (P / 4, width of the text model) of patches (P, C)."""

@@ -23,12 +23,12 @@ from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qwen_captcha.recognition.charsets import Charset
-from qwen_captcha.recognition.reading import ReadToken
+from qwen_captcha.recognition.reading import TokenLogprob
 
 # Charsets whose masks are kept; a mask takes a byte a token.
 KEPT_CHARSETS = 64
-# What a token to come is guessed to be while nothing is known: answers go on after it.
-GUESS = "a"
+# What a token to come is drafted to be while nothing is known: answers go on after it.
+DRAFT_TEXT = "a"
 # Of a sequence of 2, 3 and 4 bytes in UTF-8.
 _FIRST_CODE_POINTS = {2: 0x80, 3: 0x800, 4: 0x10000}
 
@@ -64,7 +64,7 @@ class Vocabulary:
             [by_spelling.get((s or b"").swapcase(), i) for i, s in enumerate(self.spellings)],
             device=device,
         )
-        self.guess = by_spelling.get(GUESS.encode(), 0)
+        self.draft_token = by_spelling.get(DRAFT_TEXT.encode(), 0)
         keys, variants = _case_tables(self.spellings)
         self._case_keys, self._case_variants = keys.to(device), variants.to(device)
         self._whole = _WholeTokens(self.spellings)
@@ -105,22 +105,22 @@ class Vocabulary:
         known = log_probabilities.gather(1, variants.flatten(1)).view(variants.shape)
         return variants.gather(2, known.argmax(dim=2, keepdim=True)).squeeze(2)
 
-    def read_tokens(self, token_ids: Sequence[int], scores: Sequence[float]) -> list[ReadToken]:
+    def read_tokens(self, token_ids: Sequence[int], scores: Sequence[float]) -> list[TokenLogprob]:
         """Return what tokens spell, whole characters each; a further score is the end token's.
 
         Bytes that are no character are replaced, as the tokenizer does.
         """
-        read: list[ReadToken] = []
+        read: list[TokenLogprob] = []
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text, text_score = "", 0.0
         for token, score in zip(token_ids, scores, strict=False):
             text += decoder.decode(self.spellings[token] or b"")
             text_score += score
             if not decoder.getstate()[0]:
-                read.append(ReadToken(text, text_score))
+                read.append(TokenLogprob(text, text_score))
                 text, text_score = "", 0.0
         if len(scores) > len(token_ids):
-            read.append(ReadToken("", text_score + scores[-1]))
+            read.append(TokenLogprob("", text_score + scores[-1]))
         return read
 
     def _make_rules(self, charset: Charset) -> CharsetRules:

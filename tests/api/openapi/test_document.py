@@ -30,7 +30,7 @@ from qwen_captcha.errors import (
     every_error_type,
 )
 from qwen_captcha.recognition.options import parse_options
-from qwen_captcha.recognition.reading import Capabilities, ReadingTask
+from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
 from qwen_captcha.server.error_replies import REFUSALS
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
@@ -166,7 +166,7 @@ def replies(client: FlaskClient, backend: FakeBackend) -> Iterator[tuple[str, st
     yield "/ocr", "post", client.post("/ocr", data=b"text", content_type="image/png")
     yield "/batch-ocr", "post", client.post("/batch-ocr", data={})
 
-    def fail(task: ReadingTask) -> str:
+    def fail(task: GenerationRequest) -> str:
         raise ValueError("broken")
 
     backend.say = fail

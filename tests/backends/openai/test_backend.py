@@ -18,7 +18,7 @@ from PIL import Image
 from evaluation.services.service_process import free_port
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.factory import remote_backend
-from qwen_captcha.backends.openai.chat import reading_of
+from qwen_captcha.backends.openai.chat import output_of
 from qwen_captcha.backends.openai.client import MAX_REPLY_BYTES
 from qwen_captcha.errors import (
     CaptchaServiceError,
@@ -32,7 +32,7 @@ from qwen_captcha.errors import (
 from qwen_captcha.recognition.charsets import DIGITS
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Kind
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.scheduling.admission import AdmissionController, ModelState
 from qwen_captcha.scheduling.health_monitor import HealthMonitor
 from qwen_captcha.service import CaptchaService
@@ -66,8 +66,8 @@ def backend_of(url: str, **variables: str) -> Iterator[object]:
         backend.close()
 
 
-def task(seconds: float = PATIENCE_S, **fields: object) -> ReadingTask:
-    return ReadingTask(IMAGE, "Read it.", 32, deadline=time.monotonic() + seconds, **fields)
+def task(seconds: float = PATIENCE_S, **fields: object) -> GenerationRequest:
+    return GenerationRequest(IMAGE, "Read it.", 32, deadline=time.monotonic() + seconds, **fields)
 
 
 @contextmanager
@@ -166,25 +166,25 @@ def test_a_server_without_probabilities_is_not_asked_for_them() -> None:
 
 
 def test_probabilities_are_those_of_the_whole_reply() -> None:
-    reading = reading_of(completion("a3b9"))
+    reading = output_of(completion("a3b9"))
     assert reading.log_probability == pytest.approx(5 * TOKEN_LOG_PROBABILITY)
     assert [token.text for token in reading.tokens] == ["a", "3", "b", "9", ""]
     assert reading.complete
 
 
 def test_a_cut_reply_is_said_to_be_cut() -> None:
-    assert not reading_of(completion("a3", finish_reason="length")).complete
+    assert not output_of(completion("a3", finish_reason="length")).complete
 
 
 def test_special_tokens_are_no_part_of_a_response() -> None:
     text = "<|vision_start|><|image_pad|><|vision_end|>a3b9<|im_end|>"
-    assert reading_of(completion(text, logprobs=False)).raw_response == "a3b9"
+    assert output_of(completion(text, logprobs=False)).raw_response == "a3b9"
 
 
 def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
     reply = completion("ab", logprobs=False)
     reply["choices"][0]["message"]["content"] = "ab\ud83d"
-    assert reading_of(reply).raw_response == "ab?"
+    assert output_of(reply).raw_response == "ab?"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_half_a_surrogate_pair_becomes_a_question_mark() -> None:
 )
 def test_another_json_is_not_a_chat_completion(reply: dict[str, object]) -> None:
     with pytest.raises(EngineFailed, match="not a chat completion"):
-        reading_of(reply)
+        output_of(reply)
 
 
 HTML = (200, b"<html>It works!</html>")

@@ -24,7 +24,7 @@ from qwen_captcha.backends.qwen2vl.placement import (
 from qwen_captcha.checkpoints import files as checkpoint_files
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.errors import ModelLoadError
-from qwen_captcha.recognition.reading import Capabilities, ReadingTask
+from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
 from tests.support.checkpoints import (
     noise_image,
     noise_images,
@@ -66,7 +66,7 @@ def new_backend(checkpoint: Path | str, *, use_gpu: bool = False) -> Qwen2VLBack
 
 
 def read_one(backend: Qwen2VLBackend) -> str:
-    [reading] = backend.read([ReadingTask(noise_image(160, 60), "what is it?", 8)])
+    [reading] = backend.read([GenerationRequest(noise_image(160, 60), "what is it?", 8)])
     assert reading.log_probability is not None
     assert reading.log_probability < 0
     return reading.raw_response
@@ -82,7 +82,7 @@ def test_a_checkpoint_is_checked_loaded_and_read(
         backend.load()
     assert backend.capabilities == Capabilities()
     readings = backend.read(
-        [ReadingTask(image, "what?", 8) for image in noise_images([(160, 60), (3, 3)])]
+        [GenerationRequest(image, "what?", 8) for image in noise_images([(160, 60), (3, 3)])]
     )
     assert len(readings) == 2
     messages = "\n".join(caplog.messages)
@@ -97,7 +97,7 @@ def test_the_model_is_warm_before_it_is_ready(
     sizes = []
     read = Qwen2VLBackend.read
 
-    def count(backend: Qwen2VLBackend, tasks: list[ReadingTask]) -> object:
+    def count(backend: Qwen2VLBackend, tasks: list[GenerationRequest]) -> object:
         sizes.append(len(tasks))
         return read(backend, tasks)
 

@@ -18,7 +18,7 @@ from qwen_captcha.backends.qwen2vl.text_decoder import TextDecoder
 from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 from qwen_captcha.recognition.charsets import DIGITS, Charset
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import (
     END_IDS,
     IDS,
@@ -51,15 +51,15 @@ def prompts(sizes: Sequence[tuple[int, int]]) -> Prompts:
     """Read noise images of some sizes."""
     images = dict(zip(SIZES, noise_images(SIZES), strict=True))
     batch = Preprocessor(PROCESSOR, MODEL.model).prepare(
-        [ReadingTask(images[size], "what is it?", STEPS) for size in sizes]
+        [GenerationRequest(images[size], "what is it?", STEPS) for size in sizes]
     )
     decoder = TextDecoder(MODEL)
     embeddings = decoder.embed(batch.input_ids)
     seen = VisionEncoder(MODEL.model.visual).encode(batch.pixel_values, batch.grids)
     embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
-    guessed = torch.full((len(sizes), 2), IDS["x"])
+    drafted = torch.full((len(sizes), 2), IDS["x"])
     return Prompts.read(
-        decoder, embeddings, batch.attention_mask, batch.position_ids, STEPS, guessed
+        decoder, embeddings, batch.attention_mask, batch.position_ids, STEPS, drafted
     )
 
 

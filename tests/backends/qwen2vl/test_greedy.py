@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.decode_state import (
-    Continuation,
+    DecodeState,
     NonFiniteLogitsError,
     Prompts,
 )
@@ -21,7 +21,7 @@ from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
 from qwen_captcha.backends.qwen2vl.text_decoder import TextDecoder
 from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import (
     END_IDS,
     IDS,
@@ -33,7 +33,7 @@ from tests.support.checkpoints import (
     small_processor,
 )
 
-LONGEST = 12
+MAX_NEW_TOKENS = 12
 PROMPT = "what is it?"
 # In all of them `qwen_vl_utils` and the processor agree on the size that the model sees.
 SIZES = {
@@ -66,20 +66,22 @@ def decode(
     processor: Qwen2VLProcessor,
     images: Sequence[Image.Image],
     max_new_tokens: Sequence[int] | None = None,
-    guesses: Sequence[int] = (),
+    drafts: Sequence[int] = (),
 ) -> list[Decoded]:
-    """Decode images with our loop, which first guesses these tokens of each."""
-    limits = list(max_new_tokens or [LONGEST] * len(images))
+    """Decode images with our loop, which first drafts these tokens of each."""
+    limits = list(max_new_tokens or [MAX_NEW_TOKENS] * len(images))
     preprocessor = Preprocessor(processor, model.model)
-    batch = preprocessor.prepare([ReadingTask(image, PROMPT, LONGEST) for image in images])
+    batch = preprocessor.prepare(
+        [GenerationRequest(image, PROMPT, MAX_NEW_TOKENS) for image in images]
+    )
     decoder = TextDecoder(model)
     embeddings = decoder.embed(batch.input_ids)
     seen = VisionEncoder(model.model.visual).encode(batch.pixel_values, batch.grids)
     embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
     vocabulary = Vocabulary(processor.tokenizer, len(IDS), END_SET, decoder.device)
-    guessed = torch.tensor([list(guesses)] * len(images), dtype=torch.long)
+    drafted = torch.tensor([list(drafts)] * len(images), dtype=torch.long)
     prompts = Prompts.read(
-        decoder, embeddings, batch.attention_mask, batch.position_ids, max(limits), guessed
+        decoder, embeddings, batch.attention_mask, batch.position_ids, max(limits), drafted
     )
     return decode_greedily(prompts, vocabulary, limits)
 
@@ -92,25 +94,27 @@ def generate(
 ) -> list[list[int]]:
     """Return the tokens of `generate`, the end token and what follows left out."""
     inputs = documented_inputs(processor, images, PROMPT, PIXEL_RANGE)
-    output = model.generate(**inputs, max_new_tokens=LONGEST, **options)
+    output = model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, **options)
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     ends = [[place for place, token in enumerate(row) if token in END_SET] for row in rows]
     return [row[: end[0]] if end else row for row, end in zip(rows, ends, strict=True)]
 
 
-@pytest.mark.parametrize("guesses", [0, 1, 5, LONGEST - 1])
+@pytest.mark.parametrize("drafts", [0, 1, 5, MAX_NEW_TOKENS - 1])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_the_tokens_are_those_of_greedy_generate(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     sizes: list[tuple[int, int]],
-    guesses: int,
+    drafts: int,
 ) -> None:
     images = noise_images(sizes)
     expected = generate(model, processor, images, do_sample=False, repetition_penalty=1.0)
-    decoded = decode(model, processor, images, guesses=[IDS["a"]] * guesses)
+    decoded = decode(model, processor, images, drafts=[IDS["a"]] * drafts)
     assert [row.token_ids for row in decoded] == expected
-    assert [row.complete for row in decoded] == [len(tokens) < LONGEST for tokens in expected]
+    assert [row.complete for row in decoded] == [
+        len(tokens) < MAX_NEW_TOKENS for tokens in expected
+    ]
 
 
 def test_a_generation_config_that_samples_and_forbids_repetition_has_no_effect(
@@ -124,20 +128,20 @@ def test_a_generation_config_that_samples_and_forbids_repetition_has_no_effect(
     ]
 
 
-@pytest.mark.parametrize("guesses", [0, 5])
+@pytest.mark.parametrize("drafts", [0, 5])
 def test_a_row_of_a_batch_is_what_it_is_alone(
-    model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, guesses: int
+    model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, drafts: int
 ) -> None:
     images = noise_images([(160, 60), (200, 2), (2, 200), (3, 3), (100, 30), (300, 100)])
     together = decode(model, processor, images)
     for image, row in zip(images, together, strict=True):
-        [alone] = decode(model, processor, [image], guesses=[IDS["a"]] * guesses)
+        [alone] = decode(model, processor, [image], drafts=[IDS["a"]] * drafts)
         assert row.scores == pytest.approx(alone.scores, abs=1e-4)
         assert (row.token_ids, row.complete) == (alone.token_ids, alone.complete)
         assert row.log_probability == pytest.approx(alone.log_probability, abs=1e-4)
 
 
-def test_what_was_guessed_right_takes_no_pass_of_its_own(
+def test_an_accepted_draft_takes_no_pass_of_its_own(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     monkeypatch: pytest.MonkeyPatch,
@@ -145,9 +149,9 @@ def test_what_was_guessed_right_takes_no_pass_of_its_own(
     [image] = noise_images([(160, 60)])
     [row] = decode(model, processor, [image], [4])
     assert len(row.scores) > 1
-    monkeypatch.setattr(Continuation, "choose", lambda *_: pytest.fail("another pass"))
-    [guessed] = decode(model, processor, [image], [4], [*row.token_ids, 0, 0][:3])
-    assert guessed.token_ids == row.token_ids
+    monkeypatch.setattr(DecodeState, "choose", lambda *_: pytest.fail("another pass"))
+    [drafted] = decode(model, processor, [image], [4], [*row.token_ids, 0, 0][:3])
+    assert drafted.token_ids == row.token_ids
 
 
 def test_the_log_probability_is_that_of_a_teacher_forced_pass(
@@ -189,17 +193,17 @@ def teacher_forced(
     return total + best.item()
 
 
-@pytest.mark.parametrize("guesses", [0, 5])
+@pytest.mark.parametrize("drafts", [0, 5])
 @pytest.mark.parametrize("limit", [1, 3])
 def test_a_row_is_cut_at_its_own_limit(
     model: Qwen2VLForConditionalGeneration,
     processor: Qwen2VLProcessor,
     limit: int,
-    guesses: int,
+    drafts: int,
 ) -> None:
     images = noise_images([(160, 60), (100, 30), (64, 64)])
     longest = decode(model, processor, images)
-    cut = decode(model, processor, images, [LONGEST, limit, limit], [IDS["a"]] * guesses)
+    cut = decode(model, processor, images, [MAX_NEW_TOKENS, limit, limit], [IDS["a"]] * drafts)
     assert cut[0].token_ids == longest[0].token_ids
     for whole, row in zip(longest[1:], cut[1:], strict=True):
         assert row.token_ids == whole.token_ids[:limit]

@@ -9,7 +9,7 @@ from torch import nn
 
 from qwen_captcha.backends.hardware import cpu_flags
 from qwen_captcha.backends.qwen2vl import layers as layers_module
-from qwen_captcha.backends.qwen2vl.layers import Projection
+from qwen_captcha.backends.qwen2vl.layers import FusedLinear
 from qwen_captcha.backends.qwen2vl.placement import FAST_BF16_FLAGS
 
 WIDTHS = {"one": [8], "several": [8, 4, 4]}
@@ -27,7 +27,7 @@ def test_results_are_those_of_the_layers_side_by_side(widths: list[int], bias: b
     states = torch.randn(2, 3, 6)
     with torch.inference_mode():
         expected = torch.cat([layer(states) for layer in deepcopy(separate)], dim=-1)
-        torch.testing.assert_close(Projection(*separate)(states), expected)
+        torch.testing.assert_close(FusedLinear(*separate)(states), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -38,9 +38,9 @@ def test_packing_a_small_matrix_changes_no_result(
     torch.manual_seed(0)
     layer = nn.Linear(48, 80).to(dtype)
     states = torch.randn(*shape, 48).to(dtype)
-    packed = Projection(layer)
-    monkeypatch.setattr(layers_module, "LARGEST_PACKED", layer.weight.numel() - 1)
-    plain = Projection(layer)
+    packed = FusedLinear(layer)
+    monkeypatch.setattr(layers_module, "MAX_PACKED_PARAMETERS", layer.weight.numel() - 1)
+    plain = FusedLinear(layer)
     assert plain._packed is None
     # oneDNN has no bf16 for a processor with AVX2 alone.
     packs = dtype is torch.float32 or not FAST_BF16_FLAGS.isdisjoint(cpu_flags())
@@ -53,7 +53,7 @@ def test_packing_a_small_matrix_changes_no_result(
 def test_a_torch_that_cannot_pack_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers_module.mkldnn, "is_available", lambda: False)
     [layer] = layers([8], bias=True)
-    assert Projection(layer)._packed is None
+    assert FusedLinear(layer)._packed is None
     monkeypatch.undo()
 
     def refuse(weight: torch.Tensor) -> torch.Tensor:
@@ -61,13 +61,13 @@ def test_a_torch_that_cannot_pack_does_without(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refuse)
     states = torch.randn(2, 6)
-    torch.testing.assert_close(Projection(layer)(states), layer(states))
+    torch.testing.assert_close(FusedLinear(layer)(states), layer(states))
 
 
 def test_the_layers_go_on_working_with_weights_that_exist_once() -> None:
     separate = layers([8, 4, 4], bias=True)
     expected = deepcopy(separate)
-    Projection(*separate)
+    FusedLinear(*separate)
     storages = {layer.weight.untyped_storage().data_ptr() for layer in separate}
     assert len(storages) == 1
     states = torch.randn(2, 6)
@@ -86,4 +86,4 @@ def test_what_is_no_plain_linear_layer_is_called_as_it_is() -> None:
     [plain] = layers([8], bias=True)
     states = torch.randn(2, 6)
     expected = torch.cat([plain(states), odd(states)], dim=-1)
-    torch.testing.assert_close(Projection(plain, odd)(states), expected)
+    torch.testing.assert_close(FusedLinear(plain, odd)(states), expected)

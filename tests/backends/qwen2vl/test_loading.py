@@ -16,7 +16,7 @@ from qwen_captcha.backends.qwen2vl import loading
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.backends.qwen2vl.placement import LoadPlan
 from qwen_captcha.errors import ModelLoadError
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import noise_image, write_small_checkpoint
 
 
@@ -133,7 +133,7 @@ def test_nothing_of_a_checkpoint_is_run(trapped: Path) -> None:
     backend.check()
     backend.load()
     assert not (trapped.parent / "mark").exists()
-    assert len(backend.read([ReadingTask(noise_image(60, 60), "", 2)])) == 1
+    assert len(backend.read([GenerationRequest(noise_image(60, 60), "", 2)])) == 1
 
 
 def test_pickled_weights_are_no_weights(trapped: Path) -> None:

@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import Qwen2VLModel, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
-from qwen_captcha.recognition.reading import ReadingTask
+from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import (
     IDS,
     PIXEL_RANGE,
@@ -34,8 +34,8 @@ def preprocessor(processor: Qwen2VLProcessor, model: Qwen2VLModel) -> Preprocess
     return Preprocessor(processor, model)
 
 
-def task(image: Image.Image, prompt: str = "what is it?") -> ReadingTask:
-    return ReadingTask(image, prompt, 8)
+def task(image: Image.Image, prompt: str = "what is it?") -> GenerationRequest:
+    return GenerationRequest(image, prompt, 8)
 
 
 def test_a_batch_is_what_the_processor_returns(

@@ -18,7 +18,7 @@ from qwen_captcha.recognition.charsets import (
     DIGITS,
     Charset,
 )
-from qwen_captcha.recognition.reading import ReadToken
+from qwen_captcha.recognition.reading import TokenLogprob
 from tests.support.checkpoints import published_vocabulary
 
 CPU = torch.device("cpu")
@@ -153,7 +153,7 @@ def test_what_was_read_is_told_in_whole_characters(published: Vocabulary) -> Non
         read = published.read_tokens(tokens, scores)
         assert "".join(token.text for token in read) == text
         assert sum(token.log_probability for token in read) == sum(scores)
-        assert read[-1] == ReadToken("", scores[-1])
+        assert read[-1] == TokenLogprob("", scores[-1])
 
 
 def test_a_byte_that_is_no_character_takes_none_of_the_next_ones_along(

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl.vocabulary import GUESS, Vocabulary
+from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT, Vocabulary
 from training.build import build_config, build_model, build_processor, save_checkpoint
 from training.learning.dataset import Batch
 from training.learning.objective import (
@@ -109,13 +109,13 @@ def test_an_answer_given_at_once_depends_on_the_image_alone(
     assert unaided.token_loss != aided.token_loss
     ids, _ = at_once._tokens(["abc", "1"], 6, torch.tensor([True, False]), torch.device("cpu"))
     given, [one] = ids[:, 8:].tolist(), processor.tokenizer.encode("1")
-    assert given[0] == processor.tokenizer.encode(GUESS) * 3
+    assert given[0] == processor.tokenizer.encode(DRAFT_TEXT) * 3
     assert given[1][0] == one
 
 
-def test_the_service_guesses_what_training_gives(processor: Qwen2VLProcessor) -> None:
+def test_the_service_drafts_what_training_gives(processor: Qwen2VLProcessor) -> None:
     vocabulary = Vocabulary(processor.tokenizer, 6894, frozenset({2}), torch.device("cpu"))
-    assert [vocabulary.guess] == processor.tokenizer.encode(GUESS)
+    assert [vocabulary.draft_token] == processor.tokenizer.encode(DRAFT_TEXT)
 
 
 def test_training_on_one_batch_learns_it(processor: Qwen2VLProcessor) -> None:

@@ -23,7 +23,7 @@ from training.rendering.fonts import (
 from training.rendering.glyphs import lay_out
 from training.rendering.render import _shifted, render
 from training.rendering.styles import (
-    _MOST_TRAITS,
+    _TRAIT_COUNTS,
     _TRAITS,
     Style,
     Traits,
@@ -102,8 +102,8 @@ def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
 def test_a_look_is_a_few_traits() -> None:
     looks = [sample_style(random.Random(seed)) for seed in range(500)]
     counts = [sum(getattr(look, name) != off for name, off in _TRAITS.items()) for look in looks]
-    assert max(counts) == _MOST_TRAITS[1]
-    assert min(counts) <= _MOST_TRAITS[0]
+    assert max(counts) == _TRAIT_COUNTS[1]
+    assert min(counts) <= _TRAIT_COUNTS[0]
     for name, off in _TRAITS.items():
         assert any(getattr(look, name) != off for look in looks), f"{name} never occurs"
 
