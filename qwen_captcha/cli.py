@@ -8,6 +8,7 @@ that there is one way to read it.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import unicodedata
@@ -41,12 +42,18 @@ EXIT_NOT_ALL = 1
 EXIT_WRONG_USE = 2
 # A model on a slow CPU takes seconds for an image, and nobody else waits.
 READ_TIMEOUT_S = 3600.0
-READ_OPTIONS = ("prompt", "kind", "case", "charset", "charset_range", "length")
+READ_OPTIONS = ("prompt", "kind", "case", "charset", "charset_range", "length", "colors")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments, else those of the process, name; the exit status."""
     options = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A pipe may be said to take ASCII alone, and a terminal may lack characters.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                encoding=None if stream.isatty() else "utf-8", errors="backslashreplace"
+            )
     variables = {"QWEN_MODEL": "model", "HOST": "host", "PORT": "port"}
     set_variables(
         {
@@ -98,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--charset", help="the allowed characters")
     read.add_argument("--charset-range", help="the same by ddddocr's numbers 0 to 7")
     read.add_argument("--length", help="how many characters there are, such as 4 or 4-6")
+    read.add_argument("--colors", help="colors of the characters to read, such as red,blue")
     read.set_defaults(run=run_read)
 
     doctor = commands.add_parser("doctor", parents=[model], help="say what is wrong here")

@@ -16,8 +16,7 @@ import base64
 import binascii
 import io
 import threading
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -36,6 +35,8 @@ DEADLINE_S = 3600.0
 # Of Pillow's modes those that a PNG file can hold and the service can read.
 PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA", "I;16"})
 
+# Lower and upper bounds of hue, saturation and value in turn.
+Bounds = Sequence[Sequence[int]]
 Picture = bytes | str | PurePath | Image.Image | np.ndarray
 
 _services: dict[bool | None, CaptchaService] = {}
@@ -78,7 +79,9 @@ class DdddOcr:
             raise NotImplementedError("Detection and sliders are not offered: only text is read.")
         if import_onnx_path or charsets_path:
             raise NotImplementedError(
-                "ONNX models of ddddocr cannot be loaded: set QWEN_MODEL to a Qwen2-VL checkpoint."
+                "ONNX models of ddddocr cannot be loaded. A model of your own is a Qwen2-VL "
+                "checkpoint here: set QWEN_MODEL to its folder. docs/training.md says how one is "
+                "trained on your captchas."
             )
         self._service = _shared_service(use_gpu)
         self._options = Options()
@@ -89,7 +92,9 @@ class DdddOcr:
         png_fix: bool = False,
         probability: bool = False,
         color_filter_colors: Sequence[str] | None = None,
-        color_filter_custom_ranges: Sequence[object] | None = None,
+        color_filter_custom_ranges: Sequence[Bounds] | None = None,
+        colors: Sequence[str] | None = None,
+        custom_color_ranges: Mapping[str, Bounds] | None = None,
     ) -> str | dict[str, object]:
         """Return the text of a captcha, empty where there is no usable answer.
 
@@ -97,17 +102,26 @@ class DdddOcr:
             img: An image file's bytes, path or base64, or an image of Pillow or numpy.
             png_fix: Without effect: transparent images are always put on a background.
             probability: Return the text with its confidence, as `answer.probabilities` has it.
-            color_filter_colors: Without effect; a warning says so.
-            color_filter_custom_ranges: Without effect; a warning says so.
+            color_filter_colors: Colors of the characters to read, by ddddocr's names.
+            color_filter_custom_ranges: More of them, as lower and upper bounds of HSV.
+            colors: The same as `color_filter_colors`, as ddddocr 1.5 and its description have it.
+            custom_color_ranges: What names in `colors` stand for, as bounds of HSV.
 
         Raises:
-            CaptchaServiceError: The image cannot be read.
+            CaptchaServiceError: The image cannot be read, or a color is unknown.
             OSError: There is no such file.
         """
-        if color_filter_colors or color_filter_custom_ranges:
-            warnings.warn("The model sees all colours: the filter has no effect.", stacklevel=2)
+        options = self._options
+        names = [*(color_filter_colors or ()), *(colors or ())]
+        own = {name: _as_lists(bounds) for name, bounds in (custom_color_ranges or {}).items()}
+        for number, bounds in enumerate(color_filter_custom_ranges or ()):
+            own[f"range {number}"] = _as_lists(bounds)
+            names.append(f"range {number}")
+        if names or own:
+            asked = parse_options({"colors": names, "custom_color_ranges": own})
+            options = replace(options, colors=asked.colors)
         deadline = self._service.monotonic() + DEADLINE_S
-        answer = self._service.recognize(image_file(img), self._options, deadline)
+        answer = self._service.recognize(image_file(img), options, deadline)
         return probabilities(answer) if probability else answer.text
 
     def set_ranges(self, charset_range: int | str | Sequence[str]) -> None:
@@ -123,6 +137,11 @@ class DdddOcr:
             self._options = parse_options({"charset_range": charset_range})
         else:
             self._options = parse_options({"charset": "".join(charset_range)})
+
+
+def _as_lists(bounds: Bounds) -> list[list[int]]:
+    """Return the bounds of colors as JSON has them."""
+    return [[int(level) for level in bound] for bound in bounds]
 
 
 def image_file(img: Picture) -> bytes:

@@ -24,12 +24,15 @@ from qwen_captcha.errors import (
     QueueFull,
     load_failure,
 )
+from qwen_captcha.images.blank import is_blank
+from qwen_captcha.images.colors import keep_colors
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.recognition.answer import (
     Answer,
     CacheUse,
     answer_from_output,
+    blank_answer,
     failed_answer,
     image_shown,
     obeyed_options,
@@ -262,6 +265,11 @@ class CaptchaService:
         except CaptchaServiceError as error:
             reservation.release_slot()
             return error
+        if options.colors:
+            image = keep_colors(image, options.colors)
+        if self._asks_for_characters(options) and is_blank(image):
+            reservation.release_slot()
+            return blank_answer(options)
         if not self._caching:
             return _Work(
                 reservation.submit(self._generation_request(image, options, reservation.deadline)),
@@ -313,6 +321,10 @@ class CaptchaService:
         constraints = self._constraints(options)
         shown = image_shown(image, self.backend.capabilities)
         return GenerationRequest(shown, prompt, self._max_new_tokens, constraints, deadline)
+
+    def _asks_for_characters(self, options: Options) -> bool:
+        """Return whether the model is asked by a prompt of ours: a caller may ask anything."""
+        return obeyed_options(options, self.backend.capabilities).prompt is None
 
     def _constraints(self, options: Options) -> DecodingConstraints:
         """Return what the answer may look like."""

@@ -121,9 +121,33 @@ def test_a_number_that_is_no_range_is_refused(started: list[Settings]) -> None:
         DdddOcr().set_ranges(99)
 
 
-def test_a_colour_filter_is_said_to_have_no_effect(started: list[Settings]) -> None:
-    with pytest.warns(UserWarning, match="no effect"):
-        assert DdddOcr().classification(IMAGE, color_filter_colors=["red"]) == "w120"
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"color_filter_colors": ["red"]},
+        {"color_filter_custom_ranges": [((0, 50, 50), (10, 255, 255))]},
+        {"colors": ["own"], "custom_color_ranges": {"own": [(0, 50, 50), (10, 255, 255)]}},
+    ],
+    ids=["names", "ranges", "as in 1.5"],
+)
+def test_characters_of_some_colors_are_read(
+    started: list[Settings], backend: FakeBackend, asked: dict[str, Any]
+) -> None:
+    picture = Image.new("RGB", (120, 40), "white")
+    picture.paste("red", (10, 10, 30, 30))
+    picture.paste("blue", (60, 10, 80, 30))
+    assert DdddOcr().classification(picture, **asked) == "w120"
+    shown = backend.batches[-1][0].image
+    assert {color for _, color in shown.getcolors()} == {(255, 255, 255), (255, 0, 0)}
+
+
+def test_no_character_of_the_colors_is_an_empty_text(started: list[Settings]) -> None:
+    assert DdddOcr().classification(IMAGE, colors=["green"]) == ""
+
+
+def test_an_unknown_color_is_refused(started: list[Settings]) -> None:
+    with pytest.raises(InvalidOption, match="brown"):
+        DdddOcr().classification(IMAGE, colors=["brown"])
 
 
 def test_no_usable_answer_is_an_empty_text(started: list[Settings], backend: FakeBackend) -> None:

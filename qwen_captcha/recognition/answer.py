@@ -27,6 +27,8 @@ PROMPT_IGNORED = "prompt had no effect: the loaded model does not follow instruc
 NOT_FOR_ARITHMETIC = "charset and length had no effect: they do not concern arithmetic."
 NOT_RESTRICTED = "the text is outside charset, length or kind: the engine does not restrict it."
 CONFIDENCE_UNKNOWN = "confidence is unknown: the engine gives no token probabilities."
+BLANK = "The image shows no characters: it is of one color or noise."
+NONE_OF_COLORS = "The image shows no characters of the colors asked for."
 RESPONSE_CUT = "the response of the model was cut at MAX_NEW_TOKENS tokens."
 
 
@@ -114,6 +116,18 @@ def answer_from_output(
         warnings=_warnings(best.output, best.extracted, asked, capabilities),
         low_confidence=confidence < options.min_confidence,
         details=details_of(candidates, confidence) if options.details else None,
+    )
+
+
+def blank_answer(options: Options) -> Answer:
+    """Return the answer for an image that shows nothing, which no model is asked about."""
+    return Answer(
+        text="",
+        confidence=0.0,
+        success=False,
+        raw_response="",
+        error_type="no_answer",
+        error=NONE_OF_COLORS if options.colors else BLANK,
     )
 
 

@@ -7,13 +7,15 @@ give equal values, so it can be part of a cache key.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeVar
 
 from qwen_captcha.errors import InvalidOption
+from qwen_captcha.images.colors import COLOR_RANGES, MAX_HUE, MAX_LEVEL, HsvRange
 from qwen_captcha.recognition.charsets import CHARSET_RANGES, Charset
 from qwen_captcha.value_parsers import boolean, decimal_number
 
@@ -67,6 +69,7 @@ class Options:
         length: Fewest and most characters of the text that is read; None allows any number.
         details: Also tell each character's confidence and other readings.
         min_confidence: Answers with less are marked.
+        colors: Ranges of the colors that the characters to read have; empty for all colors.
     """
 
     prompt: str | None = None
@@ -76,6 +79,7 @@ class Options:
     length: tuple[int, int] | None = None
     details: bool = False
     min_confidence: float = 0.0
+    colors: tuple[HsvRange, ...] = ()
 
 
 def parse_options(
@@ -103,6 +107,7 @@ def parse_options(
         length=_length(sources),
         details=_parsed(sources, "details", False, boolean, "true or false"),
         min_confidence=_parsed(sources, "min_confidence", 0.0, _share, "a number from 0 to 1"),
+        colors=_colors(sources),
     )
 
 
@@ -186,6 +191,70 @@ def _length(sources: Sources) -> tuple[int, int] | None:
             return shortest, longest
     allowed = f"a number of characters from 1 to {MAX_LENGTH} or a range such as 4-6"
     raise _refusal("length", value, allowed)
+
+
+def _colors(sources: Sources) -> tuple[HsvRange, ...]:
+    """Return the ranges of the names in `colors`, ddddocr's or the caller's own."""
+    own = _own_colors(_json_value(sources, "custom_color_ranges"))
+    known: dict[str, Sequence[HsvRange]] = {**COLOR_RANGES, **own}
+    value = _json_value(sources, "colors")
+    names = value.split(",") if isinstance(value, str) else ([] if value is None else value)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _refusal("colors", value, "a list of names")
+    words = [word for name in names if (word := name.strip().lower())]
+    for word in words:
+        if word not in known:
+            allowed = f"of {', '.join(known)}; others are defined by custom_color_ranges"
+            raise _refusal("colors", word, allowed)
+    if own and not words:
+        raise InvalidOption("custom_color_ranges defines colors; name those to keep in colors.")
+    return tuple(sorted({color for word in words for color in known[word]}))
+
+
+def _own_colors(value: object) -> dict[str, Sequence[HsvRange]]:
+    """Return the caller's own colors by name, each of a lower and an upper bound or more pairs."""
+    allowed = (
+        f'an object such as {{"pink": [[150, 30, 100], [175, 150, 255]]}} of names with lower and '
+        f"upper bounds of hue (0 to {MAX_HUE}), saturation and value (0 to {MAX_LEVEL})"
+    )
+    if not isinstance(value, dict | None):
+        raise _refusal("custom_color_ranges", value, allowed)
+    own: dict[str, Sequence[HsvRange]] = {}
+    for name, bounds in (value or {}).items():
+        if not isinstance(bounds, list) or not bounds or len(bounds) % 2:
+            raise _refusal("custom_color_ranges", value, allowed)
+        pairs = zip(bounds[::2], bounds[1::2], strict=True)
+        ranges = [HsvRange(tuple(low), tuple(high)) for low, high in pairs if _is_range(low, high)]
+        if 2 * len(ranges) < len(bounds):
+            raise _refusal("custom_color_ranges", value, allowed)
+        own[name.strip().lower()] = ranges
+    return own
+
+
+def _is_range(lower: object, upper: object) -> bool:
+    """Return whether two values are bounds of hue, saturation and value, in that order."""
+    limits = (MAX_HUE, MAX_LEVEL, MAX_LEVEL)
+    if not (isinstance(lower, list) and isinstance(upper, list)):
+        return False
+    if not len(lower) == len(upper) == len(limits):
+        return False
+    # A boolean is an integer to Python.
+    whole = all(type(level) is int for level in (*lower, *upper))
+    return whole and all(
+        0 <= low <= high <= limit for low, high, limit in zip(lower, upper, limits, strict=True)
+    )
+
+
+def _json_value(sources: Sources, name: str) -> object:
+    """Return an option that a form and a query have as the text of a JSON list or object."""
+    value = _given(sources, name)
+    if not isinstance(value, str) or (value[0] not in "[{" and value != "null"):
+        return value
+    try:
+        return json.loads(value)
+    # Thousands of nested brackets end in a RecursionError.
+    except (ValueError, RecursionError):
+        raise _refusal(name, value, "valid JSON") from None
 
 
 def _parsed(

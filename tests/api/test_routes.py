@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from PIL import Image
 from werkzeug.exceptions import BadGateway, Conflict
 from werkzeug.test import TestResponse
 
 from qwen_captcha import __version__
 from qwen_captcha.app import create_app
 from qwen_captcha.errors import CaptchaServiceError, OutOfMemory, every_error_type
+from qwen_captcha.recognition.answer import NONE_OF_COLORS
 from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
+from tests.support.captchas import file_of
 from tests.support.fake_backend import (
     PATIENCE_S,
     FakeBackend,
@@ -74,6 +77,29 @@ def test_no_answer_is_a_200_without_success(client: FlaskClient, backend: FakeBa
         "error": "The model gave no usable answer.",
         "error_type": "no_answer",
     }
+
+
+def test_a_blank_image_is_no_answer_and_not_read(client: FlaskClient, backend: FakeBackend) -> None:
+    blank = file_of(Image.new("RGB", (130, 40), "white"))
+    body = body_of(client.post("/ocr", data=blank))
+    assert (body["success"], body["text"], body["error_type"]) == (False, "", "no_answer")
+    assert "no characters" in body["error"]
+    reply = client.post("/ocr", json={"image": base64.b64encode(blank).decode()})
+    assert body_of(reply)["result"] == ""
+    assert backend.batches == []
+    # A caller may ask a model that follows prompts anything about it.
+    assert body_of(client.post("/ocr?prompt=Which+color?", data=blank))["text"] == "w130"
+
+
+def test_characters_of_some_colors_are_read(client: FlaskClient, backend: FakeBackend) -> None:
+    assert body_of(client.post("/ocr?colors=black", data=IMAGE))["text"] == "w120"
+    body = body_of(client.post("/ocr?colors=red,blue", data=IMAGE))
+    assert (body["error_type"], body["error"]) == ("no_answer", NONE_OF_COLORS)
+    fields = {"image_base64": base64.b64encode(IMAGE).decode(), "colors": ["dark"]}
+    ranges = {"dark": [[0, 0, 0], [180, 255, 90]]}
+    reply = client.post("/ocr", json={**fields, "custom_color_ranges": ranges})
+    assert body_of(reply)["text"] == "w120"
+    assert "dark" in assert_error(client.post("/ocr", json=fields), 400, "invalid_option")
 
 
 def test_warnings_are_a_list(client: FlaskClient) -> None:

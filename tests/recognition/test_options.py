@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import pytest
 
 from qwen_captcha.errors import InvalidOption
+from qwen_captcha.images.colors import COLOR_RANGES
 from qwen_captcha.recognition.charsets import (
     CHARSET_RANGES,
     DIGITS,
@@ -205,3 +207,50 @@ def test_stronger_source_wins(
     body: Mapping[str, object], query: Mapping[str, object], expected: Options
 ) -> None:
     assert parse_options(body, query) == expected
+
+
+RED_BOUNDS = [[170, 50, 50], [180, 255, 255], [0, 50, 50], [10, 255, 255]]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"colors": " Red "},
+        {"colors": "red, red,"},
+        {"colors": '["red"]'},
+        {"colors": ["RED", ""]},
+        {"colors": "mine", "custom_color_ranges": {"mine": RED_BOUNDS}},
+        {"colors": ["mine"], "custom_color_ranges": json.dumps({"Mine": RED_BOUNDS})},
+    ],
+)
+def test_colors_are_spelled_in_many_ways(fields: dict[str, object]) -> None:
+    assert parse_options(fields) == parse_options({"colors": ["red"]})
+    assert parse_options(fields).colors == COLOR_RANGES["red"]
+
+
+@pytest.mark.parametrize("value", ["", "[]", "null", [], None])
+def test_no_colors_are_all_colors(value: object) -> None:
+    assert parse_options({"colors": value, "custom_color_ranges": "null"}) == Options()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"colors": "pink"},
+        {"colors": ["red", 5]},
+        {"colors": {"red": 1}},
+        {"colors": "[" * 100_000},
+        {"colors": "own", "custom_color_ranges": {"own": []}},
+        {"colors": "own", "custom_color_ranges": {"own": [[0, 0, 0]]}},
+        {"colors": "own", "custom_color_ranges": {"own": [[0, 0], [1, 1]]}},
+        {"colors": "own", "custom_color_ranges": {"own": [[0, 0, 0], [181, 1, 1]]}},
+        {"colors": "own", "custom_color_ranges": {"own": [[0, 0, 0], [1, 1, 256]]}},
+        {"colors": "own", "custom_color_ranges": {"own": [[9, 0, 0], [1, 1, 1]]}},
+        {"colors": "own", "custom_color_ranges": {"own": [[0, 0, 0], [True, 1, 1]]}},
+        {"colors": "own", "custom_color_ranges": [[[0, 0, 0], [1, 1, 1]]]},
+        {"custom_color_ranges": {"own": [[0, 0, 0], [1, 1, 1]]}},
+    ],
+)
+def test_colors_that_cannot_be_kept_are_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidOption, match="color"):
+        parse_options(fields)

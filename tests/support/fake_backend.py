@@ -105,7 +105,10 @@ class FakeBackend:
 def image_bytes(width: int = 120, height: int = 40, image_format: str = "PNG") -> bytes:
     """Return a small image file; the fake backend reads it as `w` and its width."""
     file = io.BytesIO()
-    Image.new("RGB", (width, height), "white").save(file, image_format)
+    image = Image.new("RGB", (width, height), "white")
+    # A blank image is not shown to a model.
+    image.paste("black", (width // 3, height // 3, width * 2 // 3, height * 2 // 3))
+    image.save(file, image_format)
     return file.getvalue()
 
 

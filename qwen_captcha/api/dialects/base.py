@@ -36,13 +36,11 @@ class Question:
         data: The image file.
         options: The options of this service.
         probability: Whether the reply shall have probabilities.
-        warnings: What was asked for and has no effect.
     """
 
     data: bytes
     options: Options
     probability: bool = False
-    warnings: tuple[str, ...] = ()
 
 
 class Dialect(Protocol):

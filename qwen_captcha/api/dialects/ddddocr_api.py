@@ -12,24 +12,16 @@ from qwen_captcha.api.request_parsing import Body, PayloadLimits
 from qwen_captcha.errors import CaptchaServiceError
 from qwen_captcha.recognition.answer import Answer, probabilities
 
-# What colour filters look like that filter nothing, in JSON and in a form.
-NO_COLORS: tuple[object, ...] = (None, "", "[]", "null", "{}", [], {})
-COLORS_IGNORED = "colors and custom_color_ranges had no effect: the model sees the whole image."
-
 
 class DdddocrApi:
     """`ddddocr api` 1.6: JSON with `image`, or a multipart file `file`; errors have a status."""
 
     def parse(self, body: Body, limits: PayloadLimits) -> Question:
         """Return what a request asks."""
-        colored = any(
-            body.fields.get(name) not in NO_COLORS for name in ("colors", "custom_color_ranges")
-        )
         return Question(
             file_or_base64(body, "file", "image", limits),
             limits.parse_options(option_fields(body.fields, "charset_range"), body.query),
             flag(body.fields, "probability"),
-            (COLORS_IGNORED,) if colored else (),
         )
 
     def answer(self, question: Question, answer: Answer, seconds: float) -> Response:
@@ -39,7 +31,7 @@ class DdddocrApi:
             "probability": None,
             "processing_time": round(seconds, 6),
         }
-        warnings = [*question.warnings, *answer.warnings]
+        warnings = list(answer.warnings)
         if answer.error is not None:
             warnings.append(answer.error)
         if warnings:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from qwen_captcha.api.openapi.schemas import Schema, object_of
+from qwen_captcha.images.colors import COLOR_RANGES, MAX_HUE, MAX_LEVEL
 from qwen_captcha.recognition.charsets import CHARSET_RANGES
 from qwen_captcha.recognition.options import (
     MAX_CHARSET_CHARACTERS,
@@ -118,6 +119,34 @@ def _share(name: str, help_text: str) -> OptionField:
     )
 
 
+def _colors() -> OptionField:
+    """Return the option that names the colors of the characters to read."""
+    return OptionField(
+        "colors",
+        f"The colors of the characters to read: {', '.join(COLOR_RANGES)}, or names that "
+        "custom_color_ranges defines. As a text with commas between them or a JSON list.",
+        {"type": "string", "examples": ["red,blue"]},
+        ({"type": "array", "items": {"type": "string"}},),
+    )
+
+
+def _custom_colors() -> OptionField:
+    """Return the option that defines further colors."""
+    bound = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": MAX_LEVEL},
+        "minItems": 3,
+        "maxItems": 3,
+    }
+    return OptionField(
+        "custom_color_ranges",
+        "Further names for colors, each with a lower and an upper bound of hue (0 to "
+        f"{MAX_HUE}), saturation and value (0 to {MAX_LEVEL}), or several such pairs in a row.",
+        {"type": "string", "examples": ['{"pink": [[150, 30, 100], [175, 150, 255]]}']},
+        ({"type": "object", "additionalProperties": {"type": "array", "items": bound}},),
+    )
+
+
 OPTION_FIELDS: tuple[OptionField, ...] = (
     OptionField(
         "prompt",
@@ -135,6 +164,8 @@ OPTION_FIELDS: tuple[OptionField, ...] = (
     _length(),
     _flag("details", "Whether to tell each character's confidence and other readings."),
     _share("min_confidence", "Answers with less confidence say so in low_confidence."),
+    _colors(),
+    _custom_colors(),
 )
 
 

@@ -16,7 +16,7 @@ from qwen_captcha.api.dialects.base import option_fields
 from qwen_captcha.api.dialects.registry import dialect_of
 from qwen_captcha.api.request_parsing import Body
 from qwen_captcha.app import create_app
-from qwen_captcha.recognition.answer import Answer, probabilities
+from qwen_captcha.recognition.answer import NONE_OF_COLORS, Answer, probabilities
 from qwen_captcha.recognition.constraints import UNRESTRICTED
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
@@ -78,10 +78,17 @@ class TestDdddocrApi:
         assert text == result["text"] == "w120"
         assert len(reply.content) < 1000
 
-    def test_a_colour_filter_is_said_to_have_no_effect(self, url: str) -> None:
+    @pytest.mark.parametrize("color", ["black", "white"])
+    def test_characters_of_some_colors_are_read(self, url: str, color: str) -> None:
+        body = post(f"{url}/ocr", json={**API_REQUEST, "colors": [color]}).json()
+        assert body["result"] == ("w120" if color == "black" else "")
+        form = {"colors": f'["{color}"]', "custom_color_ranges": "null"}
+        reply = post(f"{url}/ocr/file", data=form, files={"file": IMAGE}).json()
+        assert reply["result"] == body["result"]
+
+    def test_a_color_that_no_pixel_has_is_said(self, url: str) -> None:
         body = post(f"{url}/ocr", json={**API_REQUEST, "colors": ["red"]}).json()
-        assert body["result"] == "w120"
-        assert "colors" in body["warnings"][0]
+        assert (body["result"], body["warnings"]) == ("", [NONE_OF_COLORS])
 
     @pytest.mark.parametrize(
         ("path", "request_", "status"),
@@ -91,6 +98,8 @@ class TestDdddocrApi:
             ("/ocr", {"json": {"image": 5}}, 400),
             ("/ocr", {"json": {"image": BASE64, "probability": "maybe"}}, 400),
             ("/ocr", {"json": {"image": BASE64, "charset_range": 9}}, 400),
+            ("/ocr", {"json": {"image": BASE64, "colors": ["brown"]}}, 400),
+            ("/ocr", {"json": {"image": BASE64, "custom_color_ranges": {"a": [[1]]}}}, 400),
             ("/ocr/file", {"files": {"file": NOTE}}, 415),
             ("/ocr/file", {"files": {"file": b""}}, 400),
             ("/ocr/file", {"files": {"photo": IMAGE, "logo": IMAGE}}, 400),

@@ -37,10 +37,13 @@ from tests.support.fake_backend import FakeBackend, image_bytes
 
 # What only says that it is not offered, and the files that the pages load.
 NOT_DESCRIBED = ("dialects.other_tasks", "pages.static")
+# Whether a value is taken depends on the other one of these.
+TOGETHER = ("colors", "custom_color_ranges")
 VALUES = (
     "", "  ", "auto", "AUTO", "Digits", " math ", "poem", "digits,text", "lower", "keep", "low",
     "0", " 6 ", "7", "9", "06", "abc", "x" * 2000, "x" * 2001, "x" * 20_000, "x" * 20_001,
     "true", "0.5", "1.5", "-1", "4-6", "4",
+    "red", "RED, blue ", "red,,", '["red"]', "[", '{"a": [[0, 0, 0], [1, 1, 1]]}', "null",
     0, 6, 7, -1, 0.5, 1.5, True, False, None, [], ["auto"], {}, {"a": 1},
 )  # fmt: skip
 
@@ -109,7 +112,11 @@ def accepted(name: str, value: object) -> bool:
     return True
 
 
-@pytest.mark.parametrize("option", OPTION_FIELDS, ids=lambda option: option.name)
+@pytest.mark.parametrize(
+    "option",
+    [option for option in OPTION_FIELDS if option.name not in TOGETHER],
+    ids=lambda option: option.name,
+)
 def test_the_schema_of_an_option_takes_what_the_parser_takes(option: OptionField) -> None:
     validator = Draft202012Validator(option.json)
     said = {repr(value): validator.is_valid(value) for value in VALUES}
@@ -118,6 +125,15 @@ def test_the_schema_of_an_option_takes_what_the_parser_takes(option: OptionField
     validator = Draft202012Validator(option.text)
     said = {value: validator.is_valid(value) for value in texts}
     assert said == {value: accepted(option.name, value) for value in texts}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_the_schema_of_options_that_depend_on_each_other_takes_all_that_is_taken(name: str) -> None:
+    [option] = [option for option in OPTION_FIELDS if option.name == name]
+    taken = [value for value in VALUES if accepted(name, value)]
+    assert [value for value in taken if not Draft202012Validator(option.json).is_valid(value)] == []
+    numbers = [value for value in VALUES if isinstance(value, int)]
+    assert not any(map(Draft202012Validator(option.json).is_valid, numbers))
 
 
 def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
