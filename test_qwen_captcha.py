@@ -46,7 +46,7 @@ class Outcome:
     """What came of a check."""
 
     passed: bool
-    words: str
+    message: str
     seconds: float = field(default=0.0)
 
 
@@ -159,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
         outcome = run(options.url.rstrip("/"), check)
         outcomes.append(outcome)
         mark = "ok  " if outcome.passed else "FAIL"
-        print(f"{mark}  {check.name:<20} {outcome.seconds * 1000:6.0f} ms  {outcome.words}")
+        print(f"{mark}  {check.name:<20} {outcome.seconds * 1000:6.0f} ms  {outcome.message}")
     failures = sum(not outcome.passed for outcome in outcomes)
     print(f"{len(outcomes) - failures} of {len(outcomes)} checks passed")
     return 1 if failures else 0

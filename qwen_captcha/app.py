@@ -16,9 +16,9 @@ from flask import Flask
 from qwen_captcha.api.dialects.registry import create_dialect_blueprint
 from qwen_captcha.api.forms import CaptchaRequest
 from qwen_captcha.api.pages import create_pages
-from qwen_captcha.api.request_logging import observe_requests
+from qwen_captcha.api.request_logging import register_request_logging
 from qwen_captcha.api.routes import create_blueprint, register_error_handlers
-from qwen_captcha.api.security import guard_requests
+from qwen_captcha.api.security import register_security
 from qwen_captcha.api.wsgi import bound_bodies, decompress_bodies, plain_slashes
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend
@@ -65,8 +65,8 @@ def create_app(
     app.register_blueprint(create_dialect_blueprint(service, settings))
     app.register_blueprint(create_pages(settings))
     register_error_handlers(app, service.metrics, settings)
-    observe_requests(app, service.metrics, settings)
-    guard_requests(app, settings)
+    register_request_logging(app, service.metrics, settings)
+    register_security(app, settings)
     unpacked = decompress_bodies(app.wsgi_app, settings.max_body_bytes)
     bounded = bound_bodies(unpacked, settings.max_body_bytes)
     app.wsgi_app = plain_slashes(bounded)  # type: ignore[assignment, method-assign]

@@ -146,14 +146,14 @@ def run_read(options: argparse.Namespace) -> int:
 
 def run_doctor(options: argparse.Namespace) -> int:
     """Print what is well and what is not; 1 where the service cannot run."""
-    from qwen_captcha.doctor import State, examine
+    from qwen_captcha.doctor import State, run_checks
 
     worst = 0
-    for finding in examine(program()):
-        print(f"{finding.state:<5} {finding.subject:<12} {finding.words}", flush=True)
-        if finding.mend:
-            print(f"      {'':<12} → {finding.mend}", flush=True)
-        worst = max(worst, EXIT_NOT_ALL if finding.state is State.WRONG else 0)
+    for result in run_checks(program()):
+        print(f"{result.state:<5} {result.subject:<12} {result.message}", flush=True)
+        if result.fix:
+            print(f"      {'':<12} → {result.fix}", flush=True)
+        worst = max(worst, EXIT_NOT_ALL if result.state is State.WRONG else 0)
     return worst
 
 

@@ -1,7 +1,7 @@
-"""What would keep the service from running here, and the mend.
+"""Checks of what would keep the service from running here, each with its fix.
 
 Responsible for: looking at Python, packages, GPU, memory, model, cache and port, each without
-changing anything. Invariant: every finding that is not well names what to do.
+changing anything. Invariant: every result that is not well names what to do.
 """
 
 from __future__ import annotations
@@ -37,52 +37,54 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What was found about one subject.
 
     Attributes:
         state: How it is.
         subject: What was looked at.
-        words: What was found.
-        mend: What to do, empty where all is well.
+        message: What was found.
+        fix: What to do, empty where all is well.
     """
 
     state: State
     subject: str
-    words: str
-    mend: str = ""
+    message: str
+    fix: str = ""
 
 
-def examine(program: str) -> Iterator[Finding]:
+def run_checks(program: str) -> Iterator[CheckResult]:
     """Yield what is found, subject by subject.
 
     Args:
-        program: How the command is called that can mend some of it.
+        program: How the command is called that can fix some of it.
     """
-    yield python_finding(sys.version_info[:2])
-    yield from package_findings()
-    yield from torch_findings()
-    yield memory_finding(hardware.available_memory_bytes())
-    yield cache_finding()
+    yield check_python(sys.version_info[:2])
+    yield from check_packages()
+    yield from check_torch()
+    yield check_memory(hardware.available_memory_bytes())
+    yield check_cache()
     try:
         settings = settings_from_environment()
     except SettingsError as error:
-        yield Finding(State.WRONG, "settings", str(error), "set the variable to what is allowed")
+        yield CheckResult(
+            State.WRONG, "settings", str(error), "set the variable to what is allowed"
+        )
         return
-    yield Finding(State.WELL, "settings", "all can be used")
-    yield model_finding(settings, program)
-    yield port_finding(settings.host, settings.port)
+    yield CheckResult(State.WELL, "settings", "all can be used")
+    yield check_model(settings, program)
+    yield check_port(settings.host, settings.port)
 
 
-def python_finding(found: tuple[int, ...]) -> Finding:
+def check_python(found: tuple[int, ...]) -> CheckResult:
     """Return whether Python is new enough."""
-    words = f"{platform.python_version()} at {sys.executable}"
+    message = f"{platform.python_version()} at {sys.executable}"
     if found >= MIN_PYTHON:
-        return Finding(State.WELL, "Python", words)
-    return Finding(State.WRONG, "Python", words, "install Python 3.11 or newer")
+        return CheckResult(State.WELL, "Python", message)
+    return CheckResult(State.WRONG, "Python", message, "install Python 3.11 or newer")
 
 
-def package_findings() -> Iterator[Finding]:
+def check_packages() -> Iterator[CheckResult]:
     """Yield which packages are there."""
     missing, there = [], []
     for name in PACKAGES:
@@ -91,33 +93,35 @@ def package_findings() -> Iterator[Finding]:
         except PackageNotFoundError:
             missing.append(name)
     if there:
-        yield Finding(State.WELL, "packages", ", ".join(there))
+        yield CheckResult(State.WELL, "packages", ", ".join(there))
     if missing:
-        yield Finding(State.WRONG, "packages", f"{', '.join(missing)} missing", INSTALL)
+        yield CheckResult(State.WRONG, "packages", f"{', '.join(missing)} missing", INSTALL)
 
 
-def torch_findings() -> Iterator[Finding]:
+def check_torch() -> Iterator[CheckResult]:
     """Yield whether torch runs, and on what."""
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield Finding(State.WRONG, "torch", f"it cannot be imported: {error}", INSTALL)
+        yield CheckResult(State.WRONG, "torch", f"it cannot be imported: {error}", INSTALL)
         return
     cores = hardware.usable_cores()
-    yield Finding(State.WELL, "CPU", f"{cores} cores, bf16 {_fast_bf16(hardware.cpu_flags())}")
+    yield CheckResult(State.WELL, "CPU", f"{cores} cores, bf16 {_fast_bf16(hardware.cpu_flags())}")
     gpus = hardware.count_gpus()
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
-        yield Finding(State.WELL, "CUDA", f"{torch.version.cuda}, {gpus} GPUs, the first {name}")
+        yield CheckResult(
+            State.WELL, "CUDA", f"{torch.version.cuda}, {gpus} GPUs, the first {name}"
+        )
     elif gpus:
-        yield Finding(
+        yield CheckResult(
             State.WRONG,
             "CUDA",
             f"the driver knows {gpus} GPUs, but torch {torch.__version__} cannot use them",
             "install a torch with CUDA that fits the driver, or set USE_GPU=false",
         )
     else:
-        yield Finding(
+        yield CheckResult(
             State.NOTE,
             "CUDA",
             "no NVIDIA GPU: the CPU reads",
@@ -125,57 +129,57 @@ def torch_findings() -> Iterator[Finding]:
         )
 
 
-def memory_finding(available_bytes: int | None) -> Finding:
-    """Return how much memory there is; whether the model fits is the model's finding."""
+def check_memory(available_bytes: int | None) -> CheckResult:
+    """Return how much memory there is; whether the model fits is the model's result."""
     if available_bytes is None:
-        return Finding(State.NOTE, "memory", "the system does not tell", "look at it yourself")
-    words = f"{available_bytes / GIB:.1f} GiB free, the limits of a container included"
+        return CheckResult(State.NOTE, "memory", "the system does not tell", "look at it yourself")
+    message = f"{available_bytes / GIB:.1f} GiB free, the limits of a container included"
     if available_bytes < 2 * GIB:
-        return Finding(State.WRONG, "memory", words, "the bundled checkpoint needs 2 GiB")
-    return Finding(State.WELL, "memory", words)
+        return CheckResult(State.WRONG, "memory", message, "the bundled checkpoint needs 2 GiB")
+    return CheckResult(State.WELL, "memory", message)
 
 
-def cache_finding() -> Finding:
+def check_cache() -> CheckResult:
     """Return whether a model can be kept in the cache."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     folder = Path(HF_HUB_CACHE)
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    words = f"{folder}, {free / GIB:.0f} GiB free on its disk"
+    message = f"{folder}, {free / GIB:.0f} GiB free on its disk"
     if free < SPACE_FOR_A_MODEL_BYTES:
-        mend = "make room, or set HF_HOME to a folder on a larger disk"
-        return Finding(State.NOTE, "model cache", words, mend)
-    return Finding(State.WELL, "model cache", words)
+        fix = "make room, or set HF_HOME to a folder on a larger disk"
+        return CheckResult(State.NOTE, "model cache", message, fix)
+    return CheckResult(State.WELL, "model cache", message)
 
 
-def model_finding(settings: Settings, program: str) -> Finding:
+def check_model(settings: Settings, program: str) -> CheckResult:
     """Return whether the model that would be served can be."""
     from qwen_captcha.backends.factory import create_backend
 
     try:
         backend = create_backend(settings)
     except (ModelLoadError, SettingsError) as error:
-        mend = "the sentence above says what to do; QWEN_MODEL=bundled always works"
-        return Finding(State.WRONG, "model", str(error), mend)
+        fix = "the sentence above says what to do; QWEN_MODEL=bundled always works"
+        return CheckResult(State.WRONG, "model", str(error), fix)
     if not settings.qwen_model and backend.model_name == "bundled":
-        mend = f"{program} download Qwen/Qwen2-VL-2B-Instruct gets the larger one"
-        return Finding(State.NOTE, "model", "the small bundled checkpoint", mend)
-    return Finding(State.WELL, "model", f"{backend.model_name} on {backend.device}")
+        fix = f"{program} download Qwen/Qwen2-VL-2B-Instruct gets the larger one"
+        return CheckResult(State.NOTE, "model", "the small bundled checkpoint", fix)
+    return CheckResult(State.WELL, "model", f"{backend.model_name} on {backend.device}")
 
 
-def port_finding(host: str, port: int) -> Finding:
+def check_port(host: str, port: int) -> CheckResult:
     """Return whether the service could listen now."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    words = f"{host}:{port}"
+    message = f"{host}:{port}"
     try:
         with socket.socket(family) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((host, port))
     except OSError as error:
-        mend = "stop what listens there (perhaps this service already), or set PORT"
-        return Finding(State.NOTE, "port", f"{words} cannot be used: {error.strerror}", mend)
-    return Finding(State.WELL, "port", f"{words} is free")
+        fix = "stop what listens there (perhaps this service already), or set PORT"
+        return CheckResult(State.NOTE, "port", f"{message} cannot be used: {error.strerror}", fix)
+    return CheckResult(State.WELL, "port", f"{message} is free")
 
 
 def _fast_bf16(flags: frozenset[str]) -> str:

@@ -57,7 +57,7 @@ class Metrics:
         self.requests_in_flight = self._gauge(
             "requests_in_flight", "HTTP requests being served, the scrape included.", "livesum"
         )
-        self.refusals = self._counter(
+        self.rejections = self._counter(
             "refusals",
             "Requests, and images of a batch, that were answered with an error, by its type.",
             "reason",

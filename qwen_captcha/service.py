@@ -202,7 +202,7 @@ class CaptchaService:
         answers = []
         for outcome in self._outcomes(images, options, deadline, is_disconnected):
             if isinstance(outcome, CaptchaServiceError):
-                self.metrics.refusals.labels(outcome.error_type).inc()
+                self.metrics.rejections.labels(outcome.error_type).inc()
                 answers.append(failed_answer(outcome))
             else:
                 self._measure(outcome, options)
@@ -227,7 +227,7 @@ class CaptchaService:
         is_disconnected: Callable[[], bool],
     ) -> list[Answer | CaptchaServiceError]:
         """Return an answer or an error for each image, in order."""
-        self._constraints(options)  # refuses options before a slot is taken
+        self._constraints(options)  # rejects options before a slot is taken
         known = [self._known(image, options) for image in images]
         slots = sum(isinstance(outcome, bytes) for outcome in known)
         with self._batcher.reserve(slots, deadline) as reservation:

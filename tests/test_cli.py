@@ -143,19 +143,19 @@ def test_chinese_is_two_columns_wide() -> None:
 
 
 class TestDoctor:
-    def findings(self) -> dict[str, doctor.Finding]:
-        return {finding.subject: finding for finding in doctor.examine("qwen-captcha")}
+    def results(self) -> dict[str, doctor.CheckResult]:
+        return {result.subject: result for result in doctor.run_checks("qwen-captcha")}
 
     def test_here_everything_is_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("QWEN_MODEL", "bundled")
         monkeypatch.setenv("PORT", "0")
-        found = self.findings()
+        found = self.results()
         assert set(found) == {
             "Python", "packages", "CPU", "CUDA", "memory", "model cache", "settings", "model",
             "port",
         }  # fmt: skip
-        assert all(bool(one.mend) is (one.state is not State.WELL) for one in found.values())
-        assert found["model"].words.startswith("bundled on ")
+        assert all(bool(one.fix) is (one.state is not State.WELL) for one in found.values())
+        assert found["model"].message.startswith("bundled on ")
 
     def test_a_setting_that_cannot_be_used(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -165,31 +165,31 @@ class TestDoctor:
 
     def test_a_model_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("QWEN_MODEL", "/nowhere")
-        assert self.findings()["model"].state is State.WRONG
+        assert self.results()["model"].state is State.WRONG
 
     def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
-            finding = doctor.port_finding("127.0.0.1", server.getsockname()[1])
-        assert (finding.state, "PORT" in finding.mend) == (State.NOTE, True)
+            result = doctor.check_port("127.0.0.1", server.getsockname()[1])
+        assert (result.state, "PORT" in result.fix) == (State.NOTE, True)
 
     def test_a_gpu_that_torch_cannot_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import torch
 
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(doctor.hardware, "count_gpus", lambda: 2)
-        *_, cuda = doctor.torch_findings()
-        assert (cuda.state, "USE_GPU=false" in cuda.mend) == (State.WRONG, True)
+        *_, cuda = doctor.check_torch()
+        assert (cuda.state, "USE_GPU=false" in cuda.fix) == (State.WRONG, True)
 
     def test_too_little_of_something(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert doctor.python_finding((3, 10)).state is State.WRONG
-        assert doctor.memory_finding(doctor.GIB).state is State.WRONG
-        assert doctor.memory_finding(None).state is State.NOTE
+        assert doctor.check_python((3, 10)).state is State.WRONG
+        assert doctor.check_memory(doctor.GIB).state is State.WRONG
+        assert doctor.check_memory(None).state is State.NOTE
         monkeypatch.setattr(doctor, "PACKAGES", ("flask", "no-such-package"))
-        there, missing = doctor.package_findings()
+        there, missing = doctor.check_packages()
         assert (there.state, missing.state) == (State.WELL, State.WRONG)
-        assert "no-such-package" in missing.words
+        assert "no-such-package" in missing.message
         monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
-        assert "HF_HOME" in doctor.cache_finding().mend
+        assert "HF_HOME" in doctor.check_cache().fix
 
 
 def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:

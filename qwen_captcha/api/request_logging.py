@@ -34,18 +34,18 @@ _ACCEPTED_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 log = logging.getLogger(__name__)
 
 
-def note_answers(answers: Sequence[Answer]) -> None:
+def record_answers(answers: Sequence[Answer]) -> None:
     """Remember what the current request was answered, for its times and its line."""
     g.answers = answers
 
 
-def note_error(error: CaptchaServiceError, metrics: Metrics) -> None:
+def record_error(error: CaptchaServiceError, metrics: Metrics) -> None:
     """Count an error reply and remember it for the request's line."""
     g.error_type = error.error_type
-    metrics.refusals.labels(error.error_type).inc()
+    metrics.rejections.labels(error.error_type).inc()
 
 
-def observe_requests(app: Flask, metrics: Metrics, settings: Settings) -> None:
+def register_request_logging(app: Flask, metrics: Metrics, settings: Settings) -> None:
     """Give every request of an application its id, its times, its line and its counts."""
 
     @app.before_request

@@ -20,8 +20,8 @@ from qwen_captcha.api.dialects.base import Dialect
 from qwen_captcha.api.dialects.registry import dialect_of, read_in_dialect
 from qwen_captcha.api.request_logging import (
     CACHE_HEADER,
-    note_answers,
-    note_error,
+    record_answers,
+    record_error,
 )
 from qwen_captcha.api.request_parsing import (
     PayloadLimits,
@@ -94,7 +94,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         data, options = parse_single(body, limits)
         deadline = start + settings.ocr_timeout_s
         answer = service.recognize(data, options, deadline, disconnect_check(request.environ))
-        note_answers([answer])
+        record_answers([answer])
         response = jsonify(answer_body(answer))
         response.headers[CACHE_HEADER] = answer.cache
         return response
@@ -110,7 +110,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
             deadline,
             disconnect_check(request.environ),
         )
-        note_answers(answers)
+        record_answers(answers)
         results = [
             {"filename": upload.filename, **answer_body(answer)}
             for upload, answer in zip(uploads, answers, strict=True)
@@ -187,12 +187,12 @@ def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) ->
 
     @app.errorhandler(CaptchaServiceError)
     def service_error(error: CaptchaServiceError) -> Response:
-        """Answer what the service refuses or fails at."""
+        """Answer what the service rejects or fails at."""
         return error_response(error, metrics)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        """Answer what Flask refuses, with the headers that belong to it."""
+        """Answer what Flask rejects, with the headers that belong to it."""
         response = error_response(as_service_error(error, settings.max_body_bytes), metrics)
         if "dialect" not in g:
             response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
@@ -210,7 +210,7 @@ def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) ->
 
 def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
     """Return the reply for an error, in the dialect of the request where that is known."""
-    note_error(error, metrics)
+    record_error(error, metrics)
     dialect: Dialect | None = g.get("dialect")
     if dialect is not None:
         response = dialect.error(error)

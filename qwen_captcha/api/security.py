@@ -3,7 +3,7 @@
 Responsible for: API keys, rate limits by key and by address, which pages of other origins may call
 (CORS), the headers that tell browsers to take replies for nothing else. Invariants: a key is
 compared in the time that all keys take, and is neither logged nor repeated in a reply; without
-settings nothing is refused, and probes and pages never are.
+settings nothing is rejected, and probes and pages never are.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BROWSER_HEADERS = {
 }
 
 
-def guard_requests(app: Flask, settings: Settings) -> None:
+def register_security(app: Flask, settings: Settings) -> None:
     """Let only those requests of an application through that the settings allow."""
     by_address = RateLimit("address", settings.rate_limit_per_address)
     by_key = RateLimit("key", settings.rate_limit_per_key)
@@ -58,9 +58,9 @@ def guard_requests(app: Flask, settings: Settings) -> None:
         )
 
     @app.before_request
-    def refuse() -> None:
-        """Refuse a page that may not call, who calls too often, or has no key."""
-        refuse_other_origins(request, settings.cors_origins)
+    def reject() -> None:
+        """Reject a page that may not call, who calls too often, or has no key."""
+        reject_other_origins(request, settings.cors_origins)
         if is_open(request):
             return
         by_address.count(network_of(request.remote_addr or ""))
@@ -122,8 +122,8 @@ def is_open(request: Request) -> bool:
     return request.method == "OPTIONS" or (rule is not None and rule.rule in OPEN_ROUTES)
 
 
-def refuse_other_origins(request: Request, allowed: Sequence[str]) -> None:
-    """Refuse a browser's question before the call of a page that may not call.
+def reject_other_origins(request: Request, allowed: Sequence[str]) -> None:
+    """Reject a browser's question before the call of a page that may not call.
 
     Raises:
         OriginNotAllowed: It is such a question; the page itself never sees the reply, its

@@ -20,7 +20,7 @@ from gunicorn.http.errors import ParseException
 IDLE_S = 15.0
 # The largest body, 64 MiB, at 6 Mbit/s.
 REQUEST_S = 90.0
-# A client on a local network sends the rest of a refused upload well within these.
+# A client on a local network sends the rest of a rejected upload well within these.
 LINGER_BYTES = 256 * 1024 * 1024
 LINGER_S = 10.0
 # A client that neither sends nor closes for so long has read what it wants to read.
@@ -32,11 +32,11 @@ FINAL_STATUS = tuple(
 )
 
 
-class TooSlow(ParseException):  # type: ignore[misc]
+class RequestTimeout(ParseException):  # type: ignore[misc]
     """A client did not send its request in time."""
 
 
-class PatientSocket:
+class DeadlineSocket:
     """A socket whose reads end and whose replies are sent whole; else the socket that it wraps.
 
     gunicorn sends the head of a reply before its body. A process that is killed in between leaves
@@ -83,10 +83,10 @@ class PatientSocket:
         """Return at most `size` bytes, none where the client has closed.
 
         Raises:
-            TooSlow: Nothing came in time.
+            RequestTimeout: Nothing came in time.
         """
         given = self._wrapped.gettimeout()
-        # Whoever set a timeout wants its own error: the end of a refused upload is read so.
+        # Whoever set a timeout wants its own error: the end of a rejected upload is read so.
         if given is not None:
             return self._wrapped.recv(size, flags)
         left_s = min(IDLE_S, self._deadline - time.monotonic())
@@ -98,7 +98,7 @@ class PatientSocket:
         try:
             return self._wrapped.recv(size, flags)
         except TimeoutError as error:
-            raise TooSlow from error
+            raise RequestTimeout from error
         finally:
             self._wrapped.settimeout(None)
 

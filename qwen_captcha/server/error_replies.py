@@ -11,10 +11,10 @@ import json
 from gunicorn.http import errors as http_errors
 
 from qwen_captcha.errors import BadRequest, InternalError, TooLarge, error_body
-from qwen_captcha.server.connection import TooSlow
+from qwen_captcha.server.connection import RequestTimeout
 
-# What gunicorn refuses: status, reason, `error_type` and sentence. The first match counts.
-REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
+# What gunicorn rejects: status, reason, `error_type` and sentence. The first match counts.
+ERRORS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
     (http_errors.InvalidResponseHeader, 500, "Internal Server Error",
      InternalError.error_type, "The service failed on this request."),
     (http_errors.InvalidResponseHeaderName, 500, "Internal Server Error",
@@ -29,7 +29,7 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
      BadRequest.error_type, "The Expect header can only be 100-continue."),
     (http_errors.UnsupportedTransferCoding, 501, "Not Implemented",
      BadRequest.error_type, "The Transfer-Encoding can only be chunked."),
-    (TooSlow, 408, "Request Timeout",
+    (RequestTimeout, 408, "Request Timeout",
      BadRequest.error_type, "The request was not sent in time."),
     (http_errors.ParseException, 400, "Bad Request",
      BadRequest.error_type, "The request is not valid HTTP."),
@@ -38,9 +38,9 @@ REFUSALS: tuple[tuple[type[Exception], int, str, str, str], ...] = (
 )  # fmt: skip
 
 
-def refusal_of(exc: Exception) -> tuple[int, str, str, str]:
+def error_of(exc: Exception) -> tuple[int, str, str, str]:
     """Return status, reason, `error_type` and sentence for an exception of gunicorn."""
-    return next(refusal for kind, *refusal in REFUSALS if isinstance(exc, kind))  # type: ignore[return-value]
+    return next(error for kind, *error in ERRORS if isinstance(exc, kind))  # type: ignore[return-value]
 
 
 def error_reply(status: int, reason: str, error_type: str, sentence: str) -> bytes:

@@ -1,7 +1,7 @@
-"""Refusals that cost almost nothing: requests for which a full queue has no place.
+"""Rejections that cost almost nothing: requests for which a full queue has no place.
 
-Responsible for: knowing, from bytes that have arrived, a request that the service would refuse for
-its load, and the reply to it. The application refuses every request that is in any way unusual
+Responsible for: knowing, from bytes that have arrived, a request that the service would reject for
+its load, and the reply to it. The application rejects every request that is in any way unusual
 just as well, but in a thread of its own and ten times slower. A crowd of such threads takes the
 interpreter from the model's thread, which asks for it after each operator.
 Invariant: what is replied is what the application replies to a caller whom it lets in, byte for
@@ -59,7 +59,7 @@ class PlainRequest:
 def plain_request(received: bytes) -> PlainRequest | None:
     """Return the request that some bytes are; None where they are more, less or anything else.
 
-    A caller in a dialect gets its refusal in that dialect, from the application.
+    A caller in a dialect gets its rejection in that dialect, from the application.
     """
     head, end, body = received.partition(b"\r\n\r\n")
     line, *fields = head.split(b"\r\n")
@@ -89,7 +89,7 @@ def _is_own(body: bytes) -> bool:
     return image_format(body) is not None or bool(_OWN_JSON.match(start) or _OWN_FILE.search(start))
 
 
-class QuickRefusals:
+class LoadShedder:
     """Writes, counts and logs the replies to plain requests; used by one thread.
 
     Args:
@@ -99,7 +99,7 @@ class QuickRefusals:
     def __init__(self, metrics: Metrics) -> None:
         self._requests = metrics.requests.labels(ROUTE, str(QueueFull.status))
         self._seconds = metrics.request_seconds.labels(ROUTE)
-        self._refused = metrics.refusals.labels(QueueFull.error_type)
+        self._rejected = metrics.rejections.labels(QueueFull.error_type)
         self._untold = 0
         self._told = 0.0
 
@@ -122,11 +122,11 @@ class QuickRefusals:
     def _count(self, error: CaptchaServiceError, seconds: float) -> None:
         self._requests.inc()
         self._seconds.observe(seconds)
-        self._refused.inc()
+        self._rejected.inc()
         self._untold += 1
         now = time.monotonic()
         if now - self._told >= SUMMARY_S:
-            # A line for each would cost more than the refusal.
+            # A line for each would cost more than the rejection.
             log.warning("Refused %d requests at once: %s", self._untold, error.message)
             self._untold, self._told = 0, now
 

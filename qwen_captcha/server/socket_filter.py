@@ -2,7 +2,7 @@
 
 Responsible for: the kernel's part in a stop that loses nobody. Between the last `accept` and the
 closing of a listener somebody may connect, and is reset by the closing. Linux can drop the packets
-that open connections first; whoever they came from tries again after a second and is refused then.
+that open connections first; whoever they came from tries again after a second and is rejected then.
 Elsewhere that moment stays. Invariant: connections that exist are not touched, and those that are
 being opened still come to be: their client may think that they exist, and send its request.
 
@@ -31,7 +31,7 @@ _FIRST_SEGMENTS_ARE_DROPPED = (
 )
 
 
-def keep_newcomers_out(listener: socket.socket) -> None:
+def drop_new_connections(listener: socket.socket) -> None:
     """Drop what would open further connections, where the system can."""
     if sys.platform != "linux":
         return

@@ -1,7 +1,7 @@
 """gunicorn's threaded worker, taught that every reply is JSON and that no reply gets lost.
 
-Responsible for: which connections have a thread, which wait without one, which are refused or
-closed while there is no slot; reading a refused upload to its end, so that its client gets the
+Responsible for: which connections have a thread, which wait without one, which are rejected or
+closed while there is no slot; reading a rejected upload to its end, so that its client gets the
 reply instead of a connection reset; draining on SIGTERM; gunicorn's part of the log. Invariant:
 every connection that is closed after a reply is drained for a bounded time, by the thread that
 served it and not by the loop that accepts connections.
@@ -31,19 +31,19 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from qwen_captcha.server.connection import (
     IDLE_S,
-    PatientSocket,
+    DeadlineSocket,
     linger,
 )
-from qwen_captcha.server.error_replies import error_reply, refusal_of
-from qwen_captcha.server.load_shedding import QuickRefusals, plain_request
-from qwen_captcha.server.socket_filter import HANDSHAKE_S, keep_newcomers_out
+from qwen_captcha.server.error_replies import error_of, error_reply
+from qwen_captcha.server.load_shedding import LoadShedder, plain_request
+from qwen_captcha.server.socket_filter import HANDSHAKE_S, drop_new_connections
 
 # A captcha as base64 is far smaller, and looking at more bytes costs more than a thread.
-LARGEST_PLAIN_REQUEST = 64 * 1024
+MAX_PLAIN_REQUEST_BYTES = 64 * 1024
 NOT_WAITING = socket.MSG_DONTWAIT
 
 # How long a thread keeps the interpreter from the others: a fifth of Python's own, so that the loop
-# which accepts and refuses gets its turn among the threads that answer a whole batch at once.
+# which accepts and rejects gets its turn among the threads that answer a whole batch at once.
 SWITCH_INTERVAL_S = 0.001
 # Until somebody may have closed a connection.
 NO_DESCRIPTOR_S = 0.1
@@ -85,11 +85,11 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         conn.close()
 
     def load_wsgi(self) -> None:
-        """Load the application, and what refuses in its stead while it has no slot."""
+        """Load the application, and what rejects in its stead while it has no slot."""
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         super().load_wsgi()
         self.service = self.wsgi.extensions["captcha_service"]
-        self.quick_refusals = QuickRefusals(self.service.metrics)
+        self.load_shedder = LoadShedder(self.service.metrics)
         # Connections whose request was given to a thread that has no slot for it yet. Without them
         # the queue looks empty after each batch, until its threads come to fill it.
         self.dispatched: set[TConn] = set()
@@ -100,20 +100,20 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Have a thread serve the next request of a connection; called by the main loop.
 
         A connection that is silent waits in that loop, without a thread. While there is no slot
-        for another image, plain requests are refused here and now.
+        for another image, plain requests are rejected here and now.
         """
-        if not isinstance(conn.sock, PatientSocket):
-            conn.sock = PatientSocket(conn.sock, self._not_dispatched)
+        if not isinstance(conn.sock, DeadlineSocket):
+            conn.sock = DeadlineSocket(conn.sock, self._not_dispatched)
         conn.sock.expect_request()
         if self.alive and not conn.initialized and not conn.data_ready:
             self._await_request(conn)
             return
-        refused = self._refuse(conn)
-        if refused:
+        rejected = self._reject(conn)
+        if rejected:
             conn.set_timeout()
             self.keepalived_conns.append(conn)
             self._register(conn, self.on_client_socket_readable)
-        if refused is not None:
+        if rejected is not None:
             return
         self.dispatched.add(conn)
         super().enqueue_req(conn)
@@ -121,15 +121,15 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def on_client_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         """Serve the next request of a kept-alive connection; called by the main loop.
 
-        A connection that is refused stays where it is: the calls into the kernel that take it out
+        A connection that is rejected stays where it is: the calls into the kernel that take it out
         and put it back would be half of the cost.
         """
         if client.fileno() < 0:
             return  # It made room for a newcomer in this same round of events.
-        refused = self._refuse(conn)
-        if refused is not None:
+        rejected = self._reject(conn)
+        if rejected is not None:
             self.keepalived_conns.remove(conn)
-            if refused:
+            if rejected:
                 conn.set_timeout()
                 self.keepalived_conns.append(conn)
             return
@@ -154,8 +154,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def _register(self, conn: TConn, callback: Callable[[TConn, socket.socket], None]) -> None:
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(callback, conn))
 
-    def _refuse(self, conn: TConn) -> bool | None:
-        """Refuse the request that has arrived; returns whether the connection stays.
+    def _reject(self, conn: TConn) -> bool | None:
+        """Reject the request that has arrived; returns whether the connection stays.
 
         None where there is a slot for it, or where it is not a plain request: then its bytes are
         the parser's.
@@ -166,7 +166,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         if conn.parser is not None and conn.parser.unreader.buf.getvalue():
             return None
         try:
-            received = conn.sock.recv(LARGEST_PLAIN_REQUEST, NOT_WAITING)
+            received = conn.sock.recv(MAX_PLAIN_REQUEST_BYTES, NOT_WAITING)
         except OSError:
             return None
         request = plain_request(received)
@@ -175,7 +175,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             conn.parser.unreader.unread(received)
             return None
         stays = request.keeps_alive and len(self.keepalived_conns) < self.max_keepalived
-        reply = self.quick_refusals.reply(request, error, close=not stays)
+        reply = self.load_shedder.reply(request, error, close=not stays)
         with contextlib.suppress(OSError):
             # Who has left no room for so little does not read his replies.
             if conn.sock.send(reply, NOT_WAITING) == len(reply) and stays:
@@ -202,11 +202,11 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
         """Answer a request that never reached the application, or broke outside of it."""
-        status, reason, error_type, sentence = refusal_of(exc)
+        status, reason, error_type, sentence = error_of(exc)
         if status == 500:
             log.error("gunicorn failed on a request.", exc_info=exc)
         else:
-            log.debug("Refused with %d: %s", status, exc)
+            log.debug("Rejected with %d: %s", status, exc)
         with contextlib.suppress(OSError):
             client.sendall(error_reply(status, reason, error_type, sentence))
 
@@ -221,12 +221,12 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def _leave_listeners(self) -> None:
         """Accept who is at the door already, then stop to listen.
 
-        Who comes later is refused at once, or at the second try if it is while this takes its
+        Who comes later is rejected at once, or at the second try if it is while this takes its
         `HANDSHAKE_S`, and can turn to another instance; a listener that stayed open would let
         them wait for a reply until the process ends.
         """
         for listener in self.sockets:
-            keep_newcomers_out(listener)
+            drop_new_connections(listener)
             self.poller.register(listener, selectors.EVENT_READ, self.accept)
         deadline = time.monotonic() + HANDSHAKE_S
         while self.sockets and (left_s := deadline - time.monotonic()) > 0:
@@ -253,7 +253,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             super().handle_quit(sig, frame)
 
     def _begin_drain(self) -> None:
-        """Refuse new work, once; called by the main loop."""
+        """Reject new work, once; called by the main loop."""
         if self.service.draining:
             return
         self.service.begin_drain()

@@ -14,7 +14,7 @@ import pytest
 from qwen_captcha.api.openapi.document import HEADERS
 from qwen_captcha.api.openapi.operations import OPERATIONS
 from qwen_captcha.api.openapi.option_fields import OPTION_FIELDS, OptionField
-from qwen_captcha.api.openapi.refusals import SERVER_REFUSALS
+from qwen_captcha.api.openapi.route_errors import SERVER_ERRORS
 from qwen_captcha.api.openapi.schemas import SCHEMAS
 from qwen_captcha.api.security import KEY_HEADER
 from qwen_captcha.errors import CaptchaServiceError, every_error_type
@@ -84,7 +84,7 @@ def test_each_status_that_is_named_for_an_error_is_one() -> None:
     assert len(named) > 20
     assert set(named) <= known
     in_the_table = {int(status) for status, _ in named}
-    assert all(str(status) in SECTIONS["Errors"] for status in set(SERVER_REFUSALS) - in_the_table)
+    assert all(str(status) in SECTIONS["Errors"] for status in set(SERVER_ERRORS) - in_the_table)
 
 
 @pytest.mark.parametrize("page", [PAGE, TUTORIAL], ids=["api", "first-ten-minutes"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qwen_captcha.server import connection
-from qwen_captcha.server.connection import PatientSocket, TooSlow
+from qwen_captcha.server.connection import DeadlineSocket, RequestTimeout
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
     PATIENCE_S,
@@ -67,11 +67,11 @@ def test_others_are_served_while_many_stall(server: Server, length: int) -> None
 
 
 @pytest.fixture
-def ends() -> Iterator[tuple[PatientSocket, socket.socket]]:
-    """Return both ends of a connection: the server's, which is patient, and the client's."""
+def ends() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
+    """Return both ends of a connection: the server's, with deadlines, and the client's."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        yield PatientSocket(ours, lambda: None), theirs
+        yield DeadlineSocket(ours, lambda: None), theirs
 
 
 def test_only_a_read_that_waits_is_announced() -> None:
@@ -83,33 +83,33 @@ def test_only_a_read_that_waits_is_announced() -> None:
         theirs.sendall(waits[-1])
 
     with ours, theirs:
-        patient = PatientSocket(ours, send_the_rest)
+        guarded = DeadlineSocket(ours, send_the_rest)
         theirs.sendall(b"head")
-        assert patient.recv(100) == b"head"
+        assert guarded.recv(100) == b"head"
         assert waits == []
-        assert patient.recv(100) == b"rest"
+        assert guarded.recv(100) == b"rest"
         assert waits == [b"rest"]
 
 
 def test_a_client_that_stops_is_given_up(
-    ends: tuple[PatientSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[DeadlineSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "IDLE_S", 0.01)
     ours, theirs = ends
     theirs.sendall(b"GET")
     assert ours.recv(100) == b"GET"
-    with pytest.raises(TooSlow):
+    with pytest.raises(RequestTimeout):
         ours.recv(100)
     assert ours.gettimeout() is None
 
 
 def test_a_client_that_trickles_is_given_up(
-    ends: tuple[PatientSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    ends: tuple[DeadlineSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = ends
     now = time.monotonic()
     monkeypatch.setattr(connection.time, "monotonic", lambda: now + connection.REQUEST_S)
-    with pytest.raises(TooSlow):
+    with pytest.raises(RequestTimeout):
         ours.recv(100)
     ours.expect_request()
     theirs.sendall(b"x")
@@ -117,7 +117,7 @@ def test_a_client_that_trickles_is_given_up(
 
 
 def test_a_timeout_that_somebody_set_keeps_its_own_error(
-    ends: tuple[PatientSocket, socket.socket],
+    ends: tuple[DeadlineSocket, socket.socket],
 ) -> None:
     ours, _ = ends
     ours.settimeout(0.01)
@@ -125,7 +125,7 @@ def test_a_timeout_that_somebody_set_keeps_its_own_error(
         ours.recv(100)
 
 
-def test_a_reply_is_sent_whole(ends: tuple[PatientSocket, socket.socket]) -> None:
+def test_a_reply_is_sent_whole(ends: tuple[DeadlineSocket, socket.socket]) -> None:
     ours, theirs = ends
     theirs.setblocking(False)
     ours.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -141,7 +141,9 @@ def test_a_reply_is_sent_whole(ends: tuple[PatientSocket, socket.socket]) -> Non
         theirs.recv(100)
 
 
-def test_a_file_follows_its_head(ends: tuple[PatientSocket, socket.socket], tmp_path: Path) -> None:
+def test_a_file_follows_its_head(
+    ends: tuple[DeadlineSocket, socket.socket], tmp_path: Path
+) -> None:
     ours, theirs = ends
     (tmp_path / "page").write_bytes(b"<html>")
     ours.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -152,7 +154,9 @@ def test_a_file_follows_its_head(ends: tuple[PatientSocket, socket.socket], tmp_
 
 
 def test_who_is_too_slow_is_told_so() -> None:
-    with running(gunicorn_command("tests.support.fake_backend:create_impatient_app()")) as server:
+    with running(
+        gunicorn_command("tests.support.fake_backend:create_short_deadline_app()")
+    ) as server:
         server.wait_until_ready()
         for sent, status in ((HEAD[:30], 408), (HEAD + b"\r\n" + IMAGE[:9], 400)):
             with connect(server) as connection:

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from qwen_captcha.server.socket_filter import keep_newcomers_out
+from qwen_captcha.server.socket_filter import drop_new_connections
 
 PATIENCE_S = 10.0
 
@@ -13,7 +13,7 @@ def test_who_is_connected_stays_and_nobody_else_gets_in() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
         with socket.create_connection(address, PATIENCE_S) as early:
-            keep_newcomers_out(listener)
+            drop_new_connections(listener)
             with pytest.raises(TimeoutError):
                 socket.create_connection(address, 0.2)
             accepted, _ = listener.accept()
@@ -33,7 +33,7 @@ def test_who_is_being_let_in_when_the_door_shuts_gets_in() -> None:
         # For the client a connection is open from here on; for the listener, with its first bytes.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 5)
         with socket.create_connection(listener.getsockname(), PATIENCE_S) as early:
-            keep_newcomers_out(listener)
+            drop_new_connections(listener)
             early.sendall(b"here")
             listener.settimeout(PATIENCE_S)
             accepted, _ = listener.accept()

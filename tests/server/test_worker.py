@@ -13,7 +13,7 @@ from gunicorn.http import errors as http_errors
 
 import qwen_captcha
 from qwen_captcha.server.connection import linger
-from qwen_captcha.server.error_replies import error_reply, refusal_of
+from qwen_captcha.server.error_replies import error_of, error_reply
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
     ENTRY_SCRIPT,
@@ -353,7 +353,7 @@ def test_ctrl_c_ends_it_without_a_word() -> None:
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
 def test_who_is_at_fault_decides_the_status(error: Exception, status: int) -> None:
-    assert refusal_of(error)[0] == status
+    assert error_of(error)[0] == status
 
 
 def test_a_refusal_is_a_whole_response() -> None:

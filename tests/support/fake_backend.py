@@ -127,7 +127,7 @@ def create_steady_app() -> Flask:
     return create_app(backend=FakeBackend(say))
 
 
-def create_impatient_app() -> Flask:
+def create_short_deadline_app() -> Flask:
     """Return an application under which clients have to send quickly."""
     # Imported here: only gunicorn's worker has it.
     from qwen_captcha.server import connection

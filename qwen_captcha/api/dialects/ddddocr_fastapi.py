@@ -33,7 +33,7 @@ class DdddocrFastapi:
         return self._reply(200, "Success", data)
 
     def error(self, error: CaptchaServiceError) -> Response:
-        """Return code 400 for what the caller can mend, else 500."""
+        """Return code 400 for what the caller can fix, else 500."""
         return self._reply(400 if error.status < 500 else 500, error.message, None)
 
     def _reply(self, code: int, message: str, data: object) -> Response:

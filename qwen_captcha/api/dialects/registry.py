@@ -14,7 +14,7 @@ from qwen_captcha.api.dialects.base import Dialect
 from qwen_captcha.api.dialects.ddddocr_api import DDDDOCR_API
 from qwen_captcha.api.dialects.ddddocr_fastapi import DDDDOCR_FASTAPI
 from qwen_captcha.api.dialects.ocr_api_server import OcrApiServer
-from qwen_captcha.api.request_logging import CACHE_HEADER, note_answers
+from qwen_captcha.api.request_logging import CACHE_HEADER, record_answers
 from qwen_captcha.api.request_parsing import (
     Body,
     PayloadLimits,
@@ -37,8 +37,8 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
     routes = Blueprint("dialects", __name__)
 
     @routes.url_value_preprocessor
-    def know_the_dialect(endpoint: str | None, values: dict[str, Any] | None) -> None:
-        """Note whose route it is, before anything can refuse the request."""
+    def set_dialect(endpoint: str | None, values: dict[str, Any] | None) -> None:
+        """Note whose route it is, before anything can reject the request."""
         g.start = service.monotonic()
         form = (values or {}).pop("form", "text")
         if request.path.startswith(("/ocr/b64", "/ocr/file/")):
@@ -76,7 +76,7 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
 
     @routes.post("/set_charset_range")
     def set_charset_range() -> Response:
-        """Refuse to change a setting of all callers."""
+        """Reject a change to a setting of all callers."""
         raise Gone(RANGE_PER_REQUEST)
 
     @routes.route("/det", methods=["GET", "POST"])
@@ -112,7 +112,7 @@ def read_in_dialect(
         start + settings.ocr_timeout_s,
         disconnect_check(request.environ),
     )
-    note_answers([answer])
+    record_answers([answer])
     response = dialect.answer(question, answer, service.monotonic() - start)
     response.headers[CACHE_HEADER] = answer.cache
     return response

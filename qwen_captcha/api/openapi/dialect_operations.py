@@ -22,7 +22,7 @@ from qwen_captcha.api.openapi.option_fields import (
     json_with,
     word_in_any_case,
 )
-from qwen_captcha.api.openapi.refusals import SINGLE_ERRORS
+from qwen_captcha.api.openapi.route_errors import SINGLE_ERRORS
 from qwen_captcha.api.openapi.schemas import (
     BASE64,
     IMAGE_FILE,
@@ -71,13 +71,13 @@ DIALECT_SCHEMAS: Mapping[str, Schema] = {
         ),
     ),
     "DdddocrApiError": sent_to(
-        "a refused request of ddddocr api's form", object_of({"detail": TEXT})
+        "a rejected request of ddddocr api's form", object_of({"detail": TEXT})
     ),
     "OcrApiServerReply": object_of(
         {"status": {"type": "integer", "const": 200}, "result": TEXT, "msg": TEXT}
     ),
     "DdddocrFastapiReply": sent_to(
-        "a form with a file named file or a text named image, refused ones included",
+        "a form with a file named file or a text named image, rejected ones included",
         object_of(
             {
                 "code": {"type": "integer", "enum": [200, 400, 500]},

@@ -19,7 +19,7 @@ from qwen_captcha.api.openapi.operation import (
 )
 from qwen_captcha.api.openapi.operations import OPERATIONS
 from qwen_captcha.api.openapi.option_fields import OPTION_FIELDS
-from qwen_captcha.api.openapi.refusals import GUARD_REFUSALS, SERVER_REFUSALS
+from qwen_captcha.api.openapi.route_errors import SECURITY_ERRORS, SERVER_ERRORS
 from qwen_captcha.api.openapi.schemas import (
     SCHEMAS,
     Schema,
@@ -65,7 +65,7 @@ KEY_SCHEMES: Mapping[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
 }
-# Of every reply that the application sends, which leaves out what the HTTP server refuses.
+# Of every reply that the application sends, which leaves out what the HTTP server rejects.
 HEADERS_OF_ALL = ("X-Request-Id", "Server-Timing")
 
 
@@ -95,7 +95,7 @@ def openapi_document(settings: Settings) -> dict[str, object]:
 
 
 def limits_of(settings: Settings) -> str:
-    """Return what is refused, and after which time, in a sentence."""
+    """Return what is rejected, and after which time, in a sentence."""
     return (
         f"Limits here: {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels an "
         f"image, {settings.max_frames} frames an animation, {settings.max_batch_images} images a "
@@ -140,21 +140,23 @@ def _parameters(operation: Operation) -> list[Schema]:
 
 def _responses(operation: Operation) -> dict[str, object]:
     """Return the response objects of a route by status: its replies, then its errors."""
-    statuses = {error.status for error in operation.errors} | set(refusals_of(operation))
+    statuses = {error.status for error in operation.errors} | set(
+        server_and_security_errors(operation)
+    )
     responses = {status: _response(reply) for status, reply in operation.replies.items()}
     for status in statuses - set(responses):
         responses[status] = _response(_error_reply(operation, status))
     return {str(status): response for status, response in sorted(responses.items())}
 
 
-def refusals_of(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
+def server_and_security_errors(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
     """Return what is answered on a route before the route itself is asked, by status."""
-    return {**SERVER_REFUSALS, **_guard_refusals(operation)}
+    return {**SERVER_ERRORS, **_security_errors(operation)}
 
 
-def _guard_refusals(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
-    """Return what is refused for want of a key or a rate, which has the shapes of the route."""
-    return GUARD_REFUSALS if operation.guarded and operation.path not in OPEN_ROUTES else {}
+def _security_errors(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
+    """Return what is rejected for want of a key or a rate, which has the shapes of the route."""
+    return SECURITY_ERRORS if operation.guarded and operation.path not in OPEN_ROUTES else {}
 
 
 def _response(reply: Reply) -> dict[str, object]:
@@ -170,15 +172,15 @@ def _header_refs(names: Iterable[str]) -> dict[str, object]:
 
 def _error_reply(operation: Operation, status: int) -> Reply:
     """Return the reply that stands for all errors of one status."""
-    all_raised = (*operation.errors, *_guard_refusals(operation).values())
+    all_raised = (*operation.errors, *_security_errors(operation).values())
     raised = tuple(error for error in all_raised if error.status == status)
-    refused: Errors = (SERVER_REFUSALS[status],) if status in SERVER_REFUSALS else ()
+    rejected: Errors = (SERVER_ERRORS[status],) if status in SERVER_ERRORS else ()
     shapes = [ref(shape) for shape in operation.error_shapes if raised and shape != "Error"]
-    own = (raised if "Error" in operation.error_shapes else ()) + refused
+    own = (raised if "Error" in operation.error_shapes else ()) + rejected
     schemas = [error_schema(own), *shapes] if own else shapes
     headers = ("Retry-After",) if status in WITH_RETRY_AFTER else ()
     schema = schemas[0] if len(schemas) == 1 else any_of(*schemas)
-    return Reply(_reasons(raised + refused), {JSON_TYPE: schema}, headers)
+    return Reply(_reasons(raised + rejected), {JSON_TYPE: schema}, headers)
 
 
 def _reasons(errors: Errors) -> str:

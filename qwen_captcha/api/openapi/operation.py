@@ -51,7 +51,7 @@ class Operation:
         errors: What may be raised on the way.
         error_shapes: The names of the schemas that such an error has.
         path_values: What a variable part of the path may be.
-        guarded: Whether refusals of keys and rates have a status; 200 where all errors have.
+        guarded: Whether rejections of keys and rates have a status; 200 where all errors have.
     """
 
     method: str

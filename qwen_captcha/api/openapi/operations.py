@@ -20,7 +20,7 @@ from qwen_captcha.api.openapi.operation import (
     json_reply,
 )
 from qwen_captcha.api.openapi.option_fields import form_with, json_with
-from qwen_captcha.api.openapi.refusals import BATCH_ERRORS, SINGLE_ERRORS
+from qwen_captcha.api.openapi.route_errors import BATCH_ERRORS, SINGLE_ERRORS
 from qwen_captcha.api.openapi.schemas import (
     BASE64,
     IMAGE_FILE,

@@ -19,7 +19,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 from qwen_captcha.api.openapi.document import openapi_document
 from qwen_captcha.api.openapi.operations import OPERATIONS
 from qwen_captcha.api.openapi.option_fields import OPTION_FIELDS, OptionField
-from qwen_captcha.api.openapi.refusals import GUARD_REFUSALS, SERVER_REFUSALS
+from qwen_captcha.api.openapi.route_errors import SECURITY_ERRORS, SERVER_ERRORS
 from qwen_captcha.api.openapi.schemas import SCHEMAS
 from qwen_captcha.errors import (
     CaptchaServiceError,
@@ -31,7 +31,7 @@ from qwen_captcha.errors import (
 )
 from qwen_captcha.recognition.options import parse_options
 from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
-from qwen_captcha.server.error_replies import REFUSALS
+from qwen_captcha.server.error_replies import ERRORS
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
 
@@ -138,7 +138,7 @@ def test_the_schema_of_options_that_depend_on_each_other_takes_all_that_is_taken
 
 def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
     in_replies = {error for operation in OPERATIONS for error in operation.errors}
-    in_replies |= {*SERVER_REFUSALS.values(), *GUARD_REFUSALS.values()}
+    in_replies |= {*SERVER_ERRORS.values(), *SECURITY_ERRORS.values()}
     abstract = {error for error in every_error_type() if error.__subclasses__()}
     missing = set(every_error_type()) - in_replies - abstract
     assert missing == {MethodNotAllowed, OriginNotAllowed}
@@ -147,8 +147,8 @@ def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
 
 
 def test_what_the_server_refuses_by_itself_is_described() -> None:
-    refused = {(status, error_type) for _, status, _, error_type, _ in REFUSALS}
-    assert {(status, error.error_type) for status, error in SERVER_REFUSALS.items()} == refused
+    refused = {(status, error_type) for _, status, _, error_type, _ in ERRORS}
+    assert {(status, error.error_type) for status, error in SERVER_ERRORS.items()} == refused
 
 
 def as_base64(data: bytes) -> str:

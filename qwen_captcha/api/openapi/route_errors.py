@@ -1,6 +1,6 @@
 """Which errors may come back from a route.
 
-Responsible for: the errors of reading one image and many, and what the HTTP server refuses by
+Responsible for: the errors of reading one image and many, and what the HTTP server rejects by
 itself. Invariant: each error of the tree is here, or belongs to no route.
 """
 
@@ -42,7 +42,7 @@ from qwen_captcha.errors import (
 )
 
 # What the HTTP server answers by itself, on every route, by status.
-SERVER_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {
+SERVER_ERRORS: Mapping[int, type[CaptchaServiceError]] = {
     400: BadRequest,
     408: BadRequest,
     414: TooLarge,
@@ -52,7 +52,7 @@ SERVER_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {
     501: BadRequest,
 }
 # What is answered on every route but the probes before the route is asked, by status.
-GUARD_REFUSALS: Mapping[int, type[CaptchaServiceError]] = {401: Unauthorized, 429: RateLimited}
+SECURITY_ERRORS: Mapping[int, type[CaptchaServiceError]] = {401: Unauthorized, 429: RateLimited}
 UNAVAILABLE: Errors = (QueueFull, ModelLoading, ModelFailed, Draining)
 SINGLE_ERRORS: Errors = (
     BadRequest,
