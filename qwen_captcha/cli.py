@@ -1,4 +1,4 @@
-"""The command `qwen-captcha`, also `python -m qwen_captcha`: serve, read, doctor, download.
+"""The command `qwen-captcha`, also `python -m qwen_captcha`: serve, read, label, doctor, download.
 
 Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or a
 setting that cannot be used). Invariant: an argument that is a setting is set as that variable, so
@@ -26,12 +26,14 @@ from qwen_captcha.recognition.options import (
 )
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import SettingsError, set_variables, settings_from_environment
+from qwen_captcha.value_parsers import whole_number
 
 EXAMPLES = """\
 examples:
   %(prog)s serve --port 8000
   %(prog)s read captcha.png other.png --charset-range 6
   curl -s https://example.org/captcha | %(prog)s read - --json
+  %(prog)s label captchas/
   %(prog)s doctor
   %(prog)s download Qwen/Qwen2-VL-2B-Instruct --mirror https://hf-mirror.com
 
@@ -108,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--colors", help="colors of the characters to read, such as red,blue")
     read.set_defaults(run=run_read)
 
+    label = commands.add_parser("label", parents=[model], help="label a folder on a local page")
+    label.add_argument("folder", type=Path, metavar="FOLDER", help="folder of captcha images")
+    label.add_argument(
+        "--port",
+        dest="page_port",
+        type=port_number,
+        default=0,
+        help="port of the page (default: any)",
+    )
+    label.set_defaults(run=run_label)
+
     doctor = commands.add_parser("doctor", parents=[model], help="say what is wrong here")
     doctor.add_argument("--host", help="address that the service will listen on")
     doctor.add_argument("--port", help="port that the service will listen on")
@@ -144,6 +157,21 @@ def run_read(options: argparse.Namespace) -> int:
     return 0 if all(answer.success for answer in answers) else EXIT_NOT_ALL
 
 
+def run_label(options: argparse.Namespace) -> int:
+    """Serve the label page until interrupted."""
+    settings = settings_from_environment()
+    configure_logging("error", settings.log_format)
+    from qwen_captcha.collecting.labels import LabelsError
+    from qwen_captcha.labelling.run import label_folder
+
+    try:
+        label_folder(options.folder, settings, program(), options.page_port)
+    except LabelsError as error:
+        print(error, file=sys.stderr)
+        return EXIT_NOT_ALL
+    return 0
+
+
 def run_doctor(options: argparse.Namespace) -> int:
     """Print what is well and what is not; 1 where the service cannot run."""
     from qwen_captcha.doctor import State, run_checks
@@ -173,6 +201,11 @@ def run_download(options: argparse.Namespace) -> int:
     print(f"{options.name} is complete: {files.folder}")
     print(f"QWEN_MODEL={options.name} serves it.")
     return 0
+
+
+def port_number(text: str) -> int:
+    """Return a port as an argument; argparse names this function where it is none."""
+    return whole_number(0, 65_535)(text)
 
 
 def _images(names: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:

@@ -3,9 +3,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,7 +56,9 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         main(["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("serve", "read", "doctor", "download", "examples:"))
+    assert all(
+        word in text for word in ("serve", "read", "label", "doctor", "download", "examples:")
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,9 @@ def test_help_and_mends_name_the_command_as_it_was_called(
     assert f"\n  {name} doctor\n" in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["read"], ["download"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["dance"], ["read"], ["label"], ["label", ".", "--port", "x"], ["download"]]
+)
 def test_wrong_use_is_a_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -117,6 +123,39 @@ def test_read_takes_stdin(
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(IMAGE)))
     assert main(["read", "-"]) == 0
     assert "w120" in capsys.readouterr().out
+
+
+def test_a_folder_without_images_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["label", str(tmp_path)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "has no images" in line
+
+
+def test_label_ends_cleanly_and_names_the_next_command(tmp_path: Path) -> None:
+    folder = tmp_path / "my captchas"
+    folder.mkdir()
+    for name in ("1.png", "2.png"):
+        (folder / name).write_bytes(IMAGE)
+    command = [sys.executable, "-m", "qwen_captcha", "label", str(folder), "--model", "/nowhere"]
+    process = subprocess.Popen(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[-1]
+    process.stdout.readline()
+    body = json.dumps({"file": "2.png", "label": "a3b9"}).encode()
+    request = urllib.request.Request(f"{address}labels", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
+        assert reply.status == 200
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=PATIENCE_S)
+    assert output == (
+        f"\n1 of 2 images are labelled. Next: python -m qwen_captcha fit '{folder}' --out MODEL\n"
+    )
+    assert (process.returncode, errors) == (0, "")
+    assert (folder / "labels.tsv").read_text() == "2.png\ta3b9\n"
 
 
 def test_options_are_those_of_the_service(

@@ -20,8 +20,10 @@ from enum import StrEnum
 from pathlib import Path
 
 from qwen_captcha.collecting.files import exclusive, replace_file
+from qwen_captcha.recognition.extraction import extract_answer
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.samples import LABELS_FILE
 
-LABELS_FILE = "labels.tsv"
 MARKS_FILE = "marks.tsv"
 LOCK_FILE = ".labels.lock"
 # No captcha shows more.
@@ -175,6 +177,24 @@ def label_text(text: str) -> str:
     return text
 
 
-def is_file_name(name: str) -> bool:
-    """Return whether a row of a file of labels can name this file."""
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+def fits_into_a_row(text: str) -> bool:
+    """Return whether a row of a file of labels can hold a text, such as the name of a file."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def label_of_answer(text: str, raw_response: str) -> Label:
+    """Return the label that a right answer makes: of arithmetic with the expression that was read.
+
+    Args:
+        text: The answer.
+        raw_response: What the model said.
+
+    Raises:
+        LabelsError: The text cannot be a label.
+    """
+    label = Label(label_text(text))
+    read = extract_answer(raw_response, Options(), answers_questions=False)
+    expression = raw_response.strip()
+    if read and read.computed and read.text == label.text and fits_into_a_row(expression):
+        return Label(label.text, "math", expression)
+    return label

@@ -231,7 +231,7 @@ def test_it_is_in_chinese_for_who_reads_chinese_and_remembers_a_choice(open_page
 
 def test_both_languages_have_every_word_of_the_page(open_page: Opener) -> None:
     page = open_page(app_with(FakeBackend())).page
-    script = "import('./assets/languages.js').then((module) => module.LANGUAGES)"
+    script = "import('./assets/words.js').then((module) => module.LANGUAGES)"
     languages = page.evaluate(script)
     assert set(languages) == {"en", "zh"}
     assert set(languages["en"]) == set(languages["zh"])

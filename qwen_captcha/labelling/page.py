@@ -1,0 +1,171 @@
+"""The label page over HTTP: HTML, images of the folder, labels as JSON.
+
+Invariants: a request without the token, from a page of another origin or under another host name
+gets nothing; a label is on disk when its reply is sent; an image is sent as what its bytes are.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+
+from flask import Blueprint, Flask, Response, jsonify, render_template, request, send_from_directory
+from werkzeug.exceptions import HTTPException
+
+from qwen_captcha.api.pages import BROWSER_POLICY
+from qwen_captcha.collecting.labels import LabelsError, Mark
+from qwen_captcha.images.headers import image_format
+from qwen_captcha.labelling.session import LabelSession
+
+WEB = Path(__file__).parent / "web"
+# What the page shares with that of the service.
+SHARED_ASSETS = Path(__file__).parents[1] / "api" / "web" / "assets"
+SHARED = ("base.css", "icon.svg", "languages.js")
+# A label with the name of its file.
+MAX_BODY_BYTES = 16 * 1024
+
+
+class Refused(Exception):
+    """A request that is answered with an error; the message is a sentence for the page."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def create_label_app(
+    session: LabelSession, token: str, addresses: Collection[str], fit_command: str
+) -> Flask:
+    """Return the application of one labelling session.
+
+    Args:
+        session: The folder.
+        token: First part of every path.
+        addresses: Host and port by which a browser may call it, such as `127.0.0.1:8000`.
+        fit_command: What the page names as the next step.
+    """
+    app = Flask("qwen_captcha.labelling", static_folder=None, template_folder=str(WEB))
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.json.ensure_ascii = False  # type: ignore[attr-defined]
+    app.register_blueprint(_routes(session, fit_command), url_prefix="/<token>")
+    expected = token.encode()
+
+    @app.before_request
+    def guard() -> None:
+        """Refuse whatever does not come from the page that the command printed."""
+        given = request.path.split("/")[1].encode()
+        if not hmac.compare_digest(given, expected):
+            raise Refused(403, "Open the whole address that `qwen-captcha label` printed.")
+        # A name that another site has pointed at this machine.
+        if request.host not in addresses:
+            raise Refused(403, "The page is not available under this host name.")
+        origin = request.headers.get("Origin")
+        if origin is not None and origin.removeprefix("http://") not in addresses:
+            raise Refused(403, "Only the label page itself may call.")
+
+    @app.after_request
+    def bind_browser(response: Response) -> Response:
+        """Say what a browser may do with a reply."""
+        response.headers.update(BROWSER_POLICY)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> tuple[Response, int]:
+        return jsonify({"error": str(error)}), error.status
+
+    @app.errorhandler(LabelsError)
+    def not_a_label(error: LabelsError) -> tuple[Response, int]:
+        return jsonify({"error": str(error)}), 400
+
+    @app.errorhandler(OSError)
+    def not_written(error: OSError) -> tuple[Response, int]:
+        return jsonify({"error": f"The label cannot be written: {error.strerror}."}), 500
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        return jsonify({"error": error.description}), error.code or 500
+
+    return app
+
+
+def _routes(session: LabelSession, fit_command: str) -> Blueprint:
+    """Return what is there below the token."""
+    routes = Blueprint("label", __name__)
+
+    @routes.url_value_preprocessor
+    def drop_token(endpoint: str | None, values: dict[str, str] | None) -> None:
+        """Take the token, which is checked already, off the arguments of a view."""
+        (values or {}).pop("token", None)
+
+    @routes.get("/")
+    def page() -> str:
+        return render_template("label.html", fit_command=fit_command)
+
+    @routes.get("/assets/<name>")
+    def asset(name: str) -> Response:
+        folder = SHARED_ASSETS if name in SHARED else WEB / "assets"
+        return send_from_directory(folder, name)
+
+    @routes.get("/images/<file>")
+    def image(file: str) -> Response:
+        """Return an image; a file that only has the name of one is none."""
+        data = session.image(file)
+        kind = image_format(data or b"")
+        if data is None or kind is None:
+            raise Refused(404, "The folder has no such image.")
+        return Response(data, mimetype=f"image/{kind.lower()}")
+
+    @routes.get("/state")
+    def state() -> Response:
+        """Return all images with what is on disk about each."""
+        known = session.labels()
+        return jsonify(
+            folder=str(session.folder),
+            images=[
+                {
+                    "file": file,
+                    "label": known.labels[file].text if file in known.labels else None,
+                    "mark": known.marks.get(file),
+                }
+                for file in session.files
+            ],
+        )
+
+    @routes.get("/guesses")
+    def guesses() -> Response:
+        """Return what the model has read since the page last asked."""
+        after = request.args.get("after", 0, int)
+        found, finished, failure = session.guesses(max(0, after))
+        return jsonify(
+            guesses=[asdict(guess) for guess in found], finished=finished, failure=failure
+        )
+
+    @routes.post("/labels")
+    def label() -> Response:
+        """Write a label, or a mark."""
+        file, text, mark = _change()
+        try:
+            if mark is not None:
+                session.set_mark(file, mark)
+                return jsonify(file=file, label=None, mark=mark)
+            return jsonify(file=file, label=session.set_label(file, text).text, mark=None)
+        except KeyError:
+            raise Refused(404, "The folder has no such image.") from None
+
+    return routes
+
+
+def _change() -> tuple[str, str, Mark | None]:
+    """Return file, label and mark of a request; its label is empty where there is a mark."""
+    fields = request.get_json()
+    if not isinstance(fields, dict):
+        raise Refused(400, "The body must be a JSON object.")
+    file, text, mark = fields.get("file"), fields.get("label", ""), fields.get("mark")
+    if not (isinstance(file, str) and isinstance(text, str)):
+        raise Refused(400, "file and label must be texts.")
+    if mark is not None and mark not in (Mark.SKIPPED, Mark.UNREADABLE):
+        raise Refused(400, "mark must be skipped or unreadable.")
+    return file, text, None if mark is None else Mark(mark)

@@ -1,0 +1,231 @@
+"""One folder that is being labelled: its images, its labels, what the model reads.
+
+Invariants: only images of the folder itself can be asked for; each change is on disk when the call
+that makes it returns; what the model reads is never taken for a label.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen_captcha.collecting.labels import (
+    Label,
+    LabelFolder,
+    Labels,
+    LabelsError,
+    Mark,
+    fits_into_a_row,
+    label_of_answer,
+    label_text,
+)
+from qwen_captcha.errors import CaptchaServiceError, ModelLoadError
+from qwen_captcha.images.decode import ImageLimits, decode_image
+from qwen_captcha.recognition.answer import Answer
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.samples import IMAGE_SUFFIXES
+from qwen_captcha.service import CaptchaService, start_local_service
+from qwen_captcha.settings import Settings
+
+# Images that are read together: the first guesses come soon, the rest in batches.
+READ_AT_ONCE = 8
+READ_TIMEOUT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What is known of an image without a person.
+
+    Attributes:
+        file: Its name.
+        text: What the model reads, empty for nothing.
+        confidence: Probability that the text is right.
+        raw_response: What the model said.
+        error: Why the image cannot be shown to anybody; empty where it can.
+    """
+
+    file: str
+    text: str = ""
+    confidence: float = 0.0
+    raw_response: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a folder is labelled, in images."""
+
+    images: int
+    labelled: int
+
+
+class LabelSession:
+    """The state of one labelling session; thread-safe.
+
+    Args:
+        folder: Where the images lie; those in folders below are others'.
+        settings: Model and limits of the guesses.
+        start_service: Loads the model.
+
+    Raises:
+        LabelsError: There is no such folder, it has no images, or its labels are malformed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        start_service: Callable[[Settings], CaptchaService] = start_local_service,
+    ) -> None:
+        self.folder = folder
+        self._labels = LabelFolder(folder)
+        self._settings = settings
+        self._start_service = start_service
+        self._limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
+        self.files = image_files(folder)
+        if not self.files:
+            suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
+            raise LabelsError(f"{folder} has no images: no file that ends with {suffixes}.")
+        self._labels.read()
+        self._known = frozenset(self.files)
+        self._lock = threading.Lock()
+        self._guesses: list[Guess] = []
+        self._by_file: dict[str, Guess] = {}
+        self._finished = False
+        self._failure = ""
+
+    def labels(self) -> Labels:
+        """Return labels and marks as they are on disk.
+
+        Raises:
+            LabelsError: Somebody has made a file of labels malformed.
+        """
+        return self._labels.read()
+
+    def progress(self) -> Progress:
+        """Return how many of the images have a label; raises what `labels` raises."""
+        labelled = self._labels.read().labels
+        return Progress(len(self.files), sum(file in labelled for file in self.files))
+
+    def image(self, file: str) -> bytes | None:
+        """Return the bytes of an image of the folder, None where it has no such image."""
+        if file not in self._known:
+            return None
+        try:
+            return (self.folder / file).read_bytes()
+        except OSError:
+            return None
+
+    def set_label(self, file: str, text: str) -> Label:
+        """Write the label of an image and return it.
+
+        Raises:
+            KeyError: The folder has no such image.
+            LabelsError: The text cannot be a label, or the file of labels is malformed.
+            OSError: The label cannot be written.
+        """
+        label = self._label(file, label_text(text))
+        with self._labels.change() as labels:
+            before = labels.labels.get(file)
+            if before is None or before.text != label.text:
+                labels.set_label(file, label)
+        return label
+
+    def set_mark(self, file: str, mark: Mark) -> None:
+        """Write why an image has no label; raises what `set_label` raises."""
+        if file not in self._known:
+            raise KeyError(file)
+        with self._labels.change() as labels:
+            labels.set_mark(file, mark)
+
+    def guesses(self, after: int) -> tuple[Sequence[Guess], bool, str]:
+        """Return the guesses beyond the first `after`, whether all are there, what went wrong."""
+        with self._lock:
+            return self._guesses[after:], self._finished, self._failure
+
+    def guess_all(self) -> None:
+        """Look at all images, then let the model read those without a label; takes long.
+
+        What cannot be decoded is known before the model is loaded.
+        """
+        try:
+            readable = [file for file in self.files if self._is_readable(file)]
+            self._read(self._start_service(self._settings), self._to_read(readable))
+        except (ModelLoadError, CaptchaServiceError, LabelsError, OSError) as error:
+            self._failure = " ".join(str(error).split())
+        finally:
+            self._finished = True
+
+    def _label(self, file: str, text: str) -> Label:
+        """Return the label of an image: with the expression, where the guess had computed it."""
+        if file not in self._known:
+            raise KeyError(file)
+        guess = self._by_file.get(file)
+        if guess is not None and guess.text == text:
+            return label_of_answer(text, guess.raw_response)
+        return Label(text)
+
+    def _is_readable(self, file: str) -> bool:
+        """Return whether an image can be decoded; remember the reason where it cannot."""
+        try:
+            decode_image((self.folder / file).read_bytes(), self._limits)
+        except CaptchaServiceError as error:
+            self._add(Guess(file, error=error.message))
+        except OSError as error:
+            self._add(Guess(file, error=f"{error.strerror}."))
+        else:
+            return True
+        return False
+
+    def _to_read(self, files: Sequence[str]) -> list[str]:
+        """Return the images whose guesses are of use, those that a site has refused first."""
+        known = self._labels.read()
+        refused = [file for file in files if known.marks.get(file) is Mark.WRONG]
+        others = [file for file in files if file not in known.labels and file not in refused]
+        return refused + others
+
+    def _read(self, service: CaptchaService, files: Sequence[str]) -> None:
+        at_once = min(READ_AT_ONCE, self._settings.max_queue_size)
+        for first in range(0, len(files), at_once):
+            some = files[first : first + at_once]
+            images = [(self.folder / file).read_bytes() for file in some]
+            deadline = service.monotonic() + READ_TIMEOUT_S
+            answers = service.recognize_many(images, Options(), deadline)
+            for file, answer in zip(some, answers, strict=True):
+                self._add(_guess(file, answer))
+
+    def _add(self, guess: Guess) -> None:
+        with self._lock:
+            self._guesses.append(guess)
+            self._by_file[guess.file] = guess
+
+
+def image_files(folder: Path) -> tuple[str, ...]:
+    """Return the names of the images in a folder, in order.
+
+    A name that no row of labels can hold, with a tab in it, is left out.
+
+    Raises:
+        LabelsError: There is no such folder, or it cannot be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except OSError as error:
+        raise LabelsError(f"{folder} cannot be read: {error.strerror}.") from error
+    names = (
+        path.name
+        for path in paths
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and fits_into_a_row(path.name)
+        and path.is_file()
+    )
+    return tuple(sorted(names))
+
+
+def _guess(file: str, answer: Answer) -> Guess:
+    if answer.error_type not in (None, "no_answer"):
+        return Guess(file, error=answer.error or "")
+    return Guess(file, answer.text, answer.confidence, answer.raw_response)

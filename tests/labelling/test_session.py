@@ -1,0 +1,183 @@
+"""A labelling session without its page: its images, what is written, what is guessed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qwen_captcha.collecting import files
+from qwen_captcha.collecting.labels import Label, LabelsError, Mark
+from qwen_captcha.errors import ModelLoadError
+from qwen_captcha.labelling.session import Guess, LabelSession, Progress
+from qwen_captcha.service import CaptchaService
+from qwen_captcha.settings import Settings, load_settings
+from tests.support.fake_backend import FakeBackend, ServiceFactory, image_bytes
+
+SETTINGS = load_settings({})
+Opener = Callable[..., LabelSession]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "captchas"
+    folder.mkdir()
+    for width in (101, 102, 103):
+        (folder / f"{width}.png").write_bytes(image_bytes(width))
+    return folder
+
+
+@pytest.fixture
+def open_session(start_service: ServiceFactory, backend: FakeBackend) -> Opener:
+    """Open a folder with a model that reads an image as its width."""
+
+    def open_(folder: Path, settings: Settings = SETTINGS) -> LabelSession:
+        return LabelSession(folder, settings, lambda _: start_service(backend))
+
+    return open_
+
+
+def test_the_images_of_the_folder_alone_are_labelled(folder: Path, open_session: Opener) -> None:
+    for name in ("notes.txt", ".hidden.png", "tab\there.png", "x.PNG"):
+        (folder / name).write_bytes(image_bytes())
+    (folder / "below").mkdir()
+    (folder / "below" / "1.png").write_bytes(image_bytes())
+    (folder / "folder.png").mkdir()
+    session = open_session(folder)
+    assert session.files == ("101.png", "102.png", "103.png", "x.PNG")
+    assert session.image("101.png") == image_bytes(101)
+    for name in ("notes.txt", "below/1.png", "../captchas/101.png", "/etc/passwd", ""):
+        assert session.image(name) is None
+        with pytest.raises(KeyError):
+            session.set_label(name, "a")
+        with pytest.raises(KeyError):
+            session.set_mark(name, Mark.SKIPPED)
+
+
+def test_each_label_is_on_disk_at_once(folder: Path, open_session: Opener) -> None:
+    session = open_session(folder)
+    session.set_label("102.png", " a3b9 ")
+    assert (folder / "labels.tsv").read_text() == "102.png\ta3b9\n"
+    session.set_mark("103.png", Mark.UNREADABLE)
+    assert (folder / "marks.tsv").read_text() == "103.png\tunreadable\n"
+    session.set_label("103.png", "b")
+    assert (folder / "labels.tsv").read_text() == "102.png\ta3b9\n103.png\tb\n"
+    assert (folder / "marks.tsv").read_text() == ""
+    assert session.progress() == open_session(folder).progress() == Progress(3, 2)
+
+
+def test_a_label_that_is_accepted_again_keeps_its_columns(
+    folder: Path, open_session: Opener
+) -> None:
+    row = "101.png\t14\tmath\t8+6=?\n"
+    (folder / "labels.tsv").write_text(row)
+    session = open_session(folder)
+    session.set_label("101.png", "14")
+    assert (folder / "labels.tsv").read_text() == row
+    session.set_label("101.png", "15")
+    assert session.labels().labels == {"101.png": Label("15")}
+
+
+def test_an_accepted_guess_of_arithmetic_keeps_the_expression(
+    folder: Path, open_session: Opener, backend: FakeBackend
+) -> None:
+    backend.say = lambda task: "8+6=?"
+    session = open_session(folder)
+    session.guess_all()
+    session.set_label("101.png", "14")
+    session.set_label("102.png", "13")
+    assert session.labels().labels == {
+        "101.png": Label("14", "math", "8+6=?"),
+        "102.png": Label("13"),
+    }
+
+
+def test_what_cannot_be_decoded_is_known_before_the_model_is_loaded(folder: Path) -> None:
+    (folder / "000.png").write_bytes(b"no image")
+    found = []
+
+    def load(settings: Settings) -> CaptchaService:
+        found.extend(session.guesses(0)[0])
+        raise ModelLoadError("There is no\nsuch model.")
+
+    session = LabelSession(folder, SETTINGS, load)
+    session.guess_all()
+    assert [guess.file for guess in found] == ["000.png"]
+    assert "not an image" in found[0].error
+    assert session.guesses(1) == ([], True, "There is no such model.")
+
+
+def test_images_without_a_label_are_read_and_refused_ones_first(
+    folder: Path, open_session: Opener, backend: FakeBackend
+) -> None:
+    (folder / "labels.tsv").write_text("101.png\ta\n")
+    (folder / "marks.tsv").write_text("103.png\twrong\n102.png\tskipped\n")
+    session = open_session(folder)
+    assert session.guesses(0) == ([], False, "")
+    session.guess_all()
+    guesses, finished, failure = session.guesses(0)
+    assert [(guess.file, guess.text) for guess in guesses] == [
+        ("103.png", "w103"),
+        ("102.png", "w102"),
+    ]
+    assert all(0 < guess.confidence < 1 for guess in guesses)
+    assert (finished, failure) == (True, "")
+    assert session.guesses(1)[0] == guesses[1:]
+
+
+def test_an_image_without_text_has_an_empty_guess(
+    folder: Path, open_session: Opener, backend: FakeBackend
+) -> None:
+    backend.say = lambda task: ""
+    session = open_session(folder)
+    session.guess_all()
+    assert session.guesses(0)[0] == [Guess(f"{width}.png") for width in (101, 102, 103)]
+
+
+def test_a_short_queue_is_respected(folder: Path, open_session: Opener) -> None:
+    settings = load_settings({"MAX_QUEUE_SIZE": "1", "MAX_BATCH_IMAGES": "1"})
+    session = open_session(folder, settings)
+    session.guess_all()
+    assert len(session.guesses(0)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("prepare", "reason"),
+    [
+        (lambda folder: None, "has no images"),
+        (lambda folder: folder.rmdir(), "No such file or directory"),
+        (lambda folder: (folder.rmdir(), folder.write_text("x")), "Not a directory"),
+        (
+            lambda folder: ((folder / "1.png").touch(), (folder / "labels.tsv").write_text("x\n")),
+            "line 1",
+        ),
+    ],
+    ids=["empty", "missing", "a file", "malformed labels"],
+)
+def test_a_folder_that_cannot_be_labelled_is_one_line(
+    tmp_path: Path, open_session: Opener, prepare: Callable[[Path], object], reason: str
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    prepare(folder)
+    with pytest.raises(LabelsError, match=reason) as refused:
+        open_session(folder)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_full_disk_is_an_error_and_what_was_labelled_stays(
+    folder: Path, open_session: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(folder)
+    session.set_label("101.png", "a")
+
+    def no_space(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        session.set_label("102.png", "b")
+    assert session.labels().labels == {"101.png": Label("a")}
