@@ -1,20 +1,9 @@
 // captcha-canvas: skewed letters that a zig-zag joins, among decoys.
 'use strict';
 
-const { createCanvas, registerFont } = require('canvas');
+const { createCanvas } = require('canvas');
 const { CaptchaGenerator } = require('captcha-canvas');
 const { serve } = require('./protocol.js');
-
-const families = new Map();
-
-// Pango finds a file by the family name that it was registered under.
-function family(face) {
-  if (!families.has(face)) {
-    families.set(face, `face${families.size}`);
-    registerFont(face, { family: families.get(face) });
-  }
-  return families.get(face);
-}
 
 function fill(width, height, colours) {
   const canvas = createCanvas(width, height);
@@ -33,11 +22,10 @@ const captchaDefaults = {
 const traceDefaults = { size: 3, color: '#32cf7e', opacity: 1 };
 const decoyDefaults = { color: '#646566', font: 'Sans', size: 20, opacity: 0.8 };
 
-serve(async ({ width, height, captcha, trace, decoy, face, background }) => {
+serve(async ({ width, height, captcha, trace, decoy, background }) => {
   const generator = new CaptchaGenerator().setDimension(height, width);
-  const look = { ...captchaDefaults, ...captcha };
-  if (face) look.font = family(face);
-  generator.setCaptcha(look).setTrace({ ...traceDefaults, ...trace });
+  generator.setCaptcha({ ...captchaDefaults, ...captcha });
+  generator.setTrace({ ...traceDefaults, ...trace });
   generator.setDecoy({ ...decoyDefaults, ...decoy });
   if (background) generator.setBackground(fill(width, height, background));
   return { image: await generator.generate(), label: generator.text };

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from PIL import ImageFont
+
 from training.generators.drawing import Family, Settings
 from training.generators.libraries import Library
 from training.generators.texts import (
@@ -115,8 +117,9 @@ def _wide(rng: random.Random) -> Settings:
         },
     }
     if rng.random() < 0.7:
-        faces = random_faces(rng, text, 1)
-        settings["face"] = faces[0] if faces else None
+        for face in random_faces(rng, text, 1):
+            # Pango finds installed faces by the name of their family.
+            captcha["font"] = f'"{ImageFont.truetype(face).getname()[0]}"'
     if dark or rng.random() < 0.6:
         ground = dark_colour if dark else light_colour
         shades = (hexadecimal(ground(rng, 60 if dark else 200)) for _ in range(rng.choice((1, 2))))
