@@ -39,7 +39,7 @@ from evaluation.load.speed import (
 from evaluation.load.synthetic_captchas import draw_captchas
 from evaluation.load.workloads import (
     cached_latencies,
-    client_crowd,
+    concurrent_clients,
     read_in_batches,
     single_latencies,
 )
@@ -63,7 +63,7 @@ CLIENTS = 16
 CACHED_REPEATS = 200
 PLAIN = "plain generate, one by one"
 BATCH = f"/batch-ocr of {BATCH_IMAGES} images"
-CROWD = f"/ocr from {CLIENTS} clients"
+CONCURRENT = f"/ocr from {CLIENTS} clients"
 
 
 _FAILURES = (
@@ -188,17 +188,17 @@ def measure_ways(
     Returns:
         The ways, the old one first, and each of the others' share of images that it reads alike.
     """
-    with ServiceClient(url) as client, client_crowd(url, CLIENTS) as crowd:
+    with ServiceClient(url) as client, concurrent_clients(url, CLIENTS) as clients:
         ways: dict[str, Callable[[], list[str | None]]] = {
             PLAIN: lambda: [plain_read(image) for image in images],
             BATCH: lambda: [a.raw_response for a in read_in_batches(client, images, BATCH_IMAGES)],
-            CROWD: lambda: [a.raw_response for a in crowd.read(images)],
+            CONCURRENT: lambda: [a.raw_response for a in clients.read(images)],
         }
         if rival is not None:
             ways[rival.name] = lambda: [rival.read(image) for image in images]
         texts = {name: read() for name, read in ways.items()}
         measured = measure_rounds(ways, len(images), rounds)
-    return measured, {name: agreement(texts[name], texts[PLAIN]) for name in (BATCH, CROWD)}
+    return measured, {name: agreement(texts[name], texts[PLAIN]) for name in (BATCH, CONCURRENT)}
 
 
 def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:

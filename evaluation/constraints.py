@@ -121,7 +121,7 @@ def _read(
 
 
 def render_effects(effects: Sequence[Effect]) -> str:
-    """Return the table and a verdict."""
+    """Return the table and a conclusion."""
     rows: list[list[str] | None] = [HEADER, None]
     rows += [
         [
@@ -138,8 +138,8 @@ def render_effects(effects: Sequence[Effect]) -> str:
         for effect in effects
     ]
     broken = [effect.name for effect in effects if not effect.holds]
-    verdict = f"does not hold: {'; '.join(broken)}" if broken else "obeyed, and no accuracy fell"
-    return "\n".join([*aligned(rows), "", verdict])
+    conclusion = f"does not hold: {'; '.join(broken)}" if broken else "obeyed, and no accuracy fell"
+    return "\n".join([*aligned(rows), "", conclusion])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,8 +19,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from evaluation.load.async_client import Crowd
-from evaluation.load.checks import Verdicts, conclude
+from evaluation.load.async_client import AsyncClient
+from evaluation.load.checks import Checks, conclude
 from evaluation.load.machine import commit_of, cpu_model
 from evaluation.load.synthetic_captchas import draw_captchas
 from evaluation.services.service_process import (
@@ -99,31 +99,35 @@ class Caller:
         return asyncio.run(self._overload(rate, seconds))
 
     async def _learn(self) -> None:
-        crowd = Crowd(self._url, 1)
+        client = AsyncClient(self._url, 1)
         for index, image in enumerate(self._images):
-            reply = await crowd.ask(crowd.post("/ocr", image))
+            reply = await client.ask(client.post("/ocr", image))
             self.own[index] = json.loads(reply.body)["raw_response"]
-        crowd.close()
+        client.close()
 
     async def _capacity(self, seconds: float) -> float:
-        crowd, tally = Crowd(self._url, BUSY_CLIENTS), Tally()
-        requests = [crowd.post("/ocr", image) for image in self._images]
+        client, tally = AsyncClient(self._url, BUSY_CLIENTS), Tally()
+        requests = [client.post("/ocr", image) for image in self._images]
         start = time.monotonic()
 
-        async def client(first: int) -> None:
+        async def send(first: int) -> None:
             for number in itertools.count(first, BUSY_CLIENTS):
                 if time.monotonic() >= start + seconds:
                     return
-                await self._read(crowd, requests, number, tally)
+                await self._read(client, requests, number, tally)
 
-        await asyncio.gather(*map(client, range(BUSY_CLIENTS)))
+        await asyncio.gather(*map(send, range(BUSY_CLIENTS)))
         tally.seconds, tally.in_time = time.monotonic() - start, len(tally.answers_s)
-        crowd.close()
+        client.close()
         return tally.throughput
 
     async def _overload(self, rate: float, seconds: float) -> Tally:
-        crowd, probes, tally = Crowd(self._url, MAX_CLIENTS), Crowd(self._url, 2), Tally()
-        requests = [crowd.post("/ocr", image) for image in self._images]
+        client, probes, tally = (
+            AsyncClient(self._url, MAX_CLIENTS),
+            AsyncClient(self._url, 2),
+            Tally(),
+        )
+        requests = [client.post("/ocr", image) for image in self._images]
         start = time.monotonic()
         probing = [asyncio.create_task(_probe(probes, path, tally)) for path in PROBES]
         reading = set()
@@ -132,7 +136,7 @@ class Caller:
                 await asyncio.sleep(early_s)
             elif number % 16 == 0:
                 await asyncio.sleep(0)  # behind: replies must be seen nevertheless
-            task = asyncio.create_task(self._read(crowd, requests, number, tally))
+            task = asyncio.create_task(self._read(client, requests, number, tally))
             reading.add(task)
             task.add_done_callback(reading.discard)
         # What is answered after the last request was sent is not its throughput.
@@ -142,17 +146,17 @@ class Caller:
         for result in await asyncio.gather(*reading, *probing, return_exceptions=True):
             if isinstance(result, Exception):  # A task that was cancelled gives a BaseException.
                 raise result
-        crowd.close()
+        client.close()
         probes.close()
         return tally
 
     async def _read(
-        self, crowd: Crowd, requests: Sequence[bytes], number: int, tally: Tally
+        self, client: AsyncClient, requests: Sequence[bytes], number: int, tally: Tally
     ) -> None:
         """Send the image with a number, counted round, and note what came back."""
         index = number % len(requests)
         try:
-            reply = await crowd.ask(requests[index])
+            reply = await client.ask(requests[index])
             fields = json.loads(reply.body)
             raw_response = fields["raw_response"] if reply.status == 200 else ""
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -173,11 +177,11 @@ class Caller:
             tally.swapped += raw_response in self.own.values()
 
 
-async def _probe(crowd: Crowd, path: str, tally: Tally) -> None:
+async def _probe(client: AsyncClient, path: str, tally: Tally) -> None:
     while True:
         await asyncio.sleep(PROBE_INTERVAL_S)
         try:
-            reply = await crowd.ask(crowd.get(path))
+            reply = await client.ask(client.get(path))
         except OSError as error:
             tally.others.append(f"{type(error).__name__} {path}")
             continue
@@ -191,7 +195,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def judge(tally: Tally, unloaded: float) -> Verdicts:
+def judge(tally: Tally, unloaded: float) -> Checks:
     """Return each property with its figure, and whether it holds."""
     refused_s = percentile(tally.refusals_s, 0.99)
     probed_s = percentile(tally.probes_s, 0.99)

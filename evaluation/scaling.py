@@ -15,12 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from evaluation.load.machine import commit_of, cpu_model
 from evaluation.load.speed import measure_rounds, render_ways
 from evaluation.load.synthetic_captchas import draw_captchas
-from evaluation.load.workloads import client_crowd
+from evaluation.load.workloads import concurrent_clients
 from evaluation.services.client import ServiceError
 from evaluation.services.service_process import (
     BUNDLED,
@@ -112,14 +113,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with ExitStack() as stack:
             services = start_all(stack)
-            crowds = {
-                name: stack.enter_context(client_crowd(service.url, CLIENTS))
+            groups = {
+                name: stack.enter_context(concurrent_clients(service.url, CLIENTS))
                 for name, service in services.items()
             }
-            for crowd in crowds.values():
-                crowd.read(images)
+            for clients in groups.values():
+                clients.read(images)
             ways = measure_rounds(
-                {name: lambda crowd=crowd: crowd.read(images) for name, crowd in crowds.items()},  # type: ignore[misc]
+                {name: partial(clients.read, images) for name, clients in groups.items()},
                 IMAGES,
                 chosen.rounds,
             )

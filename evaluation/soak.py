@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import psutil
 import requests
 
-from evaluation.load.checks import Verdicts, conclude
+from evaluation.load.checks import Checks, conclude
 from evaluation.load.machine import commit_of, cpu_model
 from evaluation.load.malformed_files import NamedImage, damaged_captchas
 from evaluation.load.synthetic_captchas import draw_captchas
@@ -88,7 +88,7 @@ def mixed_images(count: int) -> list[NamedImage]:
             for index, image in enumerate(whole)]  # fmt: skip
 
 
-def endure(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Run:
+def run_soak(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Run:
     """Send `count` requests, images and forms in turns, and look at the service now and then."""
     run = Run()
     forms = list(FORMS.values())
@@ -116,7 +116,7 @@ def _say(run: Run) -> None:
           file=sys.stderr, flush=True)  # fmt: skip
 
 
-def judge(run: Run) -> Verdicts:
+def judge(run: Run) -> Checks:
     """Return each property with its figure, and whether it holds."""
     count = len(run.latencies_s)
     compared = max(1, int(count * COMPARED_SHARE))
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command.add_argument("--requests", type=int, default=REQUESTS)
     count: int = command.parse_args(arguments).requests
     with running_service(BUNDLED) as service:
-        run = endure(service.url, service.pid, mixed_images(IMAGES), count)
+        run = run_soak(service.url, service.pid, mixed_images(IMAGES), count)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {count} requests, from request "
           f"{int(count * WARM_UP_SHARE)} on")  # fmt: skip
     conclude(judge(run))

@@ -4,7 +4,7 @@ Responsible for: reading rendered captchas in typefaces kept from training, at f
 the service's own backend, and fitting `calibration.json` to what was right. Invariant: the figures
 it prints are of images that were not fitted to.
 
-Real captchas are harder than those of training: only the hardest looks of each kind are drawn, so
+Real captchas are harder than those of training: only the hardest styles of each kind are drawn, so
 that an output that seems sure and is wrong occurs here, too. Right means letter case ignored.
 
 Run: `python -m training.calibrate CHECKPOINT [--images 6000]`; it writes the file beside the

@@ -1,6 +1,6 @@
 """Exact match of a checkpoint on rendered captchas of typefaces that training never used.
 
-Responsible for: the fixed validation set, the last level's looks in held-out fonts, shown to the
+Responsible for: the fixed validation set, the last level's styles in held-out fonts, shown to the
 model as the service shows them. Invariant: the same fonts give the same images, so that figures of
 different runs compare.
 

@@ -91,7 +91,7 @@ def _content_length(head: bytes) -> int:
     return int(rest.partition(b"\r\n")[0])
 
 
-class Crowd:
+class AsyncClient:
     """Callers of one service, at most `most` at once.
 
     Args:

@@ -1,6 +1,6 @@
 """What a script found out, property by property, and the exit status that follows.
 
-Responsible for: printing verdicts in one form. Invariant: the status is 0 only where every property
+Responsible for: printing checks in one form. Invariant: the status is 0 only where every property
 holds.
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 # Property -> its figure, and whether it holds.
-Verdicts = Mapping[str, tuple[str, bool]]
+Checks = Mapping[str, tuple[str, bool]]
 
 
-def conclude(verdicts: Verdicts) -> NoReturn:
+def conclude(checks: Checks) -> NoReturn:
     """Print each property with its figure, and end the program."""
-    for name, (figure, holds) in verdicts.items():
+    for name, (figure, holds) in checks.items():
         print(f"{'holds' if holds else 'FAILS'}  {name}: {figure}")
-    sys.exit(0 if all(holds for _, holds in verdicts.values()) else 1)
+    sys.exit(0 if all(holds for _, holds in checks.values()) else 1)

@@ -37,7 +37,7 @@ def read_in_batches(client: ServiceClient, images: Sequence[bytes], size: int) -
     return answers
 
 
-class ClientCrowd:
+class ConcurrentClients:
     """Several callers of `/ocr` at once, each with a connection and a thread of its own."""
 
     def __init__(self, clients: Sequence[ServiceClient], threads: ThreadPoolExecutor) -> None:
@@ -65,11 +65,11 @@ class ClientCrowd:
 
 
 @contextmanager
-def client_crowd(url: str, size: int) -> Iterator[ClientCrowd]:
-    """Open a crowd of `size` callers of one service."""
+def concurrent_clients(url: str, size: int) -> Iterator[ConcurrentClients]:
+    """Open `size` concurrent clients of one service."""
     with ExitStack() as stack:
         clients = [stack.enter_context(ServiceClient(url)) for _ in range(size)]
-        yield ClientCrowd(clients, stack.enter_context(ThreadPoolExecutor(size)))
+        yield ConcurrentClients(clients, stack.enter_context(ThreadPoolExecutor(size)))
 
 
 def cached_latencies(client: ServiceClient, image: bytes, repeats: int) -> tuple[float, float]:

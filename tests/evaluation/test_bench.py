@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.bench import (
     BATCH,
-    CROWD,
+    CONCURRENT,
     PLAIN,
     Rival,
     measure_rivalry,
@@ -66,21 +66,21 @@ def test_every_way_reads_every_image_once_to_warm_up_and_once_a_round(
         return image.decode()
 
     ways, agreed = measure_ways(url, IMAGES, 2, plain_read)
-    assert [way.name for way in ways] == [PLAIN, BATCH, CROWD]
+    assert [way.name for way in ways] == [PLAIN, BATCH, CONCURRENT]
     assert all(len(way.rounds) == 2 and min(way.rounds) > 0 for way in ways)
     assert plainly == IMAGES * 3
     assert reader.paths.count("/batch-ocr") == 3
     assert reader.paths.count("/ocr") == 3 * 32
-    assert agreed == {BATCH: 1.0, CROWD: 1.0}
+    assert agreed == {BATCH: 1.0, CONCURRENT: 1.0}
 
 
 def test_a_rival_is_a_way_of_its_own_and_read_in_turns(reader: StubReader, url: str) -> None:
     read: list[bytes] = []
     rival = Rival("rival", lambda image: read.append(image) or "")
     ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, rival)
-    assert [way.name for way in ways] == [PLAIN, BATCH, CROWD, "rival"]
+    assert [way.name for way in ways] == [PLAIN, BATCH, CONCURRENT, "rival"]
     assert read == IMAGES * 3
-    assert set(agreed) == {BATCH, CROWD}
+    assert set(agreed) == {BATCH, CONCURRENT}
     reader.paths.clear()
     rivalry = measure_rivalry(url, IMAGES, rival)
     assert (rivalry.rival, len(reader.paths), len(read)) == ("rival", 32, 4 * 32)
@@ -91,7 +91,7 @@ def test_differing_texts_are_reported(url: str) -> None:
     _, agreed = measure_ways(
         url, IMAGES, 1, lambda image: "" if image in IMAGES[:8] else image.decode()
     )
-    assert agreed == {BATCH: 0.75, CROWD: 0.75}
+    assert agreed == {BATCH: 0.75, CONCURRENT: 0.75}
 
 
 def test_a_cache_that_answers_ends_the_measurement(reader: StubReader, url: str) -> None:

@@ -51,5 +51,5 @@ def test_what_does_not_hold_is_named(change: dict[str, object], broken: set[str]
         "seconds": 1.0,
         "in_time": 10,
     }
-    verdicts = judge(Tally(**{**good, **change}), unloaded=10.0)
-    assert {name for name, (_, holds) in verdicts.items() if not holds} == broken
+    checks = judge(Tally(**{**good, **change}), unloaded=10.0)
+    assert {name for name, (_, holds) in checks.items() if not holds} == broken

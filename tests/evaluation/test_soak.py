@@ -7,9 +7,9 @@ import pytest
 from evaluation.soak import (
     Run,
     State,
-    endure,
     judge,
     mixed_images,
+    run_soak,
 )
 from tests.support.live_server import gunicorn_command, running
 
@@ -22,11 +22,11 @@ def test_nothing_grows_in_a_short_run() -> None:
     ) as server:
         server.wait_until_ready()
         url = f"http://127.0.0.1:{server.port}"
-        run = endure(url, server.process.pid, mixed_images(40), COUNT)
-    verdicts = judge(run)
+        run = run_soak(url, server.process.pid, mixed_images(40), COUNT)
+    checks = judge(run)
     assert len(run.latencies_s) == COUNT
     for name in ("memory", "descriptors", "threads", "faults"):
-        assert verdicts[name][1], verdicts
+        assert checks[name][1], checks
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from training.rendering.texts import sample_text
 
 _SHARE_OF_CURRENT = 0.7
 EASIEST = 0.2  # least difficulty of what is drawn, as a share of the level's
-# Chinese characters have several times a letter's strokes in the same patches: looks that leave a
+# Chinese characters have several times a letter's strokes in the same patches: styles that leave a
 # letter readable leave nothing of them. Share of the difficulty.
 _DIFFICULTY_OF_CHINESE = 0.8
 # Aspect of a canvas over that of its grid, before the stretch.

@@ -2,8 +2,6 @@
 
 Responsible for: composing background, clutter, coloured text and effects into one image.
 Invariant: the same arguments give the same pixels.
-
-Look at some: `python -m training.rendering.render --out sheet.png --rows 12`.
 """
 
 from __future__ import annotations
@@ -218,7 +216,7 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
 
     Args:
         text: What to draw; spaces leave gaps.
-        style: The look.
+        style: How it looks.
         aspect: Canvas width over height.
         fonts: Where faces come from.
         seed: Fixes every random choice that the style leaves open.

@@ -1,6 +1,6 @@
-"""How a captcha looks, as data: one `Style` is one look, `sample_style` draws looks.
+"""How a captcha looks, as data: a `Style`, and `sample_style`, which draws one at random.
 
-Responsible for: the distribution of looks, from plain to hostile. Invariant: no third party's
+Responsible for: the distribution of styles, from plain to hostile. Invariant: no third party's
 generator is imitated here; ranges are wide enough that real ones fall inside.
 
 Units: lengths are fractions of the em size (text) or of the canvas height (everything else),
@@ -17,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Style:
-    """One look. `None` or 0 switches a trait off."""
+    """One style. `None` or 0 switches a trait off."""
 
     canvas_height: int
     em: float
@@ -185,7 +185,7 @@ _BACKGROUNDS = {
 
 
 def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
-    """Draw a look.
+    """Draw a style.
 
     Args:
         rng: Source of randomness.
@@ -193,7 +193,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     """
     d = difficulty
     trait = Traits(rng.getrandbits(64))
-    # One latent for all clutter, so that quiet and busy looks both occur.
+    # One latent for all clutter, so that quiet and busy styles both occur.
     crowd = trait["crowd"].random() * d
     dark = trait["dark"].random() < 0.1 * d
     # Clutter over pale text is unreadable.

@@ -7,7 +7,7 @@ import pytest
 
 from evaluation.load.workloads import (
     cached_latencies,
-    client_crowd,
+    concurrent_clients,
     read_in_batches,
 )
 from evaluation.services.client import ServiceClient, ServiceError
@@ -52,9 +52,9 @@ def test_a_crowd_is_really_concurrent_and_keeps_the_order() -> None:
         together.wait()
         return 200, json.dumps(answer_to(call.body)).encode()
 
-    with stub_service(script) as url, client_crowd(url, 5) as crowd:
-        first = crowd.read(IMAGES)
-        second = crowd.read(IMAGES[:5])
+    with stub_service(script) as url, concurrent_clients(url, 5) as clients:
+        first = clients.read(IMAGES)
+        second = clients.read(IMAGES[:5])
     assert [answer.text.encode() for answer in first] == IMAGES
     assert [answer.text.encode() for answer in second] == IMAGES[:5]
     assert len(connections) == 5
@@ -68,10 +68,10 @@ def test_a_refused_image_ends_the_measurement(error_type: str) -> None:
 
     with (
         stub_service(script) as url,
-        client_crowd(url, 3) as crowd,
+        concurrent_clients(url, 3) as clients,
         pytest.raises(ServiceError, match=f"refused an image: {error_type}"),
     ):
-        crowd.read(IMAGES)
+        clients.read(IMAGES)
 
 
 def test_a_reading_without_a_usable_answer_counts() -> None:
@@ -100,7 +100,7 @@ def test_cached_latencies_fill_the_cache_first_and_then_take_turns() -> None:
     ("cache_use", "load", "message"),
     [
         pytest.param("hit", "batch", "was to be off, but X-Cache is hit", id="batch"),
-        pytest.param("hit", "crowd", "was to be off, but X-Cache is hit", id="crowd"),
+        pytest.param("hit", "clients", "was to be off, but X-Cache is hit", id="clients"),
         pytest.param("miss", "cached", "was to be asked, but X-Cache is miss", id="cached"),
     ],
 )
@@ -113,13 +113,13 @@ def test_a_cache_that_does_not_do_as_the_load_asks_ends_the_measurement(
 
     loads = {
         "batch": lambda client, _: read_in_batches(client, IMAGES[:1], 1),
-        "crowd": lambda _, crowd: crowd.read(IMAGES[:1]),
+        "clients": lambda _, clients: clients.read(IMAGES[:1]),
         "cached": lambda client, _: cached_latencies(client, IMAGES[0], 1),
     }
     with (
         stub_service(script) as url,
         ServiceClient(url) as client,
-        client_crowd(url, 2) as crowd,
+        concurrent_clients(url, 2) as clients,
         pytest.raises(ServiceError, match=message),
     ):
-        loads[load](client, crowd)
+        loads[load](client, clients)
