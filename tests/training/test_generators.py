@@ -28,6 +28,9 @@ for line in sys.stdin:
     settings = request["settings"]
     if settings["text"] == "FAIL":
         sys.exit(3)
+    if random.Random(request["seed"]).random() < settings.get("failures", 0):
+        print(json.dumps({"error": "no glyph"}), flush=True)
+        continue
     buffer = io.BytesIO()
     colour = tuple(random.Random(request["seed"]).choices(range(256), k=3))
     Image.new("RGB", (settings["width"], 20), colour).save(buffer, "PNG")
@@ -133,6 +136,15 @@ class TestDrawing:
         failing = Family("failing", lambda rng: {"text": "FAIL", "width": 60})
         with pytest.raises(DrawingFailed, match=r"fake ended with status 3 at .*FAIL"):
             list(draw(FAKE, failing, 1, 0, tmp_path))
+
+    def test_an_image_that_fails_is_left_out(self, tmp_path: Path) -> None:
+        family = Family("some", lambda rng: {**DIGITS.settings(rng), "failures": 0.05})
+        assert len(list(draw(FAKE, family, 40, 0, tmp_path))) == 40
+
+    def test_a_library_that_fails_often_is_an_error(self, tmp_path: Path) -> None:
+        family = Family("most", lambda rng: {**DIGITS.settings(rng), "failures": 0.8})
+        with pytest.raises(DrawingFailed, match=r"fake failed at \d+ of \d+ images.*no glyph"):
+            list(draw(FAKE, family, 40, 0, tmp_path))
 
     def test_a_missing_library_says_how_to_install_it(self, tmp_path: Path) -> None:
         library, family = catalogue()["multicolor_digits"]

@@ -12,6 +12,9 @@ import json
 import os
 import random
 import sys
+from typing import Any
+
+from training.generators.drawing import Settings
 
 
 def main() -> None:
@@ -23,15 +26,23 @@ def main() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         random.seed(request["seed"])
-        drawing = driver.draw(request["settings"])
-        reply = {
-            "image": base64.b64encode(drawing.image).decode(),
-            "label": drawing.label,
-            "kind": drawing.kind,
-            "expression": drawing.expression,
-        }
-        replies.write(json.dumps(reply) + "\n")
+        replies.write(json.dumps(_reply(driver, request["settings"])) + "\n")
         replies.flush()
+
+
+def _reply(driver: Any, settings: Settings) -> dict[str, str]:
+    try:
+        drawing = driver.draw(settings)
+    except ImportError:
+        raise
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {
+        "image": base64.b64encode(drawing.image).decode(),
+        "label": drawing.label,
+        "kind": drawing.kind,
+        "expression": drawing.expression,
+    }
 
 
 if __name__ == "__main__":

@@ -19,15 +19,19 @@ while (($line = fgets(STDIN)) !== false) {
     if (isset($settings['charset'])) {
         $phrases = new PhraseBuilder($settings['length'], $settings['charset']);
     }
-    $builder = new CaptchaBuilder($settings['text'] ?? null, $phrases);
-    foreach ($settings['calls'] ?? [] as $method => $arguments) {
-        $builder->$method(...$arguments);
+    try {
+        $builder = new CaptchaBuilder($settings['text'] ?? null, $phrases);
+        foreach ($settings['calls'] ?? [] as $method => $arguments) {
+            $builder->$method(...$arguments);
+        }
+        $builder->build($settings['width'] ?? 150, $settings['height'] ?? 40, $settings['face'] ?? null);
+        $reply = [
+            'image' => base64_encode($builder->get($settings['quality'] ?? 90)),
+            'label' => $builder->getPhrase(),
+        ];
+    } catch (Throwable $error) {
+        $reply = ['error' => $error->getMessage()];
     }
-    $builder->build($settings['width'] ?? 150, $settings['height'] ?? 40, $settings['face'] ?? null);
-    $reply = [
-        'image' => base64_encode($builder->get($settings['quality'] ?? 90)),
-        'label' => $builder->getPhrase(),
-    ];
     fwrite(STDOUT, json_encode($reply) . "\n");
     fflush(STDOUT);
 }

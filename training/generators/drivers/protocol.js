@@ -24,9 +24,14 @@ async function serve(draw) {
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const request = JSON.parse(line);
     state = request.seed;
-    const drawing = await draw(request.settings);
-    drawing.image = drawing.image.toString('base64');
-    process.stdout.write(JSON.stringify(drawing) + '\n');
+    let reply;
+    try {
+      const drawing = await draw(request.settings);
+      reply = { ...drawing, image: drawing.image.toString('base64') };
+    } catch (error) {
+      reply = { error: String(error) };
+    }
+    process.stdout.write(JSON.stringify(reply) + '\n');
   }
 }
 

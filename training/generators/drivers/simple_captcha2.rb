@@ -51,7 +51,11 @@ $stdin.each_line do |line|
     SimpleCaptcha.image_style = 'own'
   end
   text = settings['text'] || Array.new(settings['length'] || 5) { rand(65..90).chr }.join
-  reply = { image: Base64.strict_encode64(Drawer.new.draw(text).b), label: text }
+  begin
+    reply = { image: Base64.strict_encode64(Drawer.new.draw(text).b), label: text }
+  rescue StandardError => error
+    reply = { error: error.message }
+  end
   $stdout.puts(JSON.generate(reply))
   $stdout.flush
 end
