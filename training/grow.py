@@ -4,6 +4,8 @@ Responsible for: inserting blocks that start as the identity, evenly among those
 a run goes on from weights of a smaller shape. Source: the zero-initialised residual branches of
 Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
 
+A checkpoint of that depth is copied.
+
 Run: `python -m training.grow CHECKPOINT OUT --depth 6`.
 """
 

@@ -43,7 +43,7 @@ from training.learning.optimizers import Optimizers
 from training.learning.progress import Progress, Recent
 from training.learning.real_captchas import RealCaptchas, is_archive, read_archives
 from training.learning.vision import compiled_block, run_block
-from training.rendering.fonts import FontLibrary
+from training.rendering.fonts import FONT_ROOT, FontLibrary
 from training.validate import rendered, validate
 
 _GLYPH_WEIGHT = 0.5
@@ -70,6 +70,7 @@ class Trainer:
         self.arguments = arguments
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.processor = build_processor()
+        self.fonts = FontLibrary.open(root=arguments.fonts)
         self.model = self._initial_model().to(self.device)
         if self.device.type == "cpu":  # the fused kernel's backward pass is slower there
             self.model.set_attn_implementation({"text_config": "eager"})
@@ -96,7 +97,7 @@ class Trainer:
 
     def _initial_model(self) -> Qwen2VLForConditionalGeneration:
         if self.arguments.init is None:
-            model = build_model(build_config(), self.arguments.seed)
+            model = build_model(build_config(depth=self.arguments.depth), self.arguments.seed)
             if not self.arguments.resume:  # a resumed state brings all weights
                 whiten_patch_embedding(model, self._sample_patches())
             return model
@@ -108,7 +109,7 @@ class Trainer:
         """Return patches of freshly drawn whole captchas, (N, C * 14 * 14)."""
         last: Synchronized[int] = multiprocessing.Value("i", len(LEVELS) - 1)
         stream = CaptchaStream(
-            LEVELS, last, Mix(), seed=self.arguments.seed, start=-1, batch_size=16
+            LEVELS, last, Mix(), self.fonts, seed=self.arguments.seed, start=-1, batch_size=16
         )
         batches = islice(stream, 16)
         return torch.cat([to_patches(batch.images).flatten(0, 1) for batch in batches])
@@ -235,6 +236,7 @@ class Trainer:
             LEVELS,
             self.shared_level,
             self.mix,
+            self.fonts,
             seed=self.arguments.seed,
             start=self.progress.steps,
             batch_size=self.arguments.batch_size,
@@ -265,12 +267,13 @@ class Trainer:
     def _describe(self, folder: Path) -> None:
         """Write how the checkpoint came about and what it reads to `training.json` in it."""
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        objective = Objective(model, self.processor.tokenizer).eval()
+        objective = Objective(model, self.processor.tokenizer).to(self.device).eval()
+        held_out = FontLibrary.open(held_out=True, root=self.arguments.fonts)
         description = {
             "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
             "progress": asdict(self.progress),
             "recent": self.recent.summary(),
-            "held_out_fonts": validate(objective, rendered(500, FontLibrary.open(held_out=True))),
+            "held_out_fonts": validate(objective, rendered(500, held_out)),
         }
         text = json.dumps(description, indent=2) + "\n"
         (folder / "training.json").write_text(text, encoding="utf-8")
@@ -290,6 +293,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, required=True, help="training time in all")
     parser.add_argument("--init", type=Path, help="checkpoint folder to start from")
     parser.add_argument("--resume", action="store_true", help="go on from OUT/state.pt")
+    parser.add_argument("--depth", type=int, default=6, help="vision blocks of a new model (6)")
+    parser.add_argument(
+        "--fonts", type=Path, default=FONT_ROOT, help=f"folder of the typefaces ({FONT_ROOT})"
+    )
     parser.add_argument("--level", type=int, default=0, help="level of the curriculum to start at")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)

@@ -205,6 +205,7 @@ class CaptchaStream(IterableDataset[Batch]):
         levels: The curriculum.
         level: The current one, raised by the trainer.
         mix: Real captchas and their share.
+        fonts: Where faces come from.
         seed: The run's, which with the step that it starts from fixes what is drawn.
         start: Steps that the run has made before.
         batch_size: Images a batch.
@@ -215,6 +216,7 @@ class CaptchaStream(IterableDataset[Batch]):
         levels: tuple[Level, ...],
         level: Synchronized[int],
         mix: Mix,
+        fonts: FontLibrary,
         *,
         seed: int,
         start: int,
@@ -223,6 +225,7 @@ class CaptchaStream(IterableDataset[Batch]):
         self.levels = levels
         self.level = level
         self.mix = mix
+        self.fonts = fonts
         self.seed = seed
         self.start = start
         self.batch_size = batch_size
@@ -231,7 +234,7 @@ class CaptchaStream(IterableDataset[Batch]):
         """Yield batches without end; a grid's is given once it is full."""
         worker = get_worker_info()
         rng = random.Random(f"{self.seed}/{self.start}/{worker.id if worker else 0}")
-        source = _Source(self.levels, self.mix, FontLibrary.open(), rng)
+        source = _Source(self.levels, self.mix, self.fonts, rng)
         waiting: dict[Grid, list[tuple[Shown, int]]] = {}
         while True:
             captcha, level = source.next(self.level.value)

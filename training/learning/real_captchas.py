@@ -11,19 +11,21 @@ import random
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from qwen_captcha.images.crop import text_box
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from training.rendering.alphabet import ALPHABET
 
 _LIMITS = ImageLimits(max_image_pixels=20_000_000, max_frames=200)
 _KEPT_EVERY = 16  # of a family's images, one in this many is kept for validation
 _MAX_SIDE = 480  # pixels; a larger picture is kept at a whole fraction of its size
+_MARGIN = 0.4  # of the text's height, kept around it in memory
 # Share of a family that is read without a mistake, beside one that is never read.
 _MIN_WEIGHT = 0.2
 # What the training calls the kinds of `labels.tsv`.
@@ -57,7 +59,8 @@ class RealCaptchas:
     def __init__(self, captchas: Iterable[RealCaptcha]) -> None:
         self._families: dict[str, list[RealCaptcha]] = {}
         for captcha in captchas:
-            self._families.setdefault(captcha.family, []).append(captcha)
+            near = replace(captcha, pixels=_near_text(captcha.pixels))
+            self._families.setdefault(captcha.family, []).append(near)
         self.families = sorted(self._families)
         if not self.families:
             raise ValueError("no captcha of a real generator was found")
@@ -86,6 +89,16 @@ def read_archives(paths: Sequence[Path], *, kept: bool) -> Iterator[RealCaptcha]
             text = (drawn[0] if drawn else label).replace(" ", "")
             if set(text) <= set(ALPHABET):
                 yield RealCaptcha(_decoded(files[name]), text, _KINDS[kind], family)
+
+
+def _near_text(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a copy of the part around the text: some canvases are ten times as large."""
+    height, width = pixels.shape[:2]
+    box = text_box(pixels)
+    margin = round(_MARGIN * (box.bottom - box.top))
+    top, left = max(0, box.top - margin), max(0, box.left - margin)
+    bottom, right = min(height, box.bottom + margin), min(width, box.right + margin)
+    return pixels[top:bottom, left:right].copy()
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:

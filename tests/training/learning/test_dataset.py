@@ -31,14 +31,11 @@ FONTS = FontLibrary(latin=((FACE,),), hanzi=())
 PLAIN = LEVELS[1]
 
 
-@pytest.fixture(autouse=True)
-def _fonts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FontLibrary, "open", classmethod(lambda cls: FONTS))
-
-
 def stream(seed: int, mix: Mix | None = None, batch_size: int = 4) -> Iterator[Batch]:
     level = multiprocessing.Value("i", 0)
-    made = CaptchaStream((PLAIN,), level, mix or Mix(), seed=seed, start=0, batch_size=batch_size)
+    made = CaptchaStream(
+        (PLAIN,), level, mix or Mix(), FONTS, seed=seed, start=0, batch_size=batch_size
+    )
     return iter(made)
 
 

@@ -1,0 +1,82 @@
+"""The recipe runs its phases in order, each from the one before, and goes on after a stop."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
+from training.recipe import Phase, make
+
+PHASES = (
+    Phase("one", 10, 0, 1e-3, 0.3, 0.0, 4),
+    Phase("two", 20, 6, 5e-4, 0.5, 0.6, 6),
+)
+
+
+class Runner:
+    """Notes what is run, and fails where it is told to."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.commands: list[list[str]] = []
+        self.fails_at = fails_at
+
+    def __call__(self, command: Sequence[str]) -> None:
+        if len(self.commands) == self.fails_at:
+            raise subprocess.CalledProcessError(1, ["python", "-m", *command])
+        self.commands.append(list(command))
+
+    def modules(self) -> list[str]:
+        return [command[0] for command in self.commands]
+
+    def option(self, index: int, name: str) -> str:
+        command = self.commands[index]
+        return command[command.index(name) + 1]
+
+
+def test_phases_go_on_from_one_another(tmp_path: Path) -> None:
+    run = Runner()
+    finished = make(tmp_path, [Path("drawn")], begin="nothing", phases=PHASES, run=run)
+    assert run.modules() == [
+        "training.train",
+        "training.grow",
+        "training.train",
+        "training.average",
+        "training.calibrate",
+    ]
+    assert "--init" not in run.commands[0]
+    assert "--real" not in run.commands[0]
+    assert run.commands[1][1:] == [
+        *(str(tmp_path / "one/checkpoint"), str(tmp_path / "two-start"), "--depth", "6"),
+    ]
+    assert run.option(2, "--init") == str(tmp_path / "two-start")
+    assert run.option(2, "--real") == "drawn"
+    assert run.commands[3][1:4] == [
+        *(str(tmp_path / name) for name in ("checkpoint", "two-start", "two/checkpoint")),
+    ]
+    assert finished == tmp_path / "checkpoint"
+    assert json.loads((tmp_path / "recipe.json").read_text())["done"] == ["one", "two"]
+
+
+def test_the_last_phase_begins_with_landed_weights(tmp_path: Path) -> None:
+    run = Runner()
+    make(tmp_path, [Path("drawn")], begin="landed", scale=0.1, phases=PHASES, run=run)
+    assert run.commands[0][:2] == ["training.grow", str(BUNDLED_CHECKPOINT)]
+    assert run.option(1, "--minutes") == "2"
+    assert run.modules().count("training.train") == 1
+
+
+def test_a_stopped_recipe_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        make(tmp_path, [Path("d")], begin="nothing", phases=PHASES, run=Runner(fails_at=2))
+    (tmp_path / "two").mkdir()
+    (tmp_path / "two/state.pt").touch()
+    run = Runner()
+    make(tmp_path, [Path("d")], begin="nothing", phases=PHASES, run=run)
+    assert run.modules().count("training.train") == 1
+    assert run.option(1, "--out") == str(tmp_path / "two")
+    assert "--resume" in run.commands[1]
