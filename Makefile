@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint audit bench evaluate train fonts clean
+.PHONY: help serve test lint audit bench evaluate train weights fonts clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -31,8 +31,11 @@ evaluate: $(VENV)/dev.stamp $(if $(AGAINST),$(VENV)/compare.stamp)  ## accuracy 
 train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes
 	$(BIN)/python -m training.train --out runs/smoke --minutes 3
 
-fonts:  ## install the typefaces that captchas are drawn with (Debian, as root)
-	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/rendering/fonts.json')))")
+weights: $(VENV)/dev.stamp  ## remake the bundled checkpoint from the landed one, hours: make weights REAL=FOLDER of archives
+	$(BIN)/python -m training.recipe runs/recipe --real $(or $(REAL),runs/drawn) --begin landed
+
+fonts:  ## install the typefaces and the word list that captchas are drawn with (Debian, as root)
+	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/rendering/fonts.json')))") wamerican
 
 clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
