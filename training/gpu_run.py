@@ -97,14 +97,14 @@ def _pack_fonts(folder: Path, root: Path) -> None:
         target = folder / file
         if not (root / file).is_file() or target.is_file():
             continue
-        options = subset.Options(font_number=int(number or 0), hinting=False, ignore_missing=True)
+        options = subset.Options(font_number=int(number or 0), hinting=False)
         try:
-            font = subset.load_font(str(root / file), options)
-            subsetter = subset.Subsetter(options)
-            subsetter.populate(text=ALPHABET)
-            subsetter.subset(font)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            subset.save_font(font, str(target), options)
+            with subset.load_font(str(root / file), options) as font:
+                subsetter = subset.Subsetter(options)
+                subsetter.populate(text=ALPHABET)
+                subsetter.subset(font)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                subset.save_font(font, str(target), options)
         except Exception as error:  # bitmap faces and old formats: the others are enough
             tqdm.write(f"left out {file}: {error}")
             target.unlink(missing_ok=True)
