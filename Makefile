@@ -14,10 +14,11 @@ serve: $(VENV)/serve.stamp  ## set up, start the service on port 5000 (PORT)
 test: $(VENV)/dev.stamp  ## set up, run all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-lint: $(VENV)/dev.stamp  ## ruff and mypy
+lint: $(VENV)/dev.stamp  ## ruff, mypy, and the layers of the package
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 audit: $(VENV)/dev.stamp  ## known vulnerabilities of what is installed (asks PyPI)
 	$(BIN)/pip-audit --strict --local

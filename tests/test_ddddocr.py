@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,3 +219,15 @@ def test_the_bundled_checkpoint_reads_what_the_service_reads(
     assert ocr.classification(CAPTCHA) == answer.text
     ocr.set_ranges("xyz")
     assert set(str(ocr.classification(CAPTCHA))) <= set("xyz")
+
+
+def test_the_import_loads_no_web_framework() -> None:
+    program = (
+        "import sys, qwen_captcha.ddddocr\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(sorted(loaded & {'flask', 'werkzeug', 'gunicorn', 'torch'}))\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "[]\n"
