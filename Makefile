@@ -42,6 +42,7 @@ clean:  ## remove the environment and what tools left behind
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
+	@$(PYTHON) qwen_captcha/__init__.py
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/serve.stamp: requirements_qwen.txt | $(VENV)/bin/python

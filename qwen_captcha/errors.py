@@ -154,7 +154,7 @@ class TooManyImages(TooLarge):
 
 
 class UnsupportedImageType(CaptchaServiceError):
-    """The bytes are not PNG, JPEG, GIF, WebP or BMP."""
+    """The bytes are of no format that is read."""
 
     status = 415
     error_type = "unsupported_image_type"

@@ -9,6 +9,7 @@ may call.
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,11 +18,16 @@ from io import BytesIO
 
 import numpy as np
 from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
+from PIL.IcoImagePlugin import IcoImageFile
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from qwen_captcha.errors import (
@@ -43,6 +49,7 @@ from qwen_captcha.images.headers import (
     damage_of,
     image_format,
 )
+from qwen_captcha.images.svg import svg_as_png, svg_canvas
 from qwen_captcha.images.transparency import make_opaque
 
 # Qwen2-VL's `smart_resize` refuses an image whose longer side is more than 200 times the shorter.
@@ -56,7 +63,18 @@ DECODERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "GIF": GifImageFile,
     "WEBP": WebPImageFile,
     "BMP": BmpImageFile,
+    "TIFF": TiffImageFile,
+    "AVIF": AvifImageFile,
+    "ICO": IcoImageFile,
+    "PPM": PpmImageFile,
+    "JPEG 2000": Jpeg2KImageFile,
 }
+# Whose frames are shown one after the other; the pages of a TIFF are not.
+ANIMATED = frozenset({"PNG", "GIF", "WEBP", "AVIF"})
+# A JPEG that lacks its end is read as browsers show it, with one color in what is missing. Beyond
+# this part of its height that is too much.
+JPEG_END = b"\xff\xd9"
+MAX_MISSING_PART = 0.5
 # What Pillow's decoders raise for broken files, and its warnings where they are made errors.
 DECODER_ERRORS = (
     ArithmeticError,
@@ -102,7 +120,7 @@ class ImageLimits:
 
 
 def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode one PNG, JPEG, GIF, WebP or BMP file into an upright, opaque RGB image.
+    """Decode one file of a format in `READABLE_FORMATS` into an upright, opaque RGB image.
 
     An animation becomes one image that shows the characters of all frames.
 
@@ -111,7 +129,7 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         TooManyPixels: The image is over `max_image_pixels`; it was not decoded.
         TooManyFrames: The animation is over `max_frames`; it was not decoded.
         UnreadableShape: The aspect ratio is over `MAX_ASPECT_RATIO`.
-        UndecodableImage: The file is truncated or corrupt.
+        UndecodableImage: The file is truncated or corrupt; a JPEG may lack its last bytes.
         OutOfMemory: It does not fit the memory that is left.
     """
     damage = damage_of(data)
@@ -130,18 +148,28 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
 
 def _decode(data: bytes, name: str, limits: ImageLimits) -> Image.Image:
     """Decode a file of a known format, or raise what its decoder raises."""
+    if name == "SVG":
+        drawing = svg_canvas(data)
+        _check_limits(drawing, limits)
+        return _decode(svg_as_png(data, drawing), "PNG", limits)
     check_effort(data, name)
     announced = announced_canvas(data, name, limits.max_frames)
     if announced is not None:
         _check_limits(announced, limits)
-    image = DECODERS[name](BytesIO(data))
-    canvas = Canvas(*image.size, frames=getattr(image, "n_frames", 1))
+    image = DECODERS[name](BytesIO(data + JPEG_END if name == "JPEG" else data))
+    canvas = Canvas(*image.size, frames=getattr(image, "n_frames", 1) if name in ANIMATED else 1)
     _check_limits(canvas, limits)
+    if isinstance(image, TiffImageFile):
+        # A whole tile is decoded, however little of it the canvas shows.
+        tile = Canvas(int(image.tag_v2.get(TILEWIDTH, 1)), int(image.tag_v2.get(TILELENGTH, 1)))
+        _check_limits(tile, limits)
     # An APNG's first image may be one that is shown only where animations are not.
     first = 1 if canvas.frames > 1 and image.info.get("default_image") else 0
     shown = range(first, canvas.frames)
     frames = make_opaque([_read_frame(image, index, canvas) for index in shown])
     picture = _compose(frames) if len(frames) > 1 else frames[0]
+    if name == "JPEG" and not data.endswith(JPEG_END):
+        _check_end(picture)
     turn = UPRIGHT.get(_orientation(image))
     return picture if turn is None else picture.transpose(turn)
 
@@ -161,12 +189,24 @@ def _check_limits(canvas: Canvas, limits: ImageLimits) -> None:
         )
 
 
+def _check_end(picture: Image.Image) -> None:
+    """Refuse a JPEG file without its end whose lower half is missing, that is of one color."""
+    pixels = np.asarray(picture)  # (H, W, 3)
+    lower = pixels[-math.ceil(len(pixels) * MAX_MISSING_PART) :]
+    if (lower == lower[-1, -1]).all() and (pixels != lower[-1, -1]).any():
+        raise ValueError("a JPEG lacks its lower half")
+
+
 def _read_frame(image: ImageFile, index: int, canvas: Canvas) -> Image.Image:
     """Return one frame, of the canvas's size, in mode RGB or RGBA."""
     if index:
         image.seek(index)
     image.load()
-    frame = _in_eight_bits(image) if image.mode.startswith("I;16") else image
+    frame: Image.Image = image
+    if image.mode.startswith("I;16"):
+        frame = _in_eight_bits(image)
+    elif image.mode in ("I", "F"):
+        frame = _stretched(image)
     frame = frame.convert("RGBA" if frame.has_transparency_data else "RGB")
     # A GIF's later frames may stand out of the canvas.
     return frame.crop((0, 0, canvas.width, canvas.height))
@@ -181,6 +221,13 @@ def _in_eight_bits(image: Image.Image) -> Image.Image:
     if transparent is not None:
         grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
     return grey
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """Return an image of 32-bit levels in mode L, its darkest one black and its brightest white."""
+    levels = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+    levels -= levels.min()
+    return Image.fromarray((levels * (255 / max(levels.max(), 1e-9))).astype(np.uint8))
 
 
 def _compose(frames: Sequence[Image.Image]) -> Image.Image:

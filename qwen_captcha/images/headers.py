@@ -10,11 +10,27 @@ Sources: the GIF89a specification; the WebP container specification.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-READABLE_FORMATS = "PNG, JPEG, GIF, WebP or BMP"
+READABLE_FORMATS = "PNG, JPEG, GIF, WebP, BMP, TIFF, AVIF, ICO, PPM, JPEG 2000 or SVG"
+
+# Brands of the files that begin as AVIF does; `mif1` and `msf1` stand for any codec.
+_AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
+_PPM = re.compile(rb"P[1-6][ \t\r\n]+(?:#[^\n]*\n\s*)*[0-9]")
+_SVG = re.compile(
+    rb"(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]{0,200}>\s*)?(?:<!--.{0,500}?-->\s*)?"
+    rb"(?:<!DOCTYPE\s+svg[^>]{0,300}>\s*)?<svg[\s>]",
+    re.DOTALL,
+)
+# Pillow reads numbers that are spelled out in Python, half a second per MiB.
+MAX_PLAIN_PPM_BYTES = 256 * 1024
+# One tile is usual; each costs a call of the decoder.
+MAX_JPEG_2000_TILES = 1000
+JPEG_2000_START_OF_TILE = b"\xff\x90"
+ICO_HEADER_BYTES, ICO_ENTRY_BYTES = 6, 16
 
 # Sizes of the BMP information headers in use; "BM" alone also begins many texts.
 BMP_INFO_HEADER_BYTES = frozenset({12, 40, 52, 56, 64, 108, 124})
@@ -73,7 +89,17 @@ def image_format(data: bytes) -> str | None:
         return "WEBP"
     if data.startswith(b"BM") and _number(data, 14, 4) in BMP_INFO_HEADER_BYTES:
         return "BMP"
-    return None
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return "TIFF"
+    if data[4:8] == b"ftyp" and data[8:12] in _AVIF_BRANDS and b"avi" in data[8:64]:
+        return "AVIF"
+    if data.startswith(b"\0\0\1\0") and _number(data, 4, 2) > 0 and data[9:10] == b"\0":
+        return "ICO"
+    if data.startswith((b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51")):
+        return "JPEG 2000"
+    if _PPM.match(data):
+        return "PPM"
+    return "SVG" if _SVG.match(data) else None
 
 
 def damage_of(data: bytes) -> str | None:
@@ -100,13 +126,17 @@ def check_effort(data: bytes, name: str) -> None:
     """
     if name == "JPEG" and data.count(JPEG_START_OF_SCAN) > MAX_JPEG_SCANS:
         raise ValueError("a JPEG of too many scans")
+    if name == "JPEG 2000" and data.count(JPEG_2000_START_OF_TILE) > MAX_JPEG_2000_TILES:
+        raise ValueError("a JPEG 2000 file of too many tiles")
+    if name == "PPM" and data[1:2] in b"123" and len(data) > MAX_PLAIN_PPM_BYTES:
+        raise ValueError("a PPM of too many numbers")
     run_lengths = name == "BMP" and _number(data, 30, 4) in BMP_RUN_LENGTH_ENCODINGS
     if run_lengths and len(data) > MAX_RUN_LENGTH_BYTES:
         raise ValueError("a BMP of too many run lengths")
 
 
 def announced_canvas(data: bytes, name: str, max_frames: int) -> Canvas | None:
-    """Return the canvas of a GIF or WebP file; None for formats that Pillow reads lazily.
+    """Return the canvas of a GIF, WebP or ICO file; None for formats that Pillow reads lazily.
 
     Args:
         data: The whole file.
@@ -120,6 +150,8 @@ def announced_canvas(data: bytes, name: str, max_frames: int) -> Canvas | None:
         return _gif_canvas(data, max_frames)
     if name == "WEBP":
         return _webp_canvas(data)
+    if name == "ICO":
+        return _ico_canvas(data)
     return None
 
 
@@ -145,6 +177,28 @@ def _webp_canvas(data: bytes) -> Canvas:
         bits = _number(data, 21, 4)
         return Canvas((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
     return Canvas(_number(data, 26, 2) & 0x3FFF, _number(data, 28, 2) & 0x3FFF)
+
+
+def _ico_canvas(data: bytes) -> Canvas:
+    """Return the canvas of the largest picture in an ICO file, which is the one that Pillow reads.
+
+    The directory gives a size in one byte each, and the picture another one, which must be equal.
+    """
+    largest = Canvas(0, 0)
+    start = ICO_HEADER_BYTES
+    for entry in range(start, start + ICO_ENTRY_BYTES * _number(data, 4, 2), ICO_ENTRY_BYTES):
+        # 0 stands for 256.
+        width, height = (_number(data, entry + place, 1) or 256 for place in (0, 1))
+        offset = _number(data, entry + 12, 4)
+        if data.startswith(b"\x89PNG", offset):
+            found = tuple(int.from_bytes(data[offset + at : offset + at + 4]) for at in (16, 20))
+        else:  # A bitmap, and a mask below it.
+            found = (_number(data, offset + 4, 4), _number(data, offset + 8, 4) // 2)
+        if found != (width, height):
+            raise ValueError("an ICO file whose directory and pictures disagree")
+        if width * height > largest.width * largest.height:
+            largest = Canvas(width, height)
+    return largest
 
 
 class _GifFrames:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -119,3 +120,12 @@ def test_the_installed_command_serves_from_another_folder(installed: Path, tmp_p
         answer, html = send_and_close(server.port, [post(image_bytes(120)), page])
     assert "raw_response" in answer.json
     assert (html.status, b"<html" in html.body) == (200, True)
+
+
+@pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13)])
+def test_an_old_python_is_told_which_one_is_needed(
+    monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    with pytest.raises(SystemExit, match=f"needs Python 3.11 .* Python 3.{version[1]}"):
+        runpy.run_path(str(PROJECT / "qwen_captcha" / "__init__.py"))

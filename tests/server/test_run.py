@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from flask import Flask
+from flask.cli import locate_app
+from gunicorn.util import import_app
 
 import qwen_captcha_service
 from qwen_captcha import app as app_module
@@ -107,3 +110,22 @@ def test_a_worker_whose_model_is_refused_ends_so_that_gunicorn_stops(
         qwen_captcha_service.create_app()
     assert end.value.code == 3
     assert capsys.readouterr().err == "no such checkpoint\n"
+
+
+def test_other_servers_find_the_application_by_its_usual_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    def create_app() -> Flask:
+        made.append(Flask("made"))
+        return made[-1]
+
+    monkeypatch.setattr(qwen_captcha_service, "create_app", create_app)
+    monkeypatch.setitem(vars(qwen_captcha_service), "app", None)
+    monkeypatch.delitem(vars(qwen_captcha_service), "app")
+    assert import_app("qwen_captcha_service:app") is made[0]
+    assert locate_app("qwen_captcha_service", None) is made[0]
+    assert len(made) == 1
+    with pytest.raises(AttributeError):
+        _ = qwen_captcha_service.application_of_another_name

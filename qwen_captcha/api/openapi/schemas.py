@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from qwen_captcha import __version__
 from qwen_captcha.errors import CaptchaServiceError, every_error_type
+from qwen_captcha.images.headers import READABLE_FORMATS
 from qwen_captcha.recognition.constraints import MAX_ALTERNATIVES
 from qwen_captcha.scheduling.admission import ModelState
 
@@ -26,7 +27,7 @@ BASE64: Schema = {
 IMAGE_FILE: Schema = {
     "type": "string",
     "contentMediaType": "application/octet-stream",
-    "description": "A PNG, JPEG, GIF, WebP or BMP file; its bytes say which.",
+    "description": f"A {READABLE_FORMATS} file; its bytes say which.",
 }
 
 
