@@ -103,7 +103,7 @@ def measure(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0 only if nobody was lost and the end came in time."""
+    """Run the command line; return 0 only if no request was lost and the end came in time."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.graceful_shutdown",
         description="Stop the service while callers send one request after another.",

@@ -42,7 +42,7 @@ All settings of the service are environment variables; docs/configuration.md lis
 STDIN = "-"
 EXIT_NOT_ALL = 1
 EXIT_WRONG_USE = 2
-# A model on a slow CPU takes seconds for an image, and nobody else waits.
+# A model on a slow CPU takes seconds for an image, and no other caller waits.
 READ_TIMEOUT_S = 3600.0
 READ_OPTIONS = ("prompt", "kind", "case", "charset", "charset_range", "length", "colors")
 

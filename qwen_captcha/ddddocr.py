@@ -29,7 +29,7 @@ from qwen_captcha.recognition.options import Options, parse_options
 from qwen_captcha.service import CaptchaService, start_local_service
 from qwen_captcha.settings import settings_from_environment
 
-# There is nobody who would hang up: only a broken model keeps a script waiting so long.
+# There is no client that could disconnect: only a broken model keeps a script waiting so long.
 DEADLINE_S = 3600.0
 
 # Of Pillow's modes those that a PNG file can hold and the service can read.

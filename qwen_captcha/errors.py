@@ -33,7 +33,7 @@ class CaptchaServiceError(Exception):
         self.retry_after_s = retry_after_s
 
 
-# Retry-After of an error whose end nobody can estimate, in seconds.
+# Retry-After of an error whose end cannot be estimated, in seconds.
 DEFAULT_RETRY_S = 5
 NO_MEMORY = "The image does not fit into the memory that is left; please retry."
 REQUEST_FAILED = "The service failed on this request."

@@ -252,7 +252,7 @@ def set_variables(variables: Mapping[str, str]) -> None:
 
 
 def set_unset_variables(variables: Mapping[str, str]) -> None:
-    """Set those variables of this process that nobody has set."""
+    """Set those variables of this process that are not set."""
     os.environ.update({**variables, **os.environ})
 
 

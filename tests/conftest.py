@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from qwen_captcha.app import create_app
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
-from tests.support.fake_backend import PATIENCE_S, FakeBackend, ServiceFactory
+from tests.support.fake_backend import MAX_WAIT_S, FakeBackend, ServiceFactory
 from tests.support.fake_clock import FakeClock
 
 # A deadline would test the machine's speed, and its load.
@@ -46,7 +46,7 @@ def start_service() -> Iterator[ServiceFactory]:
         clocks = {} if clock is None else {"monotonic": clock}
         service = CaptchaService(backend, load_settings(variables), **clocks)
         service.start(on_failure=pytest.fail)
-        assert service.wait_until_loaded(PATIENCE_S)
+        assert service.wait_until_loaded(MAX_WAIT_S)
         services.append(service)
         return service
 
@@ -60,7 +60,7 @@ def app(backend: FakeBackend, settings: Settings) -> Iterator[Flask]:
     """Return an application that is ready, with the fixture `backend`."""
     app = create_app(settings, backend)
     service: CaptchaService = app.extensions["captcha_service"]
-    assert service.wait_until_loaded(PATIENCE_S)
+    assert service.wait_until_loaded(MAX_WAIT_S)
     yield app
     service.begin_drain()
 

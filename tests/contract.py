@@ -38,7 +38,7 @@ from tests.support.engine_servers import recorded_vllm, transformers_serve
 from tests.support.fake_backend import FakeBackend
 from tests.support.live_server import (
     ENTRY_SCRIPT,
-    PATIENCE_S,
+    MAX_WAIT_S,
     PROJECT,
     Reply,
     gunicorn_command,
@@ -338,7 +338,7 @@ class TestFakeBackend(HttpContract):
     def call(cls) -> Iterator[Call]:
         app = create_app(load_settings({}), FakeBackend())
         service: CaptchaService = app.extensions["captcha_service"]
-        assert service.wait_until_loaded(PATIENCE_S)
+        assert service.wait_until_loaded(MAX_WAIT_S)
         yield client_call(app)
         service.begin_drain()
 
@@ -347,7 +347,7 @@ def send_over_http(
     port: int, method: str, path: str, body: bytes = b"", content_type: str | None = None
 ) -> Reply:
     """Send one request over a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=MAX_WAIT_S)
     headers = {} if content_type is None else {"Content-Type": content_type}
     try:
         connection.request(method, path, body or None, headers)
@@ -407,9 +407,9 @@ class OverAnEngine(HttpContract):
         settings = load_settings({"QWEN_BACKEND": "openai", "OCR_TIMEOUT_S": "60", **engine})
         app = create_app(settings, on_load_failure=pytest.fail)
         service: CaptchaService = app.extensions["captcha_service"]
-        assert service.wait_until_loaded(PATIENCE_S)
+        assert service.wait_until_loaded(MAX_WAIT_S)
         yield app
-        service.drain(PATIENCE_S)
+        service.drain(MAX_WAIT_S)
         service.backend.close()
 
     @pytest.fixture(scope="class")
@@ -503,7 +503,7 @@ class TestScript:
         """Return exit status and lines of the script, in Python without any package."""
         command = [sys.executable, "-S", str(PROJECT / "test_qwen_captcha.py"), *arguments]
         process = subprocess.run(
-            command, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            command, capture_output=True, text=True, timeout=MAX_WAIT_S, check=False
         )
         assert "Traceback" not in process.stderr
         return process.returncode, process.stdout.splitlines()

@@ -19,7 +19,7 @@ from qwen_captcha.errors import ModelLoadError, load_failure
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, SettingsError, load_settings
 from tests.support.fake_backend import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     FakeBackend,
     image_bytes,
 )
@@ -45,7 +45,7 @@ def test_a_batch_may_have_more_files_than_flask_takes_by_default(backend: FakeBa
         return client.post("/batch-ocr", data={"images": files})
 
     try:
-        assert app.extensions["captcha_service"].wait_until_loaded(PATIENCE_S)
+        assert app.extensions["captcha_service"].wait_until_loaded(MAX_WAIT_S)
         assert len(post(1200).get_json()["results"]) == 1200
         assert post(1201).get_json()["error_type"] == "too_many_images"
         fields = {"field": ["1"] * (1200 + FURTHER_FORM_PARTS + 1)}
@@ -97,7 +97,7 @@ def test_a_failed_load_is_reported(settings: Settings) -> None:
         FakeBackend(load_error=error),
         on_load_failure=lambda failure: (failures.append(failure), reported.set()),
     )
-    assert reported.wait(PATIENCE_S)
+    assert reported.wait(MAX_WAIT_S)
     assert failures == [error]
     response = app.test_client().get("/health")
     assert (response.status_code, response.json["model_status"]) == (503, "failed")
@@ -137,7 +137,7 @@ def test_two_applications_do_not_share_anything(settings: Settings) -> None:
         app = create_app(settings, backend)
         service = app.extensions["captcha_service"]
         assert isinstance(service, CaptchaService)
-        assert service.wait_until_loaded(PATIENCE_S)
+        assert service.wait_until_loaded(MAX_WAIT_S)
         response = app.test_client().post("/ocr", data=image_bytes(), content_type="image/png")
         texts.append(response.json["text"])
         service.begin_drain()

@@ -25,7 +25,7 @@ from qwen_captcha.recognition.answer import Answer
 from qwen_captcha.settings import settings_from_environment
 from tests.support.fake_backend import FakeBackend, image_bytes
 from tests.support.fake_hub import running_hub
-from tests.support.live_server import PATIENCE_S, PROJECT
+from tests.support.live_server import MAX_WAIT_S, PROJECT
 
 IMAGE = image_bytes(120)
 
@@ -147,10 +147,10 @@ def test_label_ends_cleanly_and_names_the_next_command(tmp_path: Path) -> None:
     process.stdout.readline()
     body = json.dumps({"file": "2.png", "label": "a3b9"}).encode()
     request = urllib.request.Request(f"{address}labels", body, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as reply:
+    with urllib.request.urlopen(request, timeout=MAX_WAIT_S) as reply:
         assert reply.status == 200
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=PATIENCE_S)
+    output, errors = process.communicate(timeout=MAX_WAIT_S)
     assert output == (
         f"\n1 of 2 images are labelled. Next: python -m qwen_captcha fit '{folder}' --out MODEL\n"
     )
@@ -238,7 +238,7 @@ def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
     def download(url: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, url], cwd=PROJECT, capture_output=True, text=True, check=False,
-            timeout=PATIENCE_S, env={**os.environ, "HF_HOME": str(tmp_path / "cache"),
+            timeout=MAX_WAIT_S, env={**os.environ, "HF_HOME": str(tmp_path / "cache"),
                                      "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": ""},
         )  # fmt: skip
 

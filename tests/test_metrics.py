@@ -22,7 +22,7 @@ from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import VARIABLES, load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     Server,
     gunicorn_command,
     running,
@@ -95,7 +95,7 @@ def test_promtool_finds_nothing_to_complain_about(client: FlaskClient) -> None:
         input=client.get("/metrics").data,
         capture_output=True,
         check=False,
-        timeout=PATIENCE_S,
+        timeout=MAX_WAIT_S,
     )
     assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
 
@@ -156,7 +156,7 @@ def test_batches_are_measured(client: FlaskClient, app: Flask, backend: FakeBack
         controller = service._batcher.admission
         with controller.changed:
             assert controller.changed.wait_for(
-                lambda: len(service._batcher._queue) == 3, PATIENCE_S
+                lambda: len(service._batcher._queue) == 3, MAX_WAIT_S
             )
         waiting = scrape(app.test_client())
         backend.release()
@@ -192,8 +192,8 @@ def ask(server: Server, path: str, data: bytes | None = None) -> str:
     url = f"http://127.0.0.1:{server.port}{path}"
     headers = {"Connection": "close"}
     if data is None:
-        return requests.get(url, headers=headers, timeout=PATIENCE_S).text
-    return requests.post(url, data=data, headers=headers, timeout=PATIENCE_S).text
+        return requests.get(url, headers=headers, timeout=MAX_WAIT_S).text
+    return requests.post(url, data=data, headers=headers, timeout=MAX_WAIT_S).text
 
 
 def workers_of(server: Server) -> list[int]:
@@ -224,7 +224,7 @@ def test_any_worker_tells_the_numbers_of_all() -> None:
         if shutil.which("promtool"):
             text = ask(server, "/metrics").encode()
             check = ["promtool", "check", "metrics"]
-            subprocess.run(check, input=text, check=True, timeout=PATIENCE_S)
+            subprocess.run(check, input=text, check=True, timeout=MAX_WAIT_S)
 
 
 def test_the_shared_numbers_are_removed_at_the_end() -> None:

@@ -32,7 +32,7 @@ from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
 from qwen_captcha.service import TRIAL, CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     FakeBackend,
     ServiceFactory,
     image_bytes,
@@ -61,7 +61,7 @@ class Caller:
             self._outcome = error
 
     def outcome(self) -> object:
-        self._thread.join(PATIENCE_S)
+        self._thread.join(MAX_WAIT_S)
         assert not self._thread.is_alive()
         return self._outcome
 
@@ -260,7 +260,7 @@ def test_kept_answers_expire(
     service = start_service(backend, clock, CACHE_TTL_S="60")
     service.recognize(IMAGE, Options(), clock.now_s + 8)
     clock.advance(60)
-    answer = service.recognize(IMAGE, Options(), clock.now_s + PATIENCE_S)
+    answer = service.recognize(IMAGE, Options(), clock.now_s + MAX_WAIT_S)
     assert answer.cache is CacheUse.MISS
 
 
@@ -304,7 +304,7 @@ def wait_until_admitted(service: CaptchaService, slots: int) -> None:
     controller = service._batcher.admission
     with controller.changed:
         assert controller.changed.wait_for(
-            lambda: controller.admitted == slots and controller.decoding == 0, PATIENCE_S
+            lambda: controller.admitted == slots and controller.decoding == 0, MAX_WAIT_S
         )
 
 
@@ -360,11 +360,11 @@ def test_one_who_joins_and_waits_longer_gets_the_answer_that_came_too_late_for_t
     backend.wait_until_reading()
     hasty = Caller(lambda: service.recognize(IMAGE, Options(), clock.now_s + 5))
     wait_until_admitted(service, 2)
-    patient = Caller(lambda: service.recognize(IMAGE, Options(), clock.now_s + 50))
+    waiting = Caller(lambda: service.recognize(IMAGE, Options(), clock.now_s + 50))
     wait_until_admitted(service, 3)
     clock.advance(10)
     backend.release()
-    answer = patient.outcome()
+    answer = waiting.outcome()
     assert isinstance(answer, Answer)
     assert answer.text == "w120"
     assert isinstance(busy.outcome(), Answer)
@@ -400,7 +400,7 @@ def test_nothing_is_read_while_the_model_is_loading(backend: FakeBackend) -> Non
         service.recognize(IMAGE, Options(), FAR)
     assert not service.wait_until_loaded(0)
     backend.release()
-    assert service.wait_until_loaded(PATIENCE_S)
+    assert service.wait_until_loaded(MAX_WAIT_S)
     assert service.recognize(IMAGE, Options(), FAR).text == "w120"
     service.begin_drain()
 
@@ -413,13 +413,13 @@ def test_a_model_that_cannot_read_is_not_ready() -> None:
     service = CaptchaService(FakeBackend(say), load_settings({}))
     reported = threading.Event()
     service.start(lambda error: (failures.append(error), reported.set()))
-    assert reported.wait(PATIENCE_S)
+    assert reported.wait(MAX_WAIT_S)
     assert [str(failure) for failure in failures] == ["non-finite logits"]
     assert service.model_state is ModelState.FAILED
     assert service.model_error == "The model could not be loaded."
 
 
-def test_a_broken_model_is_tried_again_while_nobody_sends_images(
+def test_a_broken_model_is_tried_again_while_no_images_arrive(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     def fail(task: GenerationRequest) -> str:
@@ -427,7 +427,7 @@ def test_a_broken_model_is_tried_again_while_nobody_sends_images(
 
     service = start_service(backend, CACHE_SIZE="0")
     works, backend.say = backend.say, fail
-    retry = trial_probe(service._batcher, TRIAL, PATIENCE_S, service.monotonic)
+    retry = trial_probe(service._batcher, TRIAL, MAX_WAIT_S, service.monotonic)
     monitor = HealthMonitor(service.admission, retry)
     for _ in range(FAILURES_UNTIL_BROKEN):
         monitor.check()  # a model that works is left alone
@@ -452,7 +452,7 @@ def test_draining_answers_what_is_accepted(
     with pytest.raises(Draining):
         service.recognize(image_bytes(90), Options(), FAR)
     backend.release()
-    assert service.drain(PATIENCE_S)
+    assert service.drain(MAX_WAIT_S)
     answer = accepted.outcome()
     assert isinstance(answer, Answer)
     assert answer.text == "w120"

@@ -1,7 +1,7 @@
 """Which characters are taken for which.
 
 Responsible for: aligning answers with labels and counting. Invariant: arithmetic is left out,
-because its label is a number that nobody drew.
+because its label is a number that is not drawn.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def _summed(pid: int, field: str, proc: Path) -> int | None:
     """Return the bytes of a field over the live ones of a process and its descendants."""
     statuses = _statuses(proc)
     family = {pid}
-    # A child's number may be below its parent's, so repeat until nobody new is found.
+    # A child's number may be below its parent's, so repeat until no new one is found.
     while children := {p for p, s in statuses.items() if _number(s, "PPid") in family} - family:
         family |= children
     sizes = [_number(statuses[p], field) for p in family if p in statuses]

@@ -63,7 +63,7 @@ def running_nginx(ports: Sequence[int]) -> Iterator[int]:
 
 def write_configuration(folder: Path, port: int, instances: Sequence[int]) -> None:
     """Write the configuration for a port and for instances on loopback ports."""
-    folder.chmod(0o755)  # Workers of a root's nginx are somebody else.
+    folder.chmod(0o755)  # Workers of a root's nginx are another user.
     text = NGINX_CONFIGURATION.read_text(encoding="utf-8")
     text = _replaced(text, LISTEN, f"listen 127.0.0.1:{port} default_server;")
     (folder / "nginx.conf").write_text(text, encoding="utf-8")

@@ -134,7 +134,7 @@ def _wait_until_ready(
     """Return the first `/health` with status 200; None if it ended or the deadline passed."""
     with ServiceClient(url, timeout_s=5.0) as client:
         while process.poll() is None and time.monotonic() < deadline:
-            with suppress(ServiceError):  # Nobody listens yet.
+            with suppress(ServiceError):  # It does not listen yet.
                 reply = client.health()
                 if reply.status == 200:
                     return reply.fields

@@ -3,7 +3,7 @@
 //	solver := captcha.NewCaptchaSolver("http://127.0.0.1:5000")
 //	text, err := solver.Solve(image)
 //
-// A text is returned only where the service says that it has one: whoever submits texts never submits
+// A text is returned only where the service says that it has one: a program that submits texts never submits
 // an error message.
 package captcha
 

@@ -203,7 +203,7 @@ def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) ->
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
-        """Answer what nobody foresaw."""
+        """Answer an unforeseen error."""
         log.error("A request failed.", exc_info=error)
         return error_response(InternalError(REQUEST_FAILED), metrics)
 

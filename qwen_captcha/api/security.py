@@ -38,7 +38,7 @@ PAGES = ("/", "/docs", "/openapi.json", "/assets/<path:filename>")
 OPEN_ROUTES = PROBES + PAGES
 KEY_HEADER = "X-API-Key"
 READABLE_HEADERS = [CACHE_HEADER, REQUEST_ID_HEADER, TIMING_HEADER, "Retry-After"]
-# Whoever has one IPv6 address has all of its /64.
+# A caller with one IPv6 address has all of its /64.
 IPV6_PREFIX = 64
 # A reply is data: no browser shall guess its type, run it, frame it. A page brings its own policy.
 BROWSER_HEADERS = {

@@ -35,7 +35,7 @@ def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def available_memory_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Return how much memory this process can still take, None where nobody tells."""
+    """Return how much memory this process can still take, None where it is unknown."""
     amounts = [
         amount
         for folder in _control_groups(_MEMORY_TREES, proc, cgroups)
@@ -48,7 +48,7 @@ def available_memory_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | 
 
 
 def resident_memory_bytes(proc: Path = PROC) -> int | None:
-    """Return how much memory this process holds, None where nobody tells."""
+    """Return how much memory this process holds, None where it is unknown."""
     return _kib_field(proc / "self" / "status", "VmRSS")
 
 

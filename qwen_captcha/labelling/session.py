@@ -100,7 +100,7 @@ class LabelSession:
         """Return labels and marks as they are on disk.
 
         Raises:
-            LabelsError: Somebody has made a file of labels malformed.
+            LabelsError: A file of labels has become malformed.
         """
         return self._labels.read()
 

@@ -32,7 +32,7 @@ MAX_ALTERNATIVES = 5
 class DecodingConstraints:
     """What an engine may say, and how much it is to tell about it.
 
-    An engine that cannot obey reads as it can: whoever asked compares the text with `allows`.
+    An engine that cannot obey reads as it can: the caller compares the text with `allows`.
 
     Attributes:
         charset: The characters that a response is made of; None allows all. Closed under case

@@ -86,7 +86,7 @@ class DeadlineSocket:
             RequestTimeout: Nothing came in time.
         """
         given = self._wrapped.gettimeout()
-        # Whoever set a timeout wants its own error: the end of a rejected upload is read so.
+        # A caller that set a timeout wants its own error: the end of a rejected upload is read so.
         if given is not None:
             return self._wrapped.recv(size, flags)
         left_s = min(IDLE_S, self._deadline - time.monotonic())

@@ -5,7 +5,8 @@ its load, and the reply to it. The application rejects every request that is in 
 just as well, but in a thread of its own and ten times slower. A crowd of such threads takes the
 interpreter from the model's thread, which asks for it after each operator.
 Invariant: what is replied is what the application replies to a caller whom it lets in, byte for
-byte but for `Date` and the times. Keys and rates are not looked at, as nobody gets more than that.
+byte but for `Date` and the times. Keys and rates are not looked at, as no caller gets more than
+that.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A listening socket that lets nobody in any more, but keeps who is at the door already.
+"""A filter on a listening socket that drops new connections and keeps those that exist.
 
-Responsible for: the kernel's part in a stop that loses nobody. Between the last `accept` and the
-closing of a listener somebody may connect, and is reset by the closing. Linux can drop the packets
-that open connections first; whoever they came from tries again after a second and is rejected then.
+Responsible for: the kernel's part in a stop that loses no request. Between the last `accept` and
+the closing of a listener a client may connect, and is reset by the closing. Linux can drop the
+packets that open connections first; their client tries again after a second and is rejected then.
 Elsewhere that moment stays. Invariant: connections that exist are not touched, and those that are
 being opened still come to be: their client may think that they exist, and send its request.
 

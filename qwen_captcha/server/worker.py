@@ -45,7 +45,7 @@ NOT_WAITING = socket.MSG_DONTWAIT
 # How long a thread keeps the interpreter from the others: a fifth of Python's own, so that the loop
 # which accepts and rejects gets its turn among the threads that answer a whole batch at once.
 SWITCH_INTERVAL_S = 0.001
-# Until somebody may have closed a connection.
+# Until a connection may have been closed.
 NO_DESCRIPTOR_S = 0.1
 # Exit statuses of a worker after which gunicorn stops for good.
 START_FAILED = (3, 4)
@@ -69,7 +69,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             time.sleep(NO_DESCRIPTOR_S)
 
     def _make_room(self) -> None:
-        """Close the connection that has been silent for longest, so that newcomers find a slot.
+        """Close the connection that has been silent for longest, so that new ones find a slot.
 
         One that never sent anything if there is any, else one that is kept alive.
         """
@@ -125,7 +125,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         and put it back would be half of the cost.
         """
         if client.fileno() < 0:
-            return  # It made room for a newcomer in this same round of events.
+            return  # It made room for a new one in this same round of events.
         rejected = self._reject(conn)
         if rejected is not None:
             self.keepalived_conns.remove(conn)
@@ -137,7 +137,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
 
     def on_pending_socket_readable(self, conn: TConn, client: socket.socket) -> None:
         """Serve the first request of a connection; called by the main loop."""
-        if client.fileno() >= 0:  # It may have made room for a newcomer in this round of events.
+        if client.fileno() >= 0:  # It may have made room for a new one in this round of events.
             super().on_pending_socket_readable(conn, client)
 
     def _not_dispatched(self) -> None:
@@ -239,7 +239,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain on SIGTERM."""
         if self.alive:
-            # Not here: a signal handler may interrupt whoever holds the locks that this needs.
+            # Not here: a signal handler may interrupt the holder of the locks that this needs.
             self.method_queue.defer(self._begin_drain)
         super().handle_exit(sig, frame)
 

@@ -1,4 +1,4 @@
-"""Payloads and options that nobody thought of: an image, or an error that is the caller's."""
+"""Payloads and options of any kind: an image, or an error that is the caller's."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def outcome(call: Callable[..., Any], *arguments: object) -> Any:
 
 
 def is_the_callers(error: object) -> bool:
-    """Return whether something is a short error that the caller can mend."""
+    """Return whether something is a short error that the caller can fix."""
     return (
         isinstance(error, CaptchaServiceError)
         and 400 <= error.status < 500

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qwen_captcha.api.openapi.operations import OPERATIONS
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     PROJECT,
     gunicorn_command,
     running,
@@ -43,7 +43,7 @@ def test_schemathesis_finds_no_fault(tmp_path: Path) -> None:
             env={**os.environ, **hooks},
             capture_output=True,
             text=True,
-            timeout=5 * PATIENCE_S,
+            timeout=5 * MAX_WAIT_S,
             check=False,
         )
     assert process.returncode == 0, process.stdout[-6000:] + process.stderr

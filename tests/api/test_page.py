@@ -18,7 +18,7 @@ from qwen_captcha.app import create_app
 from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     FakeBackend,
     image_bytes,
 )
@@ -73,7 +73,7 @@ def is_own(address: str, visit: Visit) -> bool:
 def app_with(backend: FakeBackend, *, wait: bool = True, **variables: str) -> Flask:
     app = create_app(load_settings(variables), backend)
     if wait:
-        assert app.extensions["captcha_service"].wait_until_loaded(PATIENCE_S)
+        assert app.extensions["captcha_service"].wait_until_loaded(MAX_WAIT_S)
     return app
 
 
@@ -244,7 +244,7 @@ def test_both_languages_have_every_word_of_the_page(open_page: Opener) -> None:
 def test_it_works_from_the_keyboard(open_page: Opener) -> None:
     visit = open_page(app_with(FakeBackend()))
     page = visit.page
-    # The browser hands choosers over only some time after somebody has asked for them.
+    # The browser hands choosers over only some time after a page has asked for them.
     page.on("filechooser", lambda _: None)
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to the answers")).to_be_focused()
@@ -286,7 +286,7 @@ def test_a_phone_needs_no_scrolling_to_the_side(open_page: Opener, path: str) ->
     assert scrolled <= seen
 
 
-def test_a_script_that_somebody_smuggles_in_is_not_run(browser: Browser) -> None:
+def test_a_smuggled_script_is_not_run(browser: Browser) -> None:
     app = app_with(FakeBackend())
     with served(app) as url, visiting(browser, url) as visit:
         visit.page.evaluate(

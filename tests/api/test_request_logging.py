@@ -17,7 +17,7 @@ from qwen_captcha.logs import JsonFormatter, TextFormatter
 from qwen_captcha.recognition.answer import Answer
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     FakeBackend,
     image_bytes,
 )
@@ -115,7 +115,7 @@ def test_answers_are_logged_where_that_is_asked_for(
     backend: FakeBackend, lines: list[dict[str, Any]]
 ) -> None:
     app = create_app(load_settings({"LOG_ANSWERS": "true"}), backend)
-    assert app.extensions["captcha_service"].wait_until_loaded(PATIENCE_S)
+    assert app.extensions["captcha_service"].wait_until_loaded(MAX_WAIT_S)
     app.test_client().post("/ocr", data=IMAGE)
     [line] = [line for line in lines if "route" in line]
     assert line["answers"] == [{"text": "w120", "raw": "w120", "confidence": 0.778801}]

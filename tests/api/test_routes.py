@@ -22,7 +22,7 @@ from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
 from tests.support.captchas import file_of
 from tests.support.fake_backend import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     FakeBackend,
     image_bytes,
 )
@@ -245,7 +245,7 @@ def test_while_the_model_loads_everything_waits_but_life(
     assert_error(refused, 503, "model_loading")
     assert refused.headers["Retry-After"] == "5"
     backend.release()
-    assert service_of(app).wait_until_loaded(PATIENCE_S)
+    assert service_of(app).wait_until_loaded(MAX_WAIT_S)
     assert client.get("/health").status_code == 200
     service_of(app).begin_drain()
 
@@ -348,7 +348,7 @@ def test_slashes_too_many_are_left_out(client: FlaskClient, path: str) -> None:
 
 def create_client(backend: FakeBackend, **variables: str) -> FlaskClient:
     app = create_app(load_settings(variables), backend)
-    assert service_of(app).wait_until_loaded(PATIENCE_S)
+    assert service_of(app).wait_until_loaded(MAX_WAIT_S)
     return app.test_client()
 
 

@@ -16,7 +16,7 @@ from qwen_captcha.api.security import (
 from qwen_captcha.app import create_app
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     FakeBackend,
     image_bytes,
 )
@@ -33,7 +33,7 @@ def start(backend: FakeBackend) -> Iterator[ClientFactory]:
     def make(**variables: str) -> FlaskClient:
         app = create_app(load_settings(variables), backend)
         services.append(app.extensions["captcha_service"])
-        assert services[-1].wait_until_loaded(PATIENCE_S)
+        assert services[-1].wait_until_loaded(MAX_WAIT_S)
         return app.test_client()
 
     yield make
@@ -119,7 +119,7 @@ def test_every_route_but_probes_and_pages_wants_a_key(keyed: FlaskClient) -> Non
     assert keyed.get("/ocr").status_code == 401
 
 
-def test_without_keys_nobody_needs_one(client: FlaskClient) -> None:
+def test_without_keys_none_is_needed(client: FlaskClient) -> None:
     assert read(client).status_code == 200
     assert read(client, X_API_Key="whatever").status_code == 200
 

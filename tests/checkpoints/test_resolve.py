@@ -12,7 +12,7 @@ from qwen_captcha.checkpoints.resolve import (
 )
 
 
-def nobody_asks(repo_id: str) -> bool:
+def never_asked(repo_id: str) -> bool:
     pytest.fail(f"the cache was asked for {repo_id}")
 
 
@@ -38,22 +38,22 @@ def test_unset_takes_the_bundled_one_otherwise_and_says_how_to_get_the_default(
 
 
 def test_bundled_is_taken_by_its_name() -> None:
-    assert resolve_model("bundled", nobody_asks) == (str(BUNDLED_CHECKPOINT), "bundled")
+    assert resolve_model("bundled", never_asked) == (str(BUNDLED_CHECKPOINT), "bundled")
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen2-VL-7B-Instruct", "nobody/nothing"])
+@pytest.mark.parametrize("name", ["Qwen/Qwen2-VL-7B-Instruct", "no-owner/nothing"])
 def test_a_hub_name_is_never_replaced(name: str) -> None:
-    assert resolve_model(name, nobody_asks) == (name, name)
+    assert resolve_model(name, never_asked) == (name, name)
 
 
 def test_a_folder_is_reported_by_its_name_alone(tmp_path: Path) -> None:
     folder = tmp_path / "my-model"
     folder.mkdir()
-    assert resolve_model(str(folder), nobody_asks) == (str(folder), "my-model")
+    assert resolve_model(str(folder), never_asked) == (str(folder), "my-model")
 
 
 def test_a_relative_folder_has_a_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "my-model"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    assert resolve_model(".", nobody_asks) == (".", "my-model")
+    assert resolve_model(".", never_asked) == (".", "my-model")

@@ -1,4 +1,4 @@
-"""Labels on disk: nothing is lost, nothing is half written, whoever else writes."""
+"""Labels on disk: nothing is lost, nothing is half written, whatever else writes."""
 
 from __future__ import annotations
 

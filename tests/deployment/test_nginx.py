@@ -28,7 +28,7 @@ from qwen_captcha.settings import Settings
 from tests.support import live_server
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     Reply,
     Server,
     assert_error,
@@ -182,7 +182,7 @@ def test_what_is_valid_is_answered(front: int, request_bytes: bytes) -> None:
 def test_a_client_that_reads_only_after_sending_all_gets_the_413(front: int, chunked: bool) -> None:
     zeros = bytes(MIB)
     length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % (80 * MIB)
-    with socket.create_connection(("127.0.0.1", front), PATIENCE_S) as connection:
+    with socket.create_connection(("127.0.0.1", front), MAX_WAIT_S) as connection:
         connection.sendall(b"POST /ocr HTTP/1.1\r\nHost: captcha\r\n" + length + b"\r\n\r\n")
         for _ in range(80):
             connection.sendall(b"%x\r\n%s\r\n" % (MIB, zeros) if chunked else zeros)
@@ -216,7 +216,7 @@ def test_an_instance_that_hangs_up_is_a_502() -> None:
         thread.start()
         with running_nginx([listener.getsockname()[1]]) as port:
             [reply] = send_and_wait(port, [post(IMAGE)])
-        thread.join(PATIENCE_S)
+        thread.join(MAX_WAIT_S)
     assert_error(reply, 502, "unavailable")
 
 
@@ -299,7 +299,7 @@ def test_a_loading_instance_may_be_slow_to_say_so(instances: Instances) -> None:
             time.sleep(0.01)
         # The other one's turn is taken, so that the slow one is asked twice.
         instances.send(times=1)
-        [reply] = first.result(PATIENCE_S)
+        [reply] = first.result(MAX_WAIT_S)
     assert (reply.status, len(instances.asked[0])) == (200, 2)
 
 
@@ -311,7 +311,7 @@ def test_where_all_are_loading_the_caller_reads_their_own_words(instances: Insta
     assert sum(len(calls) for calls in instances.asked) == 30
 
 
-def test_an_overload_is_not_multiplied_and_marks_nobody_down(instances: Instances) -> None:
+def test_an_overload_is_not_multiplied_and_marks_no_instance_down(instances: Instances) -> None:
     instances.replies = [(503, FULL, {})] * 2
     for reply in instances.send(times=20):
         assert (reply.status, reply.json["error_type"]) == (503, "queue_full")

@@ -19,7 +19,7 @@ import pytest
 from qwen_captcha import __version__, cli
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     PROJECT,
     post,
     running,
@@ -29,7 +29,7 @@ from tests.support.live_server import (
 SOURCES = (
     "pyproject.toml", "README.md", "LICENSE", "requirements_qwen.txt", "qwen_captcha_service.py",
 )  # fmt: skip
-BUILD_PATIENCE_S = 300.0
+MAX_BUILD_S = 300.0
 
 
 def pip(*arguments: str) -> None:
@@ -37,7 +37,7 @@ def pip(*arguments: str) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
     run = subprocess.run(
         [*command, "--no-deps", "--no-index"],
-        capture_output=True, text=True, check=False, timeout=BUILD_PATIENCE_S,
+        capture_output=True, text=True, check=False, timeout=MAX_BUILD_S,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
 
@@ -105,7 +105,7 @@ def test_the_installed_command_reads_from_another_folder(installed: Path, tmp_pa
         [str(installed / "bin" / "qwen-captcha"), "read", "captcha.png", "--json"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(installed), "QWEN_MODEL": "bundled"},
-        capture_output=True, text=True, check=False, timeout=PATIENCE_S,
+        capture_output=True, text=True, check=False, timeout=MAX_WAIT_S,
     )  # fmt: skip
     assert run.returncode in (0, cli.EXIT_NOT_ALL), run.stderr
     assert json.loads(run.stdout)["image"] == "captcha.png"

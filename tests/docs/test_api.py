@@ -21,7 +21,7 @@ from qwen_captcha.errors import CaptchaServiceError, every_error_type
 from qwen_captcha.recognition.options import Case, Kind
 from tests.support.live_server import (
     ENTRY_SCRIPT,
-    PATIENCE_S,
+    MAX_WAIT_S,
     PROJECT,
     running,
 )
@@ -118,7 +118,7 @@ def shown(value: Any, name: str = "") -> Any:
 def test_an_example_answers_what_its_page_shows(url: str, command: str, reply: str) -> None:
     run = subprocess.run(
         ["sh", "-ec", command.replace(URL, url)],
-        cwd=PROJECT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
+        cwd=PROJECT, capture_output=True, text=True, check=True, timeout=MAX_WAIT_S,
     )  # fmt: skip
     replies = [json.loads(line) for line in run.stdout.splitlines()]
     assert len(replies) == command.count("curl ")

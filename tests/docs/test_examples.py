@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     PROJECT,
     gunicorn_command,
     running,
@@ -28,7 +28,7 @@ from captcha_client import CaptchaClient, CaptchaError  # noqa: E402
 
 IMAGE = image_bytes(120)
 # Building Go's standard library for the first time.
-GO_PATIENCE_S = 300.0
+MAX_GO_S = 300.0
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_the_go_client(url: str, captcha: Path) -> None:
         cwd=EXAMPLES / "go",
         env={**os.environ, "CAPTCHA_URL": url, "CAPTCHA_IMAGE": str(captcha),
              "GOFLAGS": "-mod=mod", "GOPROXY": "off", "CGO_ENABLED": "0"},
-        capture_output=True, text=True, timeout=GO_PATIENCE_S, check=False,
+        capture_output=True, text=True, timeout=MAX_GO_S, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count("--- PASS") == 8
@@ -62,14 +62,14 @@ def test_the_go_client(url: str, captcha: Path) -> None:
 @pytest.mark.skipif(not shutil.which("gofmt"), reason="Go is not installed")
 def test_the_go_client_is_formatted() -> None:
     command = ["gofmt", "-l", str(EXAMPLES / "go")]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=MAX_WAIT_S)
     assert run.stdout == ""
 
 
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_curl_lines(url: str, captcha: Path) -> None:
     command = ["sh", str(EXAMPLES / "curl.sh"), str(captcha), url]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=PATIENCE_S)
+    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=MAX_WAIT_S)
     health, *answers, batch = (json.loads(line) for line in run.stdout.splitlines())
     assert health["status"] == "ok"
     assert [answer["text"] for answer in answers] == ["w120"] * 3 + ["W120"] * 2
@@ -80,7 +80,7 @@ def test_the_curl_lines_end_at_the_first_error(tmp_path: Path, url: str) -> None
     note = tmp_path / "note.png"
     note.write_text("this is a text")
     command = ["sh", str(EXAMPLES / "curl.sh"), str(note), url]
-    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MAX_WAIT_S)
     assert run.returncode != 0
     assert "unsupported_image_type" in run.stdout
 
@@ -134,6 +134,6 @@ class TestPython:
         script = EXAMPLES / "python" / "captcha_client.py"
         command = [sys.executable, str(script), url, str(captcha)]
         run = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=PATIENCE_S
+            command, capture_output=True, text=True, check=True, timeout=MAX_WAIT_S
         )
         assert run.stdout == f"0.779  w120  {captcha}\n"

@@ -44,7 +44,7 @@ def test_a_request_is_answered_only_with_the_right_text(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_nobody_is_lost_when_the_service_stops(workers: int) -> None:
+def test_no_request_is_lost_when_the_service_stops(workers: int) -> None:
     environment = {**ENVIRONMENT, "WORKERS": str(workers)}
     outcomes, stopped_s, status = graceful_shutdown.measure(QUICK, environment, load_s=0.3)
     known = {"200 answered", "503 draining", "503 model_loading", graceful_shutdown.TURNED_AWAY}

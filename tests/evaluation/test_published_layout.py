@@ -38,7 +38,7 @@ from tests.support.checkpoints import (
 )
 from tests.support.live_server import (
     ENTRY_SCRIPT,
-    PATIENCE_S,
+    MAX_WAIT_S,
     running,
 )
 
@@ -211,9 +211,9 @@ def test_the_service_answers_from_it(home: Path, tmp_path: Path) -> None:
     with running(ENTRY_SCRIPT, **variables, QWEN_MODEL="") as server:
         server.wait_until_ready()
         url = f"http://127.0.0.1:{server.port}"
-        health = requests.get(f"{url}/health", timeout=PATIENCE_S).json()
+        health = requests.get(f"{url}/health", timeout=MAX_WAIT_S).json()
         assert (health["model"], health["model_status"]) == (REPO_ID, "ready")
-        answer = requests.post(f"{url}/ocr", data=image.read_bytes(), timeout=PATIENCE_S)
+        answer = requests.post(f"{url}/ocr", data=image.read_bytes(), timeout=MAX_WAIT_S)
         assert answer.status_code == 200
         assert answer.json()["raw_response"]
 

@@ -22,7 +22,7 @@ from qwen_captcha.scheduling.batcher import (
     seconds_to_wait,
 )
 from qwen_captcha.scheduling.pending import PendingResult
-from tests.support.fake_backend import PATIENCE_S
+from tests.support.fake_backend import MAX_WAIT_S
 from tests.support.fake_clock import FakeClock
 
 Batcher = MicroBatcher[str, str]
@@ -45,7 +45,7 @@ class Model:
         self.threads.add(threading.current_thread())
         self.batches.append(list(tasks))
         self._entered.release()
-        assert self._open.wait(PATIENCE_S)
+        assert self._open.wait(MAX_WAIT_S)
         self.clock.advance(self.seconds_per_batch)
         for task in tasks:
             if task in self.errors:
@@ -59,7 +59,7 @@ class Model:
         self._open.set()
 
     def wait_until_reading(self) -> None:
-        assert self._entered.acquire(timeout=PATIENCE_S)
+        assert self._entered.acquire(timeout=MAX_WAIT_S)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def create_batcher(model: Model, clock: FakeClock, **limits: float) -> Batcher:
 
 def start(batcher: Batcher, initialise: Callable[[], float] = lambda: 0.0) -> None:
     batcher.start(initialise, on_failure=pytest.fail)
-    assert batcher.admission.wait_until_loaded(PATIENCE_S)
+    assert batcher.admission.wait_until_loaded(MAX_WAIT_S)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def outcomes(
     found: list[str | type[CaptchaServiceError]] = []
     for pending in batch:
         try:
-            found.append(pending.result(clock.now_s + PATIENCE_S))
+            found.append(pending.result(clock.now_s + MAX_WAIT_S))
         except CaptchaServiceError as error:
             found.append(type(error))
     return found
@@ -222,21 +222,21 @@ def test_a_late_task_never_reaches_the_model(
 def test_a_task_whose_request_gave_up_never_reaches_the_model(
     batcher: Batcher, model: Model, clock: FakeClock
 ) -> None:
-    with hold_with(batcher, model, clock), batcher.reserve(1, clock.now_s + 50) as patient:
-        with batcher.reserve(1, clock.now_s + 50) as impatient:
-            impatient.submit("abandoned")
-        pending = patient.submit("wanted")
+    with hold_with(batcher, model, clock), batcher.reserve(1, clock.now_s + 50) as waiting:
+        with batcher.reserve(1, clock.now_s + 50) as leaving:
+            leaving.submit("abandoned")
+        pending = waiting.submit("wanted")
         model.release()
         assert outcomes([pending], clock) == ["WANTED"]
     assert model.batches == [["busy"], ["wanted"]]
 
 
 def test_a_cancelled_batch_is_not_read(batcher: Batcher, model: Model, clock: FakeClock) -> None:
-    with hold_with(batcher, model, clock), batcher.reserve(2, clock.now_s + 50) as impatient:
-        impatient.submit("a")
-        impatient.submit("b")
+    with hold_with(batcher, model, clock), batcher.reserve(2, clock.now_s + 50) as leaving:
+        leaving.submit("a")
+        leaving.submit("b")
     model.release()
-    assert batcher.admission.wait_until_empty(PATIENCE_S)
+    assert batcher.admission.wait_until_empty(MAX_WAIT_S)
     assert model.batches == [["busy"]]
 
 
@@ -287,7 +287,7 @@ def test_out_of_memory_says_when_to_retry(batcher: Batcher, model: Model, clock:
     with batcher.reserve(1, clock.now_s + 100) as reservation:
         pending = reservation.submit("a")
         with pytest.raises(OutOfMemory) as error:
-            pending.result(clock.now_s + PATIENCE_S)
+            pending.result(clock.now_s + MAX_WAIT_S)
     assert error.value.retry_after_s == 5
     assert "CUDA" not in error.value.message
 
@@ -313,7 +313,7 @@ def test_one_thread_alone_calls_the_model(batcher: Batcher, model: Model, clock:
     for request in requests:
         request.start()
     for request in requests:
-        request.join(PATIENCE_S)
+        request.join(MAX_WAIT_S)
     assert sum(len(batch) for batch in model.batches) == 12
     assert len(model.threads) == 1
 
@@ -359,7 +359,7 @@ def test_a_failed_load_is_reported_and_the_state_is_failed(model: Model, clock: 
     batcher = create_batcher(model, clock)
     done = threading.Event()
     batcher.start(initialise, lambda failure: (reported.append(failure), done.set()))
-    assert done.wait(PATIENCE_S)
+    assert done.wait(MAX_WAIT_S)
     assert reported == [error]
     assert batcher.admission.state is ModelState.FAILED
     assert batcher.admission.error == "The model could not be loaded."
@@ -387,7 +387,7 @@ def test_a_broken_model_recovers_with_the_first_success(
         with pytest.raises(ModelFailed):
             batcher.reserve(1, clock.now_s + 8)
         model.release()
-        assert batcher.admission.wait_until_empty(PATIENCE_S)
+        assert batcher.admission.wait_until_empty(MAX_WAIT_S)
     assert batcher.admission.state is ModelState.READY
     assert batcher.admission.error is None
 
@@ -418,7 +418,7 @@ def test_draining_answers_what_is_accepted_and_ends_the_thread(
         pending = accepted.submit("accepted")
         model.release()
         assert outcomes([pending], clock) == ["ACCEPTED"]
-    assert batcher.admission.wait_until_empty(PATIENCE_S)
+    assert batcher.admission.wait_until_empty(MAX_WAIT_S)
     [thread] = model.threads
-    thread.join(PATIENCE_S)
+    thread.join(MAX_WAIT_S)
     assert not thread.is_alive()

@@ -7,7 +7,7 @@ import pytest
 from qwen_captcha.errors import CallerLeft, DeadlineExceeded, InternalError, OutOfMemory
 from qwen_captcha.scheduling import pending as pending_module
 from qwen_captcha.scheduling.pending import PendingResult
-from tests.support.fake_backend import PATIENCE_S
+from tests.support.fake_backend import MAX_WAIT_S
 from tests.support.fake_clock import FakeClock
 
 
@@ -21,11 +21,11 @@ def test_the_result_reaches_the_waiting_request(
 ) -> None:
     results: list[str] = []
     waiting = threading.Thread(
-        target=lambda: results.append(pending.result(clock.now_s + PATIENCE_S))
+        target=lambda: results.append(pending.result(clock.now_s + MAX_WAIT_S))
     )
     waiting.start()
     pending.set_result("result")
-    waiting.join(PATIENCE_S)
+    waiting.join(MAX_WAIT_S)
     assert results == ["result"]
 
 
@@ -72,7 +72,7 @@ def test_a_late_task_is_dropped_and_says_so(
     clock.advance(8)
     assert not pending.start()
     with pytest.raises(DeadlineExceeded):
-        pending.result(clock.now_s + PATIENCE_S)
+        pending.result(clock.now_s + MAX_WAIT_S)
 
 
 def test_sharing_prolongs_a_task_to_the_latest_deadline(
@@ -111,4 +111,4 @@ def test_a_caller_that_left_while_the_model_reads_changes_nothing(
     monkeypatch.setattr(pending_module, "DISCONNECT_CHECK_INTERVAL_S", 0.001)
     assert pending.start()
     threading.Timer(0.05, lambda: pending.set_result("result")).start()
-    assert pending.result(clock.now_s + PATIENCE_S, lambda: True) == "result"
+    assert pending.result(clock.now_s + MAX_WAIT_S, lambda: True) == "result"

@@ -15,7 +15,7 @@ import pytest
 from qwen_captcha.server.load_shedding import plain_request
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     Reply,
     Server,
     assert_error,
@@ -97,7 +97,7 @@ def full(tmp_path: Path) -> Iterator[Server]:
             yield server
         finally:
             (tmp_path / "go-on").open("w").close()
-            accepted.join(PATIENCE_S)
+            accepted.join(MAX_WAIT_S)
 
 
 def exchange(connection: socket.socket, request: bytes) -> Reply:
@@ -118,7 +118,7 @@ def test_a_quick_refusal_is_what_the_application_replies(full: Server) -> None:
         (post(IMAGE, b"Connection: close"), post(IMAGE, b"Connection: close", path=b"//ocr")),
     ]
     for quick, slow in forms:
-        with socket.create_connection(("127.0.0.1", full.port), PATIENCE_S) as connection:
+        with socket.create_connection(("127.0.0.1", full.port), MAX_WAIT_S) as connection:
             ours = exchange(connection, quick)
         [theirs] = send_and_close(full.port, [slow])
         assert_error(ours, 503, "queue_full")
@@ -132,7 +132,7 @@ def test_a_quick_refusal_is_what_the_application_replies(full: Server) -> None:
 
 
 def test_a_refused_connection_goes_on_and_is_counted(full: Server) -> None:
-    with socket.create_connection(("127.0.0.1", full.port), PATIENCE_S) as connection:
+    with socket.create_connection(("127.0.0.1", full.port), MAX_WAIT_S) as connection:
         named = exchange(connection, post(IMAGE, b"X-Request-Id: Mine-7"))
         assert (named.status, named.headers["x-request-id"]) == (503, "Mine-7")
         dialect = exchange(connection, post(b'{"image": "%s"}' % BASE64, JSON))

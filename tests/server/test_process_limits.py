@@ -16,7 +16,7 @@ from qwen_captcha.server import worker as worker_module
 from qwen_captcha.server.worker import JsonThreadWorker
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     Server,
     gunicorn_command,
     parse_reply,
@@ -34,7 +34,7 @@ DESCRIPTORS = 64
 
 
 def read(server: Server) -> str:
-    with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
+    with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
         connection.sendall(REQUEST)
         reply, _ = parse_reply(receive_all(connection))
     assert reply.status == 200
@@ -48,7 +48,7 @@ def test_more_connections_than_descriptors_end_nothing() -> None:
         with ExitStack() as stack:
             for _ in range(2 * DESCRIPTORS):
                 stack.enter_context(
-                    socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
+                    socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S)
                 )
         assert read(server) == "w120"
         assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
@@ -80,7 +80,7 @@ def test_the_bundled_checkpoint_is_served_from_a_folder_that_cannot_be_written(
     variables = {"QWEN_MODEL": "", "USE_GPU": "false", "HF_HOME": str(cache), "HOME": "/nowhere"}
     with running(gunicorn_command("qwen_captcha_service:create_app()"), **variables) as server:
         server.wait_until_ready()
-        with socket.create_connection(("127.0.0.1", server.port), PATIENCE_S) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
             connection.sendall(REQUEST)
             reply, _ = parse_reply(receive_all(connection))
     assert reply.status == 200

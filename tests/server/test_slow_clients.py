@@ -17,7 +17,7 @@ from qwen_captcha.server import connection
 from qwen_captcha.server.connection import DeadlineSocket, RequestTimeout
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
-    PATIENCE_S,
+    MAX_WAIT_S,
     Server,
     gunicorn_command,
     parse_reply,
@@ -31,7 +31,7 @@ PLACES = 1002
 IMAGE = image_bytes(120)
 HEAD = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nContent-Length: %d\r\n" % len(IMAGE)
 REQUEST = HEAD + b"Connection: close\r\n\r\n" + IMAGE
-# As many as there are, and a few more: whoever waits for all of these waits for a timeout.
+# As many as there are, and a few more: a client that waits for all of these waits for a timeout.
 SLOWEST_S = 5.0
 
 
@@ -43,7 +43,7 @@ def server() -> Iterator[Server]:
 
 
 def connect(server: Server) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", server.port), PATIENCE_S)
+    return socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_client_that_trickles_is_given_up(
     assert ours.recv(100) == b"x"
 
 
-def test_a_timeout_that_somebody_set_keeps_its_own_error(
+def test_a_timeout_that_is_set_keeps_its_own_error(
     ends: tuple[DeadlineSocket, socket.socket],
 ) -> None:
     ours, _ = ends
@@ -203,14 +203,14 @@ def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
         for connection in gone:
             connection.sendall(REQUEST)
             connection.close()
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + MAX_WAIT_S
         counted = 'qwen_captcha_refusals_total{reason="caller_left"} 5.0'
         while counted not in metrics_of(server):
             assert time.monotonic() < deadline
             time.sleep(0.1)
         go_on.open("w").close()
         for thread in threads:
-            thread.join(PATIENCE_S)
+            thread.join(MAX_WAIT_S)
         # The one whose caller stayed is read after the busy one; those of the others never are.
         texts = sorted(parse_reply(reply)[0].json["text"] for reply in replies)
         assert texts == ["w130", "w500"]

@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from evaluation.services.service_process import end_process, free_port
-from tests.support.fake_backend import PATIENCE_S
+from tests.support.fake_backend import MAX_WAIT_S
 from tests.support.stub_service import (
     Call,
     Reply,
@@ -172,11 +172,11 @@ def transformers_serve(checkpoint: Path) -> Iterator[str]:
         _wait_until_healthy(f"http://127.0.0.1:{port}/health", process)
         yield f"http://127.0.0.1:{port}/v1"
     finally:
-        end_process(process, PATIENCE_S)
+        end_process(process, MAX_WAIT_S)
 
 
 def _wait_until_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 2 * PATIENCE_S
+    deadline = time.monotonic() + 2 * MAX_WAIT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, "transformers serve ended"
         try:

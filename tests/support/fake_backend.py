@@ -22,7 +22,7 @@ from qwen_captcha.recognition.reading import (
 from qwen_captcha.service import TRIAL, CaptchaService
 
 # Longest wait of a test for another thread, in seconds; only a failing test waits so long.
-PATIENCE_S = 30.0
+MAX_WAIT_S = 30.0
 
 # The fixture `start_service`.
 ServiceFactory = Callable[..., CaptchaService]
@@ -71,7 +71,7 @@ class FakeBackend:
 
     def load(self) -> None:
         self._owner = threading.current_thread()
-        assert self._open.wait(PATIENCE_S)
+        assert self._open.wait(MAX_WAIT_S)
         if self.load_error is not None:
             raise self.load_error
 
@@ -80,7 +80,7 @@ class FakeBackend:
         if tasks[0].image.size != TRIAL.image.size:
             self.batches.append(list(tasks))
             self._entered.release()
-            assert self._open.wait(PATIENCE_S)
+            assert self._open.wait(MAX_WAIT_S)
         return [
             GenerationOutput(self.say(task), self.log_probability, self.complete) for task in tasks
         ]
@@ -99,7 +99,7 @@ class FakeBackend:
 
     def wait_until_reading(self) -> None:
         """Wait for one more call of `read`."""
-        assert self._entered.acquire(timeout=PATIENCE_S)
+        assert self._entered.acquire(timeout=MAX_WAIT_S)
 
 
 def image_bytes(width: int = 120, height: int = 40, image_format: str = "PNG") -> bytes:

@@ -21,7 +21,7 @@ from qwen_captcha.server.run import GUNICORN_CONFIGURATION
 PROJECT = Path(__file__).resolve().parents[2]
 ENTRY_SCRIPT = (sys.executable, str(PROJECT / "qwen_captcha_service.py"))
 # Longest wait for anything; only a failing test waits so long.
-PATIENCE_S = 60.0
+MAX_WAIT_S = 60.0
 
 
 def gunicorn_command(application: str) -> tuple[str, ...]:
@@ -72,7 +72,7 @@ class Server:
             return re.search(pattern, "\n".join(self.lines))
 
         with self._changed:
-            self._changed.wait_for(lambda: found() or self._ended, PATIENCE_S)
+            self._changed.wait_for(lambda: found() or self._ended, MAX_WAIT_S)
             match = found()
         assert match is not None, "not in the log:\n" + "\n".join(self.lines)
         return match
@@ -84,9 +84,9 @@ class Server:
 
     def wait_for_end(self) -> int:
         """Return the exit status; the log is complete then."""
-        status = self.process.wait(PATIENCE_S)
+        status = self.process.wait(MAX_WAIT_S)
         with self._changed:
-            assert self._changed.wait_for(lambda: self._ended, PATIENCE_S)
+            assert self._changed.wait_for(lambda: self._ended, MAX_WAIT_S)
         return status
 
 
@@ -100,7 +100,7 @@ def running(command: tuple[str, ...], **variables: str) -> Iterator[Server]:
         if server.process.poll() is None:
             server.process.send_signal(signal.SIGTERM)
             try:
-                server.process.wait(PATIENCE_S)
+                server.process.wait(MAX_WAIT_S)
             except subprocess.TimeoutExpired:
                 os.killpg(server.process.pid, signal.SIGKILL)
                 server.process.wait()
@@ -168,7 +168,7 @@ def send_and_wait(port: int, pieces: Iterable[bytes]) -> list[Reply]:
 
 
 def _exchange(port: int, pieces: Iterable[bytes], *, half_close: bool) -> list[Reply]:
-    with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as connection:
+    with socket.create_connection(("127.0.0.1", port), MAX_WAIT_S) as connection:
         for piece in pieces:
             connection.sendall(piece)
         if half_close:

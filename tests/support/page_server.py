@@ -23,7 +23,7 @@ CHROMIUM = shutil.which("chromium")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}
 # Longest wait for anything on the page, in milliseconds; only a failing test waits so long.
-PATIENCE_MS = 20_000
+TIMEOUT_MS = 20_000
 
 
 class SureBackend(FakeBackend):
@@ -97,7 +97,7 @@ def visiting(
         viewport=viewport, java_script_enabled=javascript, locale=language
     )
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(PATIENCE_MS)
+    context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
     visit = Visit(page, url, [], [])
     page.on("request", lambda request: visit.requests.append(request))

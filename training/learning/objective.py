@@ -51,7 +51,7 @@ def readable(
 ) -> torch.Tensor:
     """Return which images (B,) to learn from: all but the worst read of each group.
 
-    Nobody reads a tenth of what the renderer draws: text in its background's colour, under lines
+    A tenth of what the renderer draws cannot be read: text in its background's colour, under lines
     or in a heap; it was 43 % of the loss. Source: the trimmed loss of Shen and Sanghavi 2019,
     https://arxiv.org/abs/1810.11874.
 

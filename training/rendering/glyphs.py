@@ -26,7 +26,7 @@ from training.rendering.styles import Style
 
 Mask = NDArray[np.float32]
 
-_MIN_GAP = -0.25  # em; letters that lie on each other any further are read by nobody
+_MIN_GAP = -0.25  # em; letters that lie on each other any further cannot be read
 
 
 @dataclass(frozen=True)

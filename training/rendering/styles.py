@@ -119,7 +119,7 @@ _CLUTTER = (
     ("dots", 0.45),
     ("strike", 0.3),
 )
-_MAX_CLUTTER = 3  # with more kinds at once nobody reads it, and a model only learns to guess
+_MAX_CLUTTER = 3  # with more kinds at once it cannot be read, and a model only learns to guess
 
 
 def _clutter_kinds(trait: Traits, difficulty: float) -> frozenset[str]:

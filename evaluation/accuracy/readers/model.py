@@ -20,7 +20,7 @@ from qwen_captcha.recognition.options import Options, parse_options
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
 
-PATIENCE_S = 600.0  # A 2B checkpoint from a cold disk, or read on a CPU behind a queue.
+MAX_WAIT_S = 600.0  # A 2B checkpoint from a cold disk, or read on a CPU behind a queue.
 
 
 class ModelReader:
@@ -38,7 +38,7 @@ class ModelReader:
             ReaderError: The service takes no image with these options, or none now.
         """
         start = time.perf_counter()
-        deadline = self._service.monotonic() + PATIENCE_S
+        deadline = self._service.monotonic() + MAX_WAIT_S
         try:
             [found] = self._service.recognize_many([image], self._options, deadline)
         except CaptchaServiceError as error:
@@ -87,8 +87,8 @@ def loaded_reader(backend: Backend, settings: Settings, options: Options) -> Ite
     service = CaptchaService(backend, replace(settings, cache_size=0))
     service.start(failures.append)
     try:
-        if not service.wait_until_loaded(PATIENCE_S) or failures:
+        if not service.wait_until_loaded(MAX_WAIT_S) or failures:
             raise ReaderError(f"The model cannot be loaded: {(*failures, 'it takes too long')[0]}")
         yield ModelReader(service, options)
     finally:
-        service.drain(PATIENCE_S)
+        service.drain(MAX_WAIT_S)

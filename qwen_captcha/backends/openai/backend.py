@@ -243,7 +243,7 @@ class OpenAIBackend:
         self._reachable = True
 
     def _describe(self) -> dict[str, object]:
-        """Return what `/health` says about the server; its address is nobody's business."""
+        """Return what `/health` says about the server; its address is private."""
         return {
             "server": self._server or "unknown",
             "reachable": self._reachable,

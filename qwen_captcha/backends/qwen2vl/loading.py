@@ -48,7 +48,7 @@ def visible_gpus() -> list[Gpu]:
 def use_available_cores(workers: int) -> int:
     """Give torch this worker's share of the threads that can really run; return how many."""
     # OpenMP counts the host's cores, also where a container may use a fraction of one; a smaller
-    # number that somebody chose with OMP_NUM_THREADS stays.
+    # number that OMP_NUM_THREADS sets stays.
     threads = min(torch.get_num_threads(), max(1, usable_cores() // workers))
     torch.set_num_threads(threads)
     return threads

@@ -40,7 +40,7 @@ class Gpu:
     """One GPU as this process sees it.
 
     Attributes:
-        free_bytes: Memory that nobody uses.
+        free_bytes: Unused memory.
         computes_bf16: It has bf16 arithmetic (Ampere and later).
     """
 

@@ -48,7 +48,7 @@ from tests.support.engine_servers import (
     raw_server,
     recorded_vllm,
 )
-from tests.support.fake_backend import PATIENCE_S, image_bytes
+from tests.support.fake_backend import MAX_WAIT_S, image_bytes
 from tests.support.live_server import PROJECT
 from tests.support.stub_service import Reply
 
@@ -66,7 +66,7 @@ def backend_of(url: str, **variables: str) -> Iterator[object]:
         backend.close()
 
 
-def task(seconds: float = PATIENCE_S, **fields: object) -> GenerationRequest:
+def task(seconds: float = MAX_WAIT_S, **fields: object) -> GenerationRequest:
     return GenerationRequest(IMAGE, "Read it.", 32, deadline=time.monotonic() + seconds, **fields)
 
 
@@ -77,11 +77,11 @@ def served(url: str, **variables: str) -> Iterator[Flask]:
         settings = load_settings(variables)
         app = create_app(settings, backend, on_load_failure=pytest.fail)
         service: CaptchaService = app.extensions["captcha_service"]
-        assert service.wait_until_loaded(PATIENCE_S)
+        assert service.wait_until_loaded(MAX_WAIT_S)
         try:
             yield app
         finally:
-            service.drain(PATIENCE_S)
+            service.drain(MAX_WAIT_S)
 
 
 def test_the_request_is_greedy_and_holds_image_prompt_and_key() -> None:
@@ -116,7 +116,7 @@ def test_the_request_is_greedy_and_holds_image_prompt_and_key() -> None:
             {"response_format": {"type": "regex_schema", "regex_schema": "[0-9]{4,6}"}},
         ),
         ("llamacpp", "repeat_penalty", {"grammar": "root ::= [0-9]{4,6}"}),
-        ("somebody", None, {}),
+        ("another", None, {}),
     ],
 )
 def test_a_server_is_sent_what_it_takes(
@@ -139,7 +139,7 @@ def test_a_server_is_sent_what_it_takes(
         ("vllm", "4821", ["4821"], [False]),
         ("vllm", "3+5=?", ["3+5=?"], [False]),
         ("vllm", "48z1", ["4821"], [False, True]),
-        ("somebody", "48z1", ["48z1"], [False]),
+        ("another", "48z1", ["48z1"], [False]),
     ],
 )
 def test_a_charset_is_asked_for_where_the_text_is_neither_within_it_nor_arithmetic(
@@ -341,7 +341,7 @@ def test_a_caller_gets_the_one_error_object(fault: Reply, status: int, error_typ
 def test_a_caller_is_told_of_a_deadline() -> None:
     go_on = threading.Event()
     with recorded_vllm() as (server, url), served(url, OCR_TIMEOUT_S="0.3") as app:
-        server.fault = lambda number: None if go_on.wait(PATIENCE_S) else (500, b"")
+        server.fault = lambda number: None if go_on.wait(MAX_WAIT_S) else (500, b"")
         reply = app.test_client().post("/ocr", data=black(), content_type="image/png")
         go_on.set()
         assert (reply.status_code, reply.json["error_type"]) == (504, "deadline_exceeded")
@@ -361,7 +361,7 @@ def test_images_are_with_the_engine_at_once_but_not_too_many() -> None:
             now[0] += 1
             most[0] = max(most[0], now[0])
         # Nine images of three at a time meet three times; two at a time would never.
-        together.wait(PATIENCE_S)
+        together.wait(MAX_WAIT_S)
         with lock:
             now[0] -= 1
         return None
@@ -499,7 +499,7 @@ def test_neither_torch_nor_transformers_is_imported() -> None:
             env={"QWEN_BACKEND": "openai", "OPENAI_BASE_URL": url, "PATH": ""},
             cwd=PROJECT,
             capture_output=True,
-            timeout=PATIENCE_S,
+            timeout=MAX_WAIT_S,
             check=False,
         )
     assert result.returncode == 0, result.stderr

@@ -311,7 +311,7 @@ def test_a_hub_name_is_downloaded_at_the_first_start(
         backend.load()
         assert "model.safetensors" in hub.served
     read_one(backend)
-    # The second start finds everything here and asks nobody.
+    # The second start finds everything here and asks no server.
     again = new_backend(REPO_ID)
     again.check()
     again.load()

@@ -41,6 +41,6 @@ def grown_mib(**environment: str) -> int:
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="another oneDNN")
-def test_many_shapes_take_little_memory_unless_somebody_wants_more() -> None:
+def test_many_shapes_take_little_memory_unless_more_is_allowed() -> None:
     assert grown_mib() < 130
     assert grown_mib(**dict.fromkeys(LIMITS, "1024")) > 200

@@ -147,7 +147,7 @@ def test_a_confidence_that_is_no_probability_is_refused(confidence: object) -> N
         answer_of({"text": "a3b9", "success": True, "confidence": confidence})
 
 
-def test_nobody_listening_is_one_line() -> None:
+def test_no_listener_is_one_line() -> None:
     with stub_service(lambda _: (200, b"{}")) as url:
         pass
     with (

@@ -80,7 +80,8 @@ def test_one_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) ->
         assert isinstance(child, int)
         child_process = os.pidfd_open(child)
     assert not is_alive(service.pid)
-    # It is nobody's child any more; the kernel ends it in its own time. Readable means ended.
+    # It is no child of this process any more; the kernel ends it in its own time. Readable means
+    # ended.
     assert select.select([child_process], [], [], 10.0)[0] == [child_process]
     os.close(child_process)
 

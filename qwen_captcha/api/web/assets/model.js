@@ -7,7 +7,7 @@
 
 const SOON_MS = 1000;
 const LATER_MS = 10_000;
-const PATIENCE_MS = 5000;
+const TIMEOUT_MS = 5000;
 
 /** Call `show` with state (ready, loading, failed, draining, unreachable) and /health's fields. */
 export async function watchModel(show) {
@@ -24,7 +24,7 @@ export async function watchModel(show) {
 
 async function ask() {
   try {
-    const reply = await fetch("health", { signal: AbortSignal.timeout(PATIENCE_MS) });
+    const reply = await fetch("health", { signal: AbortSignal.timeout(TIMEOUT_MS) });
     const health = await reply.json();
     if (health.status === undefined) return { state: "unreachable", health: {} };
     return { state: health.status === "ok" ? "ready" : health.status, health };

@@ -8,7 +8,7 @@
 
 export const AT_ONCE = 6;
 // Longer than any deadline of the service; only a connection that hangs takes so long.
-const PATIENCE_MS = 60_000;
+const TIMEOUT_MS = 60_000;
 
 export class Reader {
   #waiting = [];
@@ -72,7 +72,7 @@ async function call(file, options, key) {
   const headers = key ? { "X-API-Key": key } : {};
   const start = performance.now();
   try {
-    const signal = AbortSignal.timeout(PATIENCE_MS);
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
     const reply = await fetch("ocr", { method: "POST", body: form, headers, signal });
     const answer = await readJson(reply);
     return {
