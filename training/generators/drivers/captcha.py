@@ -65,7 +65,7 @@ def _upper_v1(rng: random.Random) -> Settings:
 
 def _wide(rng: random.Random) -> Settings:
     text = wide_text(rng)
-    height = rng.choice((36, 40, 50, 60, 60, 60, 70, 80, 100))
+    height = rng.choice((40, 50, 60, 60, 60, 70, 80, 100))
     width = max(int(height * rng.uniform(1.8, 3.6)), int(len(text) * height * 0.3))
     faces = random_faces(rng, text, rng.choice((1, 1, 2, 3)))
     largest = rng.uniform(0.65, 0.95) * height
@@ -73,7 +73,7 @@ def _wide(rng: random.Random) -> Settings:
     warp = rng.choice((0.0, 0.1, 0.3, 0.3, 0.35))
     colours = None
     if rng.random() < 0.5:
-        colours = [dark_colour(rng), light_colour(rng)]
+        colours = [dark_colour(rng, 130), light_colour(rng, 200)]
         if rng.random() < 0.3:
             colours.reverse()
     return {

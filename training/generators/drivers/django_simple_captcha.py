@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import random
 from types import SimpleNamespace
 from typing import Any
+
+from PIL import Image, ImageFont
 
 from training.generators.drawing import Drawing, Family, Settings, kind_of
 from training.generators.libraries import Library
@@ -128,7 +131,7 @@ def _wide_look(rng: random.Random, text: str) -> Settings:
     if rng.random() < 0.3:
         # Glyphs of monospaced faces are 0.6 em wide and gain width as they turn.
         settings["CAPTCHA_IMAGE_SIZE"] = (
-            int(len(text) * size * rng.uniform(0.95, 1.3)) + 12,
+            int(len(text) * size * rng.uniform(1.2, 1.6)) + 12,
             int(size * rng.uniform(1.6, 2.2)),
         )
     return settings
@@ -154,9 +157,24 @@ def draw(settings: Settings) -> Drawing:
     store = SimpleNamespace(challenge=settings["text"])
     image = library._captcha_image(store, settings.get("scale", 1)).content
     text = settings["text"]
+    _check_width(image, text, settings)
     if "result" in settings:
         return Drawing(image, settings["result"], "math", text)
     return Drawing(image, text, kind_of(text))
+
+
+def _check_width(image: bytes, text: str, settings: Settings) -> None:
+    """Raise ValueError for a text that is cut off.
+
+    The library draws on twice the width of the text and cuts the rest off: turned letters of some
+    faces need more, and the image ends in black.
+    """
+    face = settings.get("CAPTCHA_FONT_PATH")
+    if face and "CAPTCHA_IMAGE_SIZE" not in settings:
+        left, _, right, _ = ImageFont.truetype(face[0], settings["CAPTCHA_FONT_SIZE"]).getbbox(text)
+        with Image.open(io.BytesIO(image)) as opened:
+            if opened.width > 2 * (right - left):
+                raise ValueError(f"{text} is cut off in {face[0]}")
 
 
 def _views() -> Any:
