@@ -27,6 +27,11 @@ DEFAULT_URL = "http://127.0.0.1:5000"
 def add_reader_arguments(command: argparse.ArgumentParser) -> None:
     """Add the folder, the reader and how many images it reads at a time."""
     command.add_argument("folder", type=Path, help="labelled captchas")
+    choose_reader(command)
+
+
+def choose_reader(command: argparse.ArgumentParser) -> None:
+    """Add the reader and how many images it reads at a time."""
     reader = command.add_mutually_exclusive_group()
     reader.add_argument("--url", default=DEFAULT_URL, help="root of a running service")
     reader.add_argument("--model", help="bundled, a folder or a hub name, run in this process")

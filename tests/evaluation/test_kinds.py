@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from PIL import Image
+
+from evaluation.accuracy.plain_print import KINDS, PALE, draw_kinds
+from evaluation.kinds import main
+from qwen_captcha.images.blank import is_blank
+from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
+from tests.support.stub_service import Call, stub_service
+
+DRAWN = dict(draw_kinds(6))
+
+
+def picture(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def test_the_same_seed_gives_the_same_pixels() -> None:
+    assert dict(draw_kinds(6)) == DRAWN
+    assert list(DRAWN) == list(KINDS)
+    assert dict(draw_kinds(6, seed=1)) != DRAWN
+
+
+@pytest.mark.parametrize(
+    "kind", ["sums of three digits", "unknown operand", "dot, colon, brackets"]
+)
+def test_a_sum_is_labelled_with_its_value(kind: str) -> None:
+    for drawing in DRAWN[kind]:
+        assert evaluate_expression(drawing.shown) == int(drawing.label)
+
+
+@pytest.mark.parametrize("kind", ["pale first", "pale last", "pale inside"])
+def test_a_pale_character_is_drawn_in_a_level_that_is_seen(kind: str) -> None:
+    for drawing in DRAWN[kind]:
+        levels = {level for _, (level, *_) in picture(drawing.png).getcolors(1 << 16) or []}
+        assert levels & set(range(PALE[0], PALE[1] + 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_has_a_label_is_not_blank(kind: str) -> None:
+    for drawing in DRAWN[kind]:
+        shows_something = drawing.label != "" or kind == "lines alone"
+        assert is_blank(picture(drawing.png)) is not shows_something
+
+
+def test_long_codes_have_9_to_16_characters() -> None:
+    for kind in ("9 to 16 digits", "9 to 16 letters and digits"):
+        assert all(9 <= len(drawing.label) <= 16 for drawing in DRAWN[kind])
+
+
+def test_the_table_counts_what_is_right_and_what_is_wrong_and_sure(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    labels = {drawing.png: drawing.label for group in DRAWN.values() for drawing in group}
+
+    def script(call: Call) -> tuple[int, bytes]:
+        if call.path == "/health":
+            return 200, b'{"model": "bundled"}'
+        text = labels[call.body]
+        if len(text) >= 9:
+            text = text[:-1]  # one character is left out, at 0.95
+        fields = {"success": text != "", "text": text.lower(), "confidence": 0.95}
+        return 200, json.dumps({**fields, "raw_response": text}).encode()
+
+    with stub_service(script) as url:
+        assert main(["--url", url, "--count", "6", "--misses"]) == 0
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "pale last 6 6 0 0.950 –" in rows
+    assert "9 to 16 digits 6 0 6 – 0.950" in rows
+    assert "noise 6 6 0 0.950 –" in rows
+    assert sum(row.startswith("9 to 16 digits: ") for row in rows) == 6
+
+
+def test_without_a_service_the_reason_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--url", "http://127.0.0.1:9"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
