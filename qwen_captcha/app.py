@@ -6,6 +6,7 @@ request is taken.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import sys
@@ -22,6 +23,7 @@ from qwen_captcha.api.security import register_security
 from qwen_captcha.api.wsgi import bound_bodies, decompress_bodies, plain_slashes
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.collecting.collector import create_collector
 from qwen_captcha.errors import ModelLoadError, load_failure
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, settings_from_environment
@@ -53,6 +55,7 @@ def create_app(
     """
     settings = settings or settings_from_environment()
     service = CaptchaService(backend or create_backend(settings), settings)
+    service.collector = create_collector(settings, service.metrics)
     app = Flask("qwen_captcha", static_folder=None)
     app.request_class = CaptchaRequest
     app.extensions["captcha_service"] = service
@@ -70,6 +73,9 @@ def create_app(
     unpacked = decompress_bodies(app.wsgi_app, settings.max_body_bytes)
     bounded = bound_bodies(unpacked, settings.max_body_bytes)
     app.wsgi_app = plain_slashes(bounded)  # type: ignore[assignment, method-assign]
+    if service.collector is not None:
+        service.collector.start()
+        atexit.register(service.collector.close)
     service.start(on_load_failure or end_process)
     return app
 

@@ -102,6 +102,12 @@ class NotFound(CaptchaServiceError):
     error_type = "not_found"
 
 
+class UnknownRequest(NotFound):
+    """No image is kept for the request that the feedback is about."""
+
+    error_type = "unknown_request"
+
+
 class MethodNotAllowed(CaptchaServiceError):
     """The route exists for another method."""
 

@@ -84,6 +84,15 @@ class Metrics:
         self.batch_size = self._histogram(
             "batch_size", "Images in one call of the model.", BATCH_SIZES
         )
+        self.collected = self._counter(
+            "collected",
+            "Answers and images by what COLLECT_DIR did with them: kept, removed (made room), "
+            "rejected (no room beside labels), dropped (queue full), failed (not written).",
+            "outcome",
+        )
+        self.feedback = self._counter(
+            "feedback", "Feedback on answers that was written: correct, wrong.", "verdict"
+        )
         self.queue_depth = self._gauge("queue_depth", "Images that wait for the model.", "livesum")
         self.model_info = self._gauge(
             "model_info",

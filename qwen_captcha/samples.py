@@ -24,7 +24,10 @@ from pathlib import Path
 LABELS_FILE = "labels.tsv"
 MANIFEST_FILE = "manifest.json"
 KINDS = ("digits", "alnum", "math", "chinese")
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp"})
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
+    | {".avif", ".ico", ".ppm", ".jp2", ".svg"}
+)
 
 
 class SampleError(Exception):

@@ -17,6 +17,7 @@ from PIL import Image
 from qwen_captcha import __version__
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
     CallerLeft,
     CaptchaServiceError,
@@ -27,6 +28,7 @@ from qwen_captcha.errors import (
 from qwen_captcha.images.blank import is_blank
 from qwen_captcha.images.colors import keep_colors
 from qwen_captcha.images.decode import ImageLimits, decode_image
+from qwen_captcha.logs import REQUEST_ID
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.recognition.answer import (
     Answer,
@@ -87,7 +89,12 @@ class CaptchaService:
         backend: The engine; `start` loads it.
         settings: Limits, queue and cache.
         monotonic: The clock of deadlines and expiry, in seconds.
+
+    Attributes:
+        collector: Keeps images with their answers; None where nothing is collected.
     """
+
+    collector: Collector | None = None
 
     def __init__(
         self, backend: Backend, settings: Settings, monotonic: Callable[[], float] = time.monotonic
@@ -179,6 +186,7 @@ class CaptchaService:
         if isinstance(outcome, CaptchaServiceError):
             raise outcome
         self._measure(outcome, options)
+        self._collect(data, outcome, options)
         return outcome
 
     def recognize_many(
@@ -200,12 +208,14 @@ class CaptchaService:
             CaptchaServiceError: The whole batch cannot be taken now.
         """
         answers = []
-        for outcome in self._outcomes(images, options, deadline, is_disconnected):
+        outcomes = self._outcomes(images, options, deadline, is_disconnected)
+        for position, (image, outcome) in enumerate(zip(images, outcomes, strict=True), 1):
             if isinstance(outcome, CaptchaServiceError):
                 self.metrics.rejections.labels(outcome.error_type).inc()
                 answers.append(failed_answer(outcome))
             else:
                 self._measure(outcome, options)
+                self._collect(image, outcome, options, f"#{position}")
                 answers.append(outcome)
         return answers
 
@@ -218,6 +228,26 @@ class CaptchaService:
             self.metrics.confidence.observe(answer.confidence)
         if answer.cache is not CacheUse.HIT:
             self.metrics.queue_seconds.observe(answer.queue_s)
+
+    def _collect(
+        self,
+        image: bytes | CaptchaServiceError,
+        answer: Answer,
+        options: Options,
+        suffix: str = "",
+    ) -> None:
+        """Hand an image and its answer to the collector, under the id of the current request.
+
+        Args:
+            image: The image file.
+            answer: What is answered.
+            options: What the caller asked for.
+            suffix: Tells the images of a batch apart; no request id ends so.
+        """
+        request_id = REQUEST_ID.get()
+        if self.collector is not None and request_id and isinstance(image, bytes):
+            model = self.backend.model_name
+            self.collector.keep(request_id + suffix, image, answer, options, model)
 
     def _outcomes(
         self,

@@ -81,6 +81,9 @@ class Settings:
     drain_timeout_s: float
     cache_size: int
     cache_ttl_s: float
+    collect_dir: str
+    collect_max_images: int
+    collect_max_bytes: int
     log_level: str
     log_format: str
     log_answers: bool
@@ -219,6 +222,12 @@ VARIABLES: tuple[Variable, ...] = (
         "Most answers kept; 0 switches the cache and the sharing of identical requests off."),
     _decimal_number("cache_ttl_s", "CACHE_TTL_S", 3600, 0.001, 31_536_000,
         "Seconds after which a kept answer expires."),
+    Variable("collect_dir", ("COLLECT_DIR",), "", str, "a folder",
+        "Folder in which images are kept with their answers, to train on; empty: none is kept."),
+    _whole_number("collect_max_images", "COLLECT_MAX_IMAGES", 10_000, 1, 10_000_000,
+        "Maximum number of images in COLLECT_DIR; the oldest without a label make room."),
+    _whole_number("collect_max_bytes", "COLLECT_MAX_BYTES", 256 * MIB, MIB, 1024 * 1024 * MIB,
+        "Maximum bytes of images and database in COLLECT_DIR."),
     Variable("log_level", ("LOG_LEVEL",), "info", one_of(LOG_LEVELS),
         f"one of {', '.join(LOG_LEVELS)}", "Least severe messages that are logged."),
     Variable("log_format", ("LOG_FORMAT",), "auto", one_of(LOG_FORMATS),

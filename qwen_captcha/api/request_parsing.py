@@ -19,6 +19,8 @@ from urllib.parse import unquote
 from flask import Request
 from werkzeug.datastructures import FileStorage, MultiDict
 
+from qwen_captcha.api.request_logging import is_request_id
+from qwen_captcha.collecting.archive import Verdict
 from qwen_captcha.errors import (
     BadRequest,
     CaptchaServiceError,
@@ -196,6 +198,33 @@ def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUplo
         )
     options = limits.parse_options(body.fields, body.query)
     return [_upload(number, source, limits) for number, source in enumerate(sources, 1)], options
+
+
+def parse_feedback(body: bytes) -> Verdict:
+    """Return what a site said of an answer.
+
+    Raises:
+        BadRequest: The body is not a JSON object with `request_id` and `correct`.
+    """
+    fields = _json_object(body)
+    request_id, correct, text = (fields.get(name) for name in ("request_id", "correct", "text"))
+    if not (isinstance(request_id, str) and _is_answer_id(request_id)):
+        raise BadRequest(
+            "request_id must be the X-Request-Id of the reply, for an image of a batch with its "
+            "position as in 7f3a#1."
+        )
+    if not isinstance(correct, bool):
+        raise BadRequest("correct must be true or false.")
+    if not (text is None or isinstance(text, str)):
+        raise BadRequest("text must be the right answer as a text, or be left out.")
+    # Blank as in a form that was not filled in.
+    return Verdict(request_id, correct, (text or "").strip() or None)
+
+
+def _is_answer_id(text: str) -> bool:
+    """Return whether a text is a request id, with or without the position in a batch."""
+    request_id, mark, position = text.partition("#")
+    return is_request_id(request_id) and (position.isdecimal() or not mark)
 
 
 def _upload(number: int, source: object, limits: PayloadLimits) -> ImageUpload:

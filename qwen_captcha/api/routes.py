@@ -8,8 +8,8 @@ body for the text of a captcha; the text replies of `dialects.py` are for those 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING
 
 from flask import Blueprint, Flask, Response, g, jsonify, request
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
@@ -26,10 +26,12 @@ from qwen_captcha.api.request_logging import (
 from qwen_captcha.api.request_parsing import (
     PayloadLimits,
     parse_batch,
+    parse_feedback,
     parse_single,
     read_body,
 )
 from qwen_captcha.api.wsgi import disconnect_check
+from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
     DEFAULT_RETRY_S,
     REQUEST_FAILED,
@@ -46,9 +48,6 @@ from qwen_captcha.recognition.answer import Answer, CacheUse
 from qwen_captcha.scheduling.admission import ModelState
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
-
-if TYPE_CHECKING:
-    pass
 
 SERVICE_NAME = "qwen2-vl-captcha"
 # How `deploy/nginx.conf` says that it has other instances, and what it is answered: the place in
@@ -119,6 +118,11 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         response.headers[CACHE_HEADER] = cache_use_of_many(answers)
         return response
 
+    if service.collector is not None:
+        routes.add_url_rule(
+            "/feedback", view_func=feedback_view(service.collector, settings), methods=["POST"]
+        )
+
     @routes.get("/health")
     def health() -> tuple[Response, int, dict[str, str]]:
         """Say what is served, and whether it answers."""
@@ -155,6 +159,17 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         return with_readiness(service, {"status": status_of(service)})
 
     return routes
+
+
+def feedback_view(collector: Collector, settings: Settings) -> Callable[[], Response]:
+    """Return the view of `POST /feedback`."""
+
+    def feedback() -> Response:
+        """Take what a site said of an answer."""
+        collector.feedback(parse_feedback(request.get_data()), settings.ocr_timeout_s)
+        return jsonify({"success": True})
+
+    return feedback
 
 
 def cache_use_of_many(answers: list[Answer]) -> CacheUse:

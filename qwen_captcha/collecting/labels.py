@@ -183,7 +183,10 @@ def fits_into_a_row(text: str) -> bool:
 
 
 def label_of_answer(text: str, raw_response: str) -> Label:
-    """Return the label that a right answer makes: of arithmetic with the expression that was read.
+    """Return the label that a right answer makes, as the image shows it.
+
+    Of arithmetic it has the expression that was read; letters have the case that was read, whatever
+    case was asked for.
 
     Args:
         text: The answer.
@@ -194,7 +197,9 @@ def label_of_answer(text: str, raw_response: str) -> Label:
     """
     label = Label(label_text(text))
     read = extract_answer(raw_response, Options(), answers_questions=False)
+    if read is None or read.text.casefold() != label.text.casefold():
+        return label
     expression = raw_response.strip()
-    if read and read.computed and read.text == label.text and fits_into_a_row(expression):
-        return Label(label.text, "math", expression)
-    return label
+    if read.computed and fits_into_a_row(expression):
+        return Label(read.text, "math", expression)
+    return Label(read.text)

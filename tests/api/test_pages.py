@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from flask.testing import FlaskClient
 
-from qwen_captcha.api.openapi.operations import OPERATIONS
+from qwen_captcha.api.openapi.document import operations_of
 from qwen_captcha.api.openapi.schemas import SCHEMAS
 from qwen_captcha.app import create_app
 from qwen_captcha.settings import load_settings
@@ -84,7 +84,7 @@ def test_each_script_that_a_script_imports_is_there(client: FlaskClient) -> None
 def test_the_description_for_people_has_each_route_and_object(client: FlaskClient) -> None:
     html = html_of(client, "/docs")
     ids = set(Anchors(html).ids)
-    assert {operation.name for operation in OPERATIONS} <= ids
+    assert {operation.name for operation in operations_of(load_settings({}))} <= ids
     assert set(SCHEMAS) <= ids
     assert "<code>unsupported_image_type</code>" in html
     reading = html[html.index('id="readImage"') : html.index('id="readImages"')]

@@ -72,7 +72,7 @@ HEADERS_OF_ALL = ("X-Request-Id", "Server-Timing")
 def openapi_document(settings: Settings) -> dict[str, object]:
     """Return the description of a service with these settings."""
     paths: dict[str, dict[str, object]] = {}
-    for operation in OPERATIONS:
+    for operation in operations_of(settings):
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     components: dict[str, object] = {
         "schemas": {**SCHEMAS, **DIALECT_SCHEMAS},
@@ -92,6 +92,15 @@ def openapi_document(settings: Settings) -> dict[str, object]:
         "components": components,
         "security": [{name: []} for name in KEY_SCHEMES] if settings.api_keys else [],
     }
+
+
+def operations_of(settings: Settings) -> list[Operation]:
+    """Return the routes that a service with these settings has."""
+    return [
+        operation
+        for operation in OPERATIONS
+        if not operation.needs or getattr(settings, operation.needs)
+    ]
 
 
 def limits_of(settings: Settings) -> str:

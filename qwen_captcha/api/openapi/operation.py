@@ -51,6 +51,7 @@ class Operation:
         errors: What may be raised on the way.
         error_shapes: The names of the schemas that such an error has.
         path_values: What a variable part of the path may be.
+        needs: The setting without which the route is not there; empty for none.
         guarded: Whether rejections of keys and rates have a status; 200 where all errors have.
     """
 
@@ -66,6 +67,7 @@ class Operation:
     errors: Errors = ()
     error_shapes: tuple[str, ...] = ("Error",)
     path_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    needs: str = ""
     guarded: bool = True
 
 

@@ -20,7 +20,7 @@ from qwen_captcha.api.openapi.operation import (
     json_reply,
 )
 from qwen_captcha.api.openapi.option_fields import form_with, json_with
-from qwen_captcha.api.openapi.route_errors import BATCH_ERRORS, SINGLE_ERRORS
+from qwen_captcha.api.openapi.route_errors import BATCH_ERRORS, FEEDBACK_ERRORS, SINGLE_ERRORS
 from qwen_captcha.api.openapi.schemas import (
     BASE64,
     IMAGE_FILE,
@@ -78,6 +78,15 @@ OPERATIONS: tuple[Operation, ...] = (
         },
         takes_options=True,
         errors=BATCH_ERRORS,
+    ),
+    Operation(
+        "post", "/feedback", "giveFeedback", "Reading", "Say whether an answer was right",
+        "Makes a label of the image that was answered. The route is there where COLLECT_DIR is "
+        "set. A later feedback on the same answer replaces an earlier one.",
+        {200: json_reply("The feedback is on disk.", ref("FeedbackReply"))},
+        bodies={JSON_TYPE: ref("Feedback")},
+        errors=FEEDBACK_ERRORS,
+        needs="collect_dir",
     ),
     Operation(
         "get", "/health", "health", "State", "What is served, and whether it answers",

@@ -31,12 +31,14 @@ from qwen_captcha.errors import (
     OutOfMemory,
     QueueFull,
     RateLimited,
+    ServiceUnavailable,
     TooLarge,
     TooManyFrames,
     TooManyImages,
     TooManyPixels,
     Unauthorized,
     UndecodableImage,
+    UnknownRequest,
     UnreadableShape,
     UnsupportedImageType,
 )
@@ -85,5 +87,12 @@ BATCH_ERRORS: Errors = (
     TooManyImages,
     CallerLeft,
     *UNAVAILABLE,
+    InternalError,
+)
+FEEDBACK_ERRORS: Errors = (
+    BadRequest,
+    UnknownRequest,
+    BodyTooLarge,
+    ServiceUnavailable,
     InternalError,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from qwen_captcha import __version__
+from qwen_captcha.collecting.labels import MAX_LABEL_CHARACTERS
 from qwen_captcha.errors import CaptchaServiceError, every_error_type
 from qwen_captcha.images.headers import READABLE_FORMATS
 from qwen_captcha.recognition.constraints import MAX_ALTERNATIVES
@@ -159,6 +160,26 @@ SCHEMAS: Mapping[str, Schema] = {
             },
         }
     ),
+    "Feedback": object_of(
+        {
+            "request_id": {
+                "type": "string",
+                "pattern": r"^[A-Za-z0-9_.:/+=@-]{1,128}(#[0-9]+)?$",
+                "description": "X-Request-Id of the reply; for an image of a batch with its "
+                "position from 1, as in 7f3a#1.",
+            },
+            "correct": {
+                "type": "boolean",
+                "description": "Whether the site took the answer.",
+            },
+        },
+        text={
+            "type": "string",
+            "maxLength": MAX_LABEL_CHARACTERS,
+            "description": "The right text, where the answer was wrong and it is known.",
+        },
+    ),
+    "FeedbackReply": object_of({"success": {"const": True, "type": "boolean"}}),
     "Health": object_of(
         {
             "status": {"type": "string", "enum": ["ok", "loading", "failed", "draining"]},

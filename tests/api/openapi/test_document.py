@@ -8,19 +8,20 @@ import io
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from qwen_captcha.api.openapi.document import openapi_document
+from qwen_captcha.api.openapi.document import openapi_document, operations_of
 from qwen_captcha.api.openapi.operations import OPERATIONS
 from qwen_captcha.api.openapi.option_fields import OPTION_FIELDS, OptionField
 from qwen_captcha.api.openapi.route_errors import SECURITY_ERRORS, SERVER_ERRORS
 from qwen_captcha.api.openapi.schemas import SCHEMAS
+from qwen_captcha.app import create_app
 from qwen_captcha.errors import (
     CaptchaServiceError,
     InvalidOption,
@@ -60,8 +61,15 @@ DOCUMENT: dict[str, Any] = json.loads(json.dumps(openapi_document(load_settings(
 
 
 def check(body: object, path: str, method: str, status: int) -> None:
-    """Check a reply against what the document says of it."""
-    document = strict(DOCUMENT)
+    """Check a reply against what the document of a plain service says of it."""
+    check_against(DOCUMENT, body, path, method, status)
+
+
+def check_against(
+    described: Mapping[str, Any], body: object, path: str, method: str, status: int
+) -> None:
+    """Check a reply against what a document says of it."""
+    document = strict(described)
     response = document["paths"][path][method]["responses"][str(status)]
     schema = response["content"]["application/json"]["schema"]
     components = {"components": document["components"]}
@@ -74,16 +82,25 @@ def test_it_is_openapi_3_1(client: FlaskClient) -> None:
     assert document == DOCUMENT
 
 
-def test_each_rule_of_the_application_is_described_and_nothing_else(app: Flask) -> None:
+@pytest.mark.parametrize("collecting", [False, True])
+def test_each_rule_of_the_application_is_described_and_nothing_else(
+    backend: FakeBackend, tmp_path: Path, collecting: bool
+) -> None:
+    settings = load_settings({"COLLECT_DIR": str(tmp_path) if collecting else ""})
+    app = create_app(settings, backend)
     rules = {
         (method.lower(), re.sub(r"<(?:[^:>]+:)?(\w+)>", r"{\1}", rule.rule))
         for rule in app.url_map.iter_rules()
         if rule.endpoint not in NOT_DESCRIBED
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     }
-    described = [(operation.method, operation.path) for operation in OPERATIONS]
+    described = [(operation.method, operation.path) for operation in operations_of(settings)]
     assert rules == set(described)
     assert len(described) == len(rules)
+    assert (("post", "/feedback") in rules) is collecting
+    paths = openapi_document(settings)["paths"]
+    assert isinstance(paths, dict)
+    assert set(paths) == {path for _, path in rules}
 
 
 class Recorder(dict[str, object]):

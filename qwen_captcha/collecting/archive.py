@@ -1,0 +1,328 @@
+"""The images that the service collects in a folder, with what was answered, and what sites said.
+
+    3f9c….png                image as it was sent, named by its content
+    collected.sqlite3        request ids, answers, order of arrival
+    labels.tsv, marks.tsv    what feedback and people say: `labels.py`
+
+Invariants: there are never more images, nor more bytes of images and database, than was allowed;
+an image with a label is never removed; any number of processes on one machine may share a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwen_captcha.collecting.files import replace_file
+from qwen_captcha.collecting.labels import (
+    Label,
+    LabelFolder,
+    Labels,
+    LabelsError,
+    Mark,
+    label_of_answer,
+    label_text,
+)
+from qwen_captcha.errors import BadRequest, CaptchaServiceError, UnknownRequest
+from qwen_captcha.images.headers import image_format
+
+DATABASE_FILE = "collected.sqlite3"
+SUFFIXES = {
+    "PNG": ".png",
+    "JPEG": ".jpg",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tiff",
+    "AVIF": ".avif",
+    "ICO": ".ico",
+    "PPM": ".ppm",
+    "JPEG 2000": ".jp2",
+    "SVG": ".svg",
+}
+# Answers to the same image, sent again, of which feedback is still taken.
+ANSWERS_PER_IMAGE = 16
+# More is no expression; the database stays small.
+MAX_RAW_CHARACTERS = 200
+# What the database may grow by with one image.
+DATABASE_MARGIN_BYTES = 32 * 1024
+# Labels are read each time that images make room: then for a share of all at once.
+ROOM_SHARE = 64
+# Seconds for which one process waits for another.
+LOCK_TIMEOUT_S = 10.0
+
+_OWN_NAME = re.compile("[0-9a-f]{32}(" + "|".join(map(re.escape, SUFFIXES.values())) + ")")
+_TABLES = """
+CREATE TABLE IF NOT EXISTS images (
+    file TEXT PRIMARY KEY, bytes INTEGER NOT NULL, seen REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS answers (
+    request_id TEXT PRIMARY KEY, file TEXT NOT NULL, text TEXT NOT NULL, confidence REAL NOT NULL,
+    raw_response TEXT NOT NULL, model TEXT NOT NULL, answered REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_of_file ON answers (file);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedAnswer:
+    """An image with what was answered.
+
+    Attributes:
+        request_id: Unique; where it is not, the last answer counts.
+        data: The image file.
+        text: The answer, empty where there was none.
+        confidence: Of the answer.
+        raw_response: What the model said.
+        model: Its name.
+    """
+
+    request_id: str
+    data: bytes
+    text: str
+    confidence: float
+    raw_response: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a site said of an answer.
+
+    Attributes:
+        request_id: Of the answer.
+        correct: Whether the site took it.
+        text: The right one, None where that is unknown.
+    """
+
+    request_id: str
+    correct: bool
+    text: str | None = None
+
+
+@dataclass
+class Kept:
+    """What became of some answers.
+
+    Attributes:
+        kept: Answers that are in the folder now.
+        removed: Older images that made room.
+        rejected: Answers for which images with labels leave no room.
+    """
+
+    kept: int = 0
+    removed: int = 0
+    rejected: int = 0
+
+
+class ImageArchive:
+    """The folder; any thread of any process may call.
+
+    Args:
+        folder: Made, for its owner alone, where there is none.
+        max_images: Images that are kept.
+        max_bytes: Bytes of images and database.
+
+    Raises:
+        OSError: The folder cannot be written.
+        sqlite3.Error: Its database cannot be used.
+        LabelsError: Its labels are malformed.
+    """
+
+    def __init__(self, folder: Path, max_images: int, max_bytes: int) -> None:
+        self.folder = folder
+        self._max_images = max_images
+        self._max_bytes = max_bytes
+        self._labels = LabelFolder(folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(folder / DATABASE_FILE, os.O_RDWR | os.O_CREAT, 0o600))
+        with self._transaction() as db:
+            for statement in _TABLES.split(";\n"):
+                db.execute(statement)
+            self._repair(db)
+
+    def keep(self, answers: Sequence[CollectedAnswer]) -> Kept:
+        """Keep images and answers, removing the oldest images without a label for them.
+
+        Raises:
+            OSError: A file cannot be written; then none of them is kept.
+            sqlite3.Error: The database cannot be written; likewise.
+            LabelsError: The labels are malformed; likewise.
+        """
+        result = Kept()
+        written: list[Path] = []
+        try:
+            with self._transaction() as db:
+                for answer in answers:
+                    self._keep(db, answer, result, written)
+        except BaseException:
+            for path in written:
+                path.unlink(missing_ok=True)
+            raise
+        return result
+
+    def record(self, verdicts: Sequence[Verdict]) -> list[CaptchaServiceError | None]:
+        """Write what sites said; returns an error for each verdict that cannot be written.
+
+        Raises:
+            OSError: The labels cannot be read or written.
+            sqlite3.Error: The database cannot be read.
+            LabelsError: The labels are malformed.
+        """
+        with self._transaction() as db:
+            found = [self._answer(db, verdict.request_id) for verdict in verdicts]
+            with self._labels.change() as labels:
+                return [
+                    _record(verdict, answer, labels)
+                    for verdict, answer in zip(verdicts, found, strict=True)
+                ]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the database, which no other process writes meanwhile."""
+        path = self.folder / DATABASE_FILE
+        db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+        with contextlib.closing(db):
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def _keep(
+        self, db: sqlite3.Connection, answer: CollectedAnswer, result: Kept, written: list[Path]
+    ) -> None:
+        suffix = SUFFIXES[image_format(answer.data) or "PNG"]
+        file = hashlib.sha256(answer.data).hexdigest()[:32] + suffix
+        now = time.time()
+        if not db.execute("UPDATE images SET seen = ? WHERE file = ?", (now, file)).rowcount:
+            if not self._make_room(db, len(answer.data), result):
+                result.rejected += 1
+                return
+            path = self.folder / file
+            written.append(path)
+            replace_file(path, answer.data)
+            db.execute("INSERT INTO images VALUES (?, ?, ?)", (file, len(answer.data), now))
+        db.execute(
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                answer.request_id,
+                file,
+                answer.text,
+                answer.confidence,
+                answer.raw_response[:MAX_RAW_CHARACTERS],
+                answer.model,
+                now,
+            ),
+        )
+        db.execute(
+            "DELETE FROM answers WHERE file = ?1 AND rowid NOT IN "
+            "(SELECT rowid FROM answers WHERE file = ?1 ORDER BY rowid DESC LIMIT ?2)",
+            (file, ANSWERS_PER_IMAGE),
+        )
+        result.kept += 1
+
+    def _make_room(self, db: sqlite3.Connection, size: int, result: Kept) -> bool:
+        """Return whether one more image has room, after removing others where need be."""
+        images, used = db.execute("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM images").fetchone()
+        used += _database_bytes(db) + DATABASE_MARGIN_BYTES
+        too_many, too_large = images + 1 - self._max_images, used + size - self._max_bytes
+        if too_many <= 0 and too_large <= 0:
+            return True
+        spare = self._max_images // ROOM_SHARE
+        with self._labels.change() as labels:
+            oldest = db.execute("SELECT file, bytes FROM images ORDER BY seen, rowid")
+            removable = [row for row in oldest if row[0] not in labels.labels]
+            victims: list[str] = []
+            for file, size_of_file in removable:
+                if too_many + spare <= 0 and too_large <= 0:
+                    break
+                victims.append(file)
+                too_many, too_large = too_many - 1, too_large - size_of_file
+            if too_many > 0 or too_large > 0:
+                return False
+            for file in victims:
+                (self.folder / file).unlink(missing_ok=True)
+                labels.marks.pop(file, None)
+                _forget(db, file)
+        result.removed += len(victims)
+        return True
+
+    def _answer(self, db: sqlite3.Connection, request_id: str) -> tuple[str, str, str] | None:
+        """Return file, text and raw response of an answer whose image is there."""
+        row = db.execute(
+            "SELECT file, text, raw_response FROM answers WHERE request_id = ?", (request_id,)
+        ).fetchone()
+        return row if row and (self.folder / row[0]).exists() else None
+
+    def _repair(self, db: sqlite3.Connection) -> None:
+        """Make database and files agree: somebody has deleted files, or a process was killed."""
+        listed = {file for (file,) in db.execute("SELECT file FROM images")}
+        with self._labels.change() as labels:
+            there = {path.name for path in self.folder.iterdir()}
+            for file in listed - there:
+                _forget(db, file)
+            for name in there - listed - set(labels.labels):
+                if _OWN_NAME.fullmatch(name) or (name.startswith(".") and name.endswith(".tmp")):
+                    (self.folder / name).unlink(missing_ok=True)
+
+
+def _forget(db: sqlite3.Connection, file: str) -> None:
+    db.execute("DELETE FROM images WHERE file = ?", (file,))
+    db.execute("DELETE FROM answers WHERE file = ?", (file,))
+
+
+def _database_bytes(db: sqlite3.Connection) -> int:
+    """Return the bytes of the database that are in use."""
+    [[pages], [free], [page_bytes]] = (
+        db.execute(f"PRAGMA {name}").fetchone()
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * page_bytes)
+
+
+def _record(
+    verdict: Verdict, answer: tuple[str, str, str] | None, labels: Labels
+) -> CaptchaServiceError | None:
+    """Write one verdict into the labels; returns why it cannot be."""
+    if answer is None:
+        return UnknownRequest(
+            "No image is kept for this request_id: none was collected, or it has made room."
+        )
+    file, text, raw_response = answer
+    try:
+        right = None if verdict.text is None else label_text(verdict.text)
+        if verdict.correct:
+            if not text:
+                return BadRequest("There was no answer to be correct: send false, and text.")
+            if right not in (None, text):
+                return BadRequest("text is not the answer that was correct: leave it out.")
+            labels.set_label(file, label_of_answer(text, raw_response))
+        elif right is not None:
+            if right == text:
+                return BadRequest("text is the answer itself: then correct is true.")
+            labels.set_label(file, Label(right))
+        elif _is_open(file, text, labels):
+            labels.set_mark(file, Mark.WRONG)
+    except LabelsError as error:
+        return BadRequest(str(error))
+    return None
+
+
+def _is_open(file: str, refused: str, labels: Labels) -> bool:
+    """Return whether nobody has said more of an image than that an answer was refused."""
+    label = labels.labels.get(file)
+    if label is not None:
+        return label.text == refused
+    return labels.marks.get(file) is not Mark.UNREADABLE

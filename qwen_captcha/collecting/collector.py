@@ -1,0 +1,209 @@
+"""Collecting beside answering: a bounded queue, and one thread that writes.
+
+Invariants: an answer never waits for the disk and never fails with it; what has no place in the
+queue is dropped and counted; a verdict is on disk when `feedback` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from qwen_captcha.collecting.archive import CollectedAnswer, ImageArchive, Kept, Verdict
+from qwen_captcha.collecting.labels import LabelsError
+from qwen_captcha.errors import DEFAULT_RETRY_S, CaptchaServiceError, ServiceUnavailable
+from qwen_captcha.metrics import Metrics
+from qwen_captcha.recognition.answer import Answer
+from qwen_captcha.recognition.options import Kind, Options
+from qwen_captcha.settings import Settings, SettingsError
+
+MAX_QUEUE_LENGTH = 256
+MAX_QUEUE_BYTES = 64 * 1024 * 1024
+# Items that one transaction writes.
+MAX_BATCH_SIZE = 32
+# Seconds that the queue has to be written when the process ends.
+CLOSE_TIMEOUT_S = 5.0
+FAILURES = (OSError, sqlite3.Error, LabelsError)
+NOT_STORED = "The feedback cannot be stored now; please retry."
+
+log = logging.getLogger(__name__)
+
+
+class Archive(Protocol):
+    """Where answers and verdicts go."""
+
+    def keep(self, answers: list[CollectedAnswer]) -> Kept:
+        """Write answers."""
+
+    def record(self, verdicts: list[Verdict]) -> list[CaptchaServiceError | None]:
+        """Write verdicts; returns why one cannot be."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PendingVerdict:
+    """A verdict in the queue, and what became of it: None where it is written."""
+
+    verdict: Verdict
+    result: Future[CaptchaServiceError | None]
+
+
+class Collector:
+    """Hands answers and verdicts to the archive; thread-safe.
+
+    Args:
+        archive: Used by one thread of its own, which `start` starts.
+        metrics: Count what is kept and what is lost.
+    """
+
+    def __init__(self, archive: Archive, metrics: Metrics) -> None:
+        self._archive = archive
+        self._collected = metrics.collected
+        self._feedback = metrics.feedback
+        # In one queue, so that a verdict is written after its answer.
+        self._queue: deque[CollectedAnswer | _PendingVerdict] = deque()
+        self._queue_bytes = 0
+        self._changed = threading.Condition()
+        self._closing = False
+        self._failing = False
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+
+    def start(self) -> None:
+        """Start to write."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what is in the queue, for a bounded time, and take nothing more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(CLOSE_TIMEOUT_S)
+
+    def keep(
+        self, request_id: str, data: bytes, answer: Answer, options: Options, model: str
+    ) -> None:
+        """Queue an image with its answer; returns at once.
+
+        An answer to the caller's own prompt or to a question, or of characters of some colors only,
+        need not be all that the image shows: it is not kept.
+        """
+        is_partial = options.prompt is not None or options.kind is Kind.QUESTION or options.colors
+        if is_partial:
+            return
+        collected = CollectedAnswer(
+            request_id, data, answer.text, answer.confidence, answer.raw_response, model
+        )
+        with self._changed:
+            if self._is_full(len(data)):
+                self._collected.labels("dropped").inc()
+                return
+            self._queue.append(collected)
+            self._queue_bytes += len(data)
+            self._changed.notify()
+
+    def feedback(self, verdict: Verdict, timeout_s: float) -> None:
+        """Write what a site said of an answer, after the answers that were queued before.
+
+        Raises:
+            UnknownRequest: No image is kept for the answer.
+            BadRequest: The verdict contradicts the answer.
+            ServiceUnavailable: It cannot be written now.
+        """
+        pending = _PendingVerdict(verdict, Future())
+        with self._changed:
+            if self._is_full(0):
+                raise ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S)
+            self._queue.append(pending)
+            self._changed.notify()
+        try:
+            error = pending.result.result(timeout_s)
+        except TimeoutError:
+            raise ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S) from None
+        if error is not None:
+            raise error
+        self._feedback.labels("correct" if verdict.correct else "wrong").inc()
+
+    def _is_full(self, further_bytes: int) -> bool:
+        return (
+            self._closing
+            or len(self._queue) >= MAX_QUEUE_LENGTH
+            or self._queue_bytes + further_bytes > MAX_QUEUE_BYTES
+        )
+
+    def _run(self) -> None:
+        """Write until closed and empty."""
+        while items := self._next_items():
+            answers = [item for item in items if isinstance(item, CollectedAnswer)]
+            verdicts = [item for item in items if isinstance(item, _PendingVerdict)]
+            if answers:
+                self._keep(answers)
+            if verdicts:
+                self._record(verdicts)
+
+    def _next_items(self) -> list[CollectedAnswer | _PendingVerdict]:
+        """Wait for the first items of the queue; returns none where there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or self._queue)
+            size = min(MAX_BATCH_SIZE, len(self._queue))
+            items = [self._queue.popleft() for _ in range(size)]
+            self._queue_bytes -= sum(
+                len(item.data) for item in items if isinstance(item, CollectedAnswer)
+            )
+        return items
+
+    def _keep(self, answers: list[CollectedAnswer]) -> None:
+        try:
+            kept = self._archive.keep(answers)
+        except Exception as error:
+            self._collected.labels("failed").inc(len(answers))
+            self._note_failure(error)
+            return
+        self._collected.labels("kept").inc(kept.kept)
+        self._collected.labels("removed").inc(kept.removed)
+        self._collected.labels("rejected").inc(kept.rejected)
+        self._note_success()
+
+    def _record(self, verdicts: list[_PendingVerdict]) -> None:
+        try:
+            errors = self._archive.record([pending.verdict for pending in verdicts])
+        except Exception as error:
+            self._note_failure(error)
+            failure = ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S)
+            errors = [failure for _ in verdicts]
+        for pending, outcome in zip(verdicts, errors, strict=True):
+            pending.result.set_result(outcome)
+
+    def _note_failure(self, error: Exception) -> None:
+        """Log the first of a row of failures."""
+        if not self._failing:
+            log.warning("Images cannot be collected: %s. Answers go on.", error)
+        self._failing = True
+
+    def _note_success(self) -> None:
+        if self._failing:
+            log.info("Images are collected again.")
+        self._failing = False
+
+
+def create_collector(settings: Settings, metrics: Metrics) -> Collector | None:
+    """Return what collects for a service with these settings; None where nothing is collected.
+
+    Raises:
+        SettingsError: `COLLECT_DIR` cannot be used.
+    """
+    if not settings.collect_dir:
+        return None
+    folder = Path(settings.collect_dir).expanduser()
+    try:
+        archive = ImageArchive(folder, settings.collect_max_images, settings.collect_max_bytes)
+    except FAILURES as error:
+        raise SettingsError(
+            f"COLLECT_DIR={settings.collect_dir} cannot be used: it must be a folder that this "
+            f"process may write ({error})."
+        ) from error
+    return Collector(archive, metrics)

@@ -1,0 +1,218 @@
+"""Collecting beside answering: nothing waits for the disk, nothing fails with it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from qwen_captcha.collecting import collector as collector_module
+from qwen_captcha.collecting.archive import CollectedAnswer, Kept, Verdict
+from qwen_captcha.collecting.collector import Collector, create_collector
+from qwen_captcha.errors import CaptchaServiceError, ServiceUnavailable, UnknownRequest
+from qwen_captcha.metrics import Metrics
+from qwen_captcha.recognition.answer import Answer
+from qwen_captcha.recognition.options import Kind, Options, parse_options
+from qwen_captcha.settings import SettingsError, load_settings
+from tests.support.fake_backend import MAX_WAIT_S
+
+ANSWER = Answer("a3b9", 0.9, True, "a3b9")
+VERDICT = Verdict("id", correct=True)
+
+
+class FakeArchive:
+    """Remembers what it is given; blocks while it is held; fails while it has an error."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.error: Exception | None = None
+        self.is_free = threading.Event()
+        self.is_free.set()
+        self.is_asked = threading.Event()
+
+    def keep(self, answers: list[CollectedAnswer]) -> Kept:
+        self.is_asked.set()
+        assert self.is_free.wait(MAX_WAIT_S)
+        if self.error:
+            raise self.error
+        self.ids += [answer.request_id for answer in answers]
+        return Kept(kept=len(answers), removed=1)
+
+    def record(self, verdicts: list[Verdict]) -> list[CaptchaServiceError | None]:
+        assert self.is_free.wait(MAX_WAIT_S)
+        if self.error:
+            raise self.error
+        known = [verdict.request_id in self.ids for verdict in verdicts]
+        return [None if is_known else UnknownRequest("Unknown.") for is_known in known]
+
+
+@pytest.fixture
+def archive() -> Iterator[FakeArchive]:
+    archive = FakeArchive()
+    yield archive
+    archive.is_free.set()
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def collector(archive: FakeArchive, metrics: Metrics) -> Iterator[Collector]:
+    collector = Collector(archive, metrics)
+    collector.start()
+    yield collector
+    archive.is_free.set()
+    collector.close()
+
+
+def keep(collector: Collector, request_id: str, options: Options = Options()) -> None:  # noqa: B008
+    collector.keep(request_id, b"image", ANSWER, options, "model")
+
+
+def collected(metrics: Metrics, outcome: str) -> float:
+    sample = metrics.render().decode()
+    [line] = [
+        line for line in sample.splitlines() if f'collected_total{{outcome="{outcome}"' in line
+    ]
+    return float(line.split()[-1])
+
+
+def test_what_is_kept_is_counted_and_written_before_its_verdict(
+    collector: Collector, archive: FakeArchive, metrics: Metrics
+) -> None:
+    archive.is_free.clear()
+    for number in range(100):
+        keep(collector, f"{number}")
+    threading.Timer(0.05, archive.is_free.set).start()
+    collector.feedback(Verdict("99", correct=True), MAX_WAIT_S)
+    assert archive.ids == [f"{number}" for number in range(100)]
+    assert collected(metrics, "kept") == 100
+    assert collected(metrics, "removed") >= 1
+    assert 'feedback_total{verdict="correct"} 1.0' in metrics.render().decode()
+    with pytest.raises(UnknownRequest):
+        collector.feedback(Verdict("100", correct=True), MAX_WAIT_S)
+
+
+def test_a_slow_disk_delays_no_answer(
+    collector: Collector,
+    archive: FakeArchive,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(collector_module, "MAX_QUEUE_LENGTH", 10)
+    archive.is_free.clear()
+    keep(collector, "first")
+    assert archive.is_asked.wait(MAX_WAIT_S)
+    for number in range(100):
+        keep(collector, f"{number}")
+    assert collected(metrics, "dropped") == 90
+    with pytest.raises(ServiceUnavailable):
+        collector.feedback(VERDICT, MAX_WAIT_S)
+    archive.is_free.set()
+    collector.close()
+    assert archive.ids == ["first", *(f"{number}" for number in range(10))]
+
+
+def test_the_bytes_of_the_queue_are_limited(
+    archive: FakeArchive, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collector_module, "MAX_QUEUE_BYTES", 12)
+    collector = Collector(archive, metrics)
+    for number in range(3):
+        keep(collector, f"{number}")
+    assert collected(metrics, "dropped") == 1
+    collector.start()
+    collector.close()
+    assert archive.ids == ["0", "1"]
+
+
+def test_a_full_disk_is_one_warning_and_the_service_goes_on(
+    collector: Collector,
+    archive: FakeArchive,
+    metrics: Metrics,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    archive.error = OSError(28, "No space left on device")
+    with caplog.at_level(logging.INFO, "qwen_captcha"):
+        for _ in range(3):
+            keep(collector, "id")
+            with pytest.raises(ServiceUnavailable) as refused:
+                collector.feedback(VERDICT, MAX_WAIT_S)
+            assert refused.value.retry_after_s
+        assert collected(metrics, "failed") == 3
+        archive.error = None
+        keep(collector, "id")
+        collector.feedback(VERDICT, MAX_WAIT_S)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Images cannot be collected: [Errno 28] No space left on device. Answers go on.",
+        "Images are collected again.",
+    ]
+
+
+def test_a_bug_in_the_archive_ends_nothing(collector: Collector, archive: FakeArchive) -> None:
+    archive.error = ValueError("bug")
+    keep(collector, "id")
+    with pytest.raises(ServiceUnavailable):
+        collector.feedback(VERDICT, MAX_WAIT_S)
+    archive.error = None
+    keep(collector, "id")
+    collector.feedback(VERDICT, MAX_WAIT_S)
+
+
+def test_a_verdict_that_takes_too_long_is_unavailable(
+    collector: Collector, archive: FakeArchive
+) -> None:
+    archive.is_free.clear()
+    with pytest.raises(ServiceUnavailable):
+        collector.feedback(VERDICT, 0.01)
+
+
+def test_nothing_is_taken_after_the_end(collector: Collector, archive: FakeArchive) -> None:
+    collector.close()
+    keep(collector, "id")
+    with pytest.raises(ServiceUnavailable):
+        collector.feedback(VERDICT, MAX_WAIT_S)
+    assert archive.ids == []
+
+
+@pytest.mark.parametrize(
+    ("options", "is_kept"),
+    [
+        (Options(), True),
+        (parse_options({"charset_range": "0", "case": "lower", "kind": "math"}), True),
+        (Options(prompt="Only the red ones."), False),
+        (Options(kind=Kind.QUESTION), False),
+        (parse_options({"colors": ["red"]}), False),
+    ],
+)
+def test_only_answers_that_say_what_an_image_shows_are_kept(
+    collector: Collector, archive: FakeArchive, options: Options, is_kept: bool
+) -> None:
+    keep(collector, "id", options)
+    collector.close()
+    assert archive.ids == ["id"] * is_kept
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.write_text("x"),
+        lambda path: (path.mkdir(), (path / "labels.tsv").write_text("x\n")),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_one_line(
+    tmp_path_factory: pytest.TempPathFactory, metrics: Metrics, make: Callable[..., object]
+) -> None:
+    path = tmp_path_factory.mktemp("here") / "folder"
+    make(path)
+    with pytest.raises(SettingsError, match=f"COLLECT_DIR={path} cannot be used") as refused:
+        create_collector(load_settings({"COLLECT_DIR": str(path)}), metrics)
+    assert "\n" not in str(refused.value)
+
+
+def test_without_the_setting_nothing_is_collected(metrics: Metrics) -> None:
+    assert create_collector(load_settings({}), metrics) is None
