@@ -1,5 +1,5 @@
 #!/bin/sh
-# Every way to ask the service with curl: curl.sh IMAGE [URL]
+# Every way to ask the service with curl: [FEEDBACK=1] curl.sh IMAGE [URL]
 set -eu
 image=$1
 url=${2:-http://127.0.0.1:5000}
@@ -21,3 +21,9 @@ ask --form "image=@$image" --form case=upper "$url/ocr"
 
 # Many images at once.
 ask --form "images=@$image" --form "images=@$image" "$url/batch-ocr"
+
+# Whether the site took an answer, for a service with COLLECT_DIR.
+if [ "${FEEDBACK:-}" ]; then
+    id=$(ask --output /dev/null --write-out '%header{x-request-id}' --data-binary "@$image" "$url/ocr")
+    ask --data-binary "{\"request_id\":\"$id\",\"correct\":true}" "$url/feedback"
+fi

@@ -40,6 +40,7 @@ type Answer struct {
 	Error       string   `json:"error"`
 	ErrorType   string   `json:"error_type"`
 	Warnings    []string `json:"warnings"`
+	RequestID   string   `json:"-"` // what Feedback is given
 }
 
 // Error is a refusal of the service, or an image without a usable answer.
@@ -104,10 +105,11 @@ func (s *CaptchaSolver) SolveWithConfidence(imageBytes []byte) (Answer, error) {
 		path += "?" + query.Encode()
 	}
 	var answer Answer
-	err := s.post(path, "application/octet-stream", imageBytes, solveTimeout, &answer)
+	id, err := s.post(path, "application/octet-stream", imageBytes, solveTimeout, &answer)
 	if err != nil {
 		return Answer{}, err
 	}
+	answer.RequestID = id
 	if !answer.Success {
 		return Answer{}, &Error{Status: http.StatusOK, Type: answer.ErrorType, Message: answer.Error}
 	}
@@ -131,34 +133,52 @@ func (s *CaptchaSolver) SolveBatch(images [][]byte) ([]Answer, error) {
 	var reply struct {
 		Results []Answer `json:"results"`
 	}
-	if err := s.post("/batch-ocr", "application/json", body, batchTimeout, &reply); err != nil {
+	id, err := s.post("/batch-ocr", "application/json", body, batchTimeout, &reply)
+	if err != nil {
 		return nil, err
 	}
 	if len(reply.Results) != len(images) {
 		return nil, errors.New("captcha service: not one result for each image")
 	}
+	for i := range reply.Results {
+		reply.Results[i].RequestID = fmt.Sprintf("%s#%d", id, i+1)
+	}
 	return reply.Results, nil
 }
 
-// post sends a body and decodes the reply into result.
+// Feedback says whether the site took the answer with a RequestID, for a service that collects
+// (COLLECT_DIR). The right text is empty where it is unknown, or the answer was right.
+func (s *CaptchaSolver) Feedback(requestID string, correct bool, rightText string) error {
+	body, err := json.Marshal(map[string]any{
+		"request_id": requestID, "correct": correct, "text": rightText,
+	})
+	if err != nil {
+		return err
+	}
+	var reply struct{}
+	_, err = s.post("/feedback", "application/json", body, solveTimeout, &reply)
+	return err
+}
+
+// post sends a body, decodes the reply into result and returns the id of the request.
 func (s *CaptchaSolver) post(
 	path, contentType string, body []byte, timeout time.Duration, result any,
-) error {
+) (string, error) {
 	client := *s.client
 	client.Timeout = timeout
 	response, err := client.Post(s.baseURL+path, contentType, bytes.NewReader(body))
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer response.Body.Close()
 	data, err := io.ReadAll(io.LimitReader(response.Body, maxReplyBytes))
 	if err != nil {
-		return err
+		return "", err
 	}
 	if response.StatusCode == http.StatusOK {
-		return json.Unmarshal(data, result)
+		return response.Header.Get("X-Request-Id"), json.Unmarshal(data, result)
 	}
-	return refusal(response, data)
+	return "", refusal(response, data)
 }
 
 // refusal returns the error of a reply whose status is not 200.

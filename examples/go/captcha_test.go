@@ -106,6 +106,29 @@ func TestABatchKeepsItsOrderAndOneBadImageFailsAlone(t *testing.T) {
 	}
 }
 
+func TestFeedback(t *testing.T) {
+	solver, image := live(t)
+	answer, err := solver.SolveWithConfidence(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := solver.Feedback(answer.RequestID, true, ""); err != nil {
+		t.Errorf("right: %v", err)
+	}
+	answers, err := solver.SolveBatch([][]byte{image, image})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := solver.Feedback(answers[1].RequestID, false, "abcd"); err != nil {
+		t.Errorf("corrected: %v", err)
+	}
+	var refused *Error
+	err = solver.Feedback("unknown", true, "")
+	if !errors.As(err, &refused) || refused.Type != "unknown_request" {
+		t.Errorf("error %v", err)
+	}
+}
+
 // stub returns a solver for a server that always answers the same.
 func stub(t *testing.T, status int, body string) *CaptchaSolver {
 	t.Helper()

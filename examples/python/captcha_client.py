@@ -44,7 +44,11 @@ class CaptchaError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says about one image; `text` is empty without success."""
+    """What the service says about one image; `text` is empty without success.
+
+    Attributes:
+        request_id: What `feedback` is given.
+    """
 
     success: bool
     text: str
@@ -53,6 +57,7 @@ class Answer:
     error: str | None
     error_type: str | None
     warnings: tuple[str, ...]
+    request_id: str
 
 
 class CaptchaClient:
@@ -75,8 +80,9 @@ class CaptchaClient:
             OSError: The service cannot be reached.
         """
         query = f"?{urllib.parse.urlencode(self._options)}" if self._options else ""
-        body = self._post(f"/ocr{query}", image, "application/octet-stream", SOLVE_TIMEOUT_S)
-        answer = _answer(body)
+        path = f"/ocr{query}"
+        body, request_id = self._post(path, image, "application/octet-stream", SOLVE_TIMEOUT_S)
+        answer = _answer(body, request_id)
         if not answer.success:
             raise CaptchaError(answer.error or "No answer.", answer.error_type or "no_answer", 200)
         return answer
@@ -90,24 +96,46 @@ class CaptchaClient:
         """
         texts = [base64.b64encode(image).decode() for image in images]
         data = json.dumps({"images_base64": texts, **self._options}).encode()
-        body = self._post("/batch-ocr", data, "application/json", BATCH_TIMEOUT_S)
-        return [_answer(result) for result in body["results"]]
+        body, request_id = self._post("/batch-ocr", data, "application/json", BATCH_TIMEOUT_S)
+        return [
+            _answer(result, f"{request_id}#{position}")
+            for position, result in enumerate(body["results"], 1)
+        ]
 
-    def _post(self, path: str, data: bytes, content_type: str, timeout_s: float) -> dict[str, Any]:
-        """Return the object that the service answers with."""
+    def feedback(self, request_id: str, *, correct: bool, text: str | None = None) -> None:
+        """Say whether the site took an answer, for a service that collects (`COLLECT_DIR`).
+
+        Args:
+            request_id: Of the answer.
+            correct: Whether the site took it.
+            text: The right one, where the answer was wrong and it is known.
+
+        Raises:
+            CaptchaError: The service keeps no such answer, or collects none.
+            OSError: The service cannot be reached.
+        """
+        fields = {"request_id": request_id, "correct": correct, "text": text}
+        data = json.dumps(fields).encode()
+        self._post("/feedback", data, "application/json", SOLVE_TIMEOUT_S)
+
+    def _post(
+        self, path: str, data: bytes, content_type: str, timeout_s: float
+    ) -> tuple[dict[str, Any], str]:
+        """Return the object that the service answers with, and the id of the request."""
         request = urllib.request.Request(self._url + path, data, {"Content-Type": content_type})
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as response:
                 found = _json_or_none(response.read())
+                request_id = response.headers.get("X-Request-Id", "")
         except urllib.error.HTTPError as error:
             with error:
                 raise _refusal(error) from None
         if not isinstance(found, dict):
             raise CaptchaError("This is not a captcha service.", "not_a_service", 200)
-        return found
+        return found, request_id
 
 
-def _answer(body: dict[str, Any]) -> Answer:
+def _answer(body: dict[str, Any], request_id: str) -> Answer:
     return Answer(
         success=body["success"],
         text=body["text"],
@@ -116,6 +144,7 @@ def _answer(body: dict[str, Any]) -> Answer:
         error=body.get("error"),
         error_type=body.get("error_type"),
         warnings=tuple(body.get("warnings", ())),
+        request_id=request_id,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_captcha.collecting.labels import LabelFolder
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import (
     MAX_WAIT_S,
@@ -32,8 +33,14 @@ MAX_GO_S = 300.0
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with running(gunicorn_command("tests.support.fake_backend:create_quick_app()")) as server:
+def collected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("collected")
+
+
+@pytest.fixture(scope="module")
+def url(collected: Path) -> Iterator[str]:
+    command = gunicorn_command("tests.support.fake_backend:create_quick_app()")
+    with running(command, COLLECT_DIR=str(collected)) as server:
         server.wait_until_ready()
         yield f"http://127.0.0.1:{server.port}"
 
@@ -55,7 +62,7 @@ def test_the_go_client(url: str, captcha: Path) -> None:
         capture_output=True, text=True, timeout=MAX_GO_S, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.count("--- PASS") == 8
+    assert run.stdout.count("--- PASS") == 9
     assert "--- SKIP" not in run.stdout
 
 
@@ -69,11 +76,15 @@ def test_the_go_client_is_formatted() -> None:
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 def test_the_curl_lines(url: str, captcha: Path) -> None:
     command = ["sh", str(EXAMPLES / "curl.sh"), str(captcha), url]
-    run = subprocess.run(command, capture_output=True, text=True, check=True, timeout=MAX_WAIT_S)
-    health, *answers, batch = (json.loads(line) for line in run.stdout.splitlines())
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=MAX_WAIT_S,
+        env={**os.environ, "FEEDBACK": "1"},
+    )  # fmt: skip
+    health, *answers, batch, feedback = (json.loads(line) for line in run.stdout.splitlines())
     assert health["status"] == "ok"
     assert [answer["text"] for answer in answers] == ["w120"] * 3 + ["W120"] * 2
     assert [answer["text"] for answer in batch["results"]] == ["w120"] * 2
+    assert feedback == {"success": True}
 
 
 def test_the_curl_lines_end_at_the_first_error(tmp_path: Path, url: str) -> None:
@@ -129,6 +140,18 @@ class TestPython:
             error_type,
             retry_after_s,
         )
+
+    def test_feedback(self, url: str, collected: Path) -> None:
+        client = CaptchaClient(url)
+        image = image_bytes(133)
+        client.feedback(client.solve(image).request_id, correct=True)
+        answers = client.solve_batch([image_bytes(134), image_bytes(135)])
+        client.feedback(answers[1].request_id, correct=False, text="abcd")
+        labels = {label.text for label in LabelFolder(collected).read().labels.values()}
+        assert {"w133", "abcd"} <= labels
+        with pytest.raises(CaptchaError) as refusal:
+            client.feedback("unknown", correct=True)
+        assert (refusal.value.status, refusal.value.error_type) == (404, "unknown_request")
 
     def test_as_a_script(self, url: str, captcha: Path) -> None:
         script = EXAMPLES / "python" / "captcha_client.py"
