@@ -16,7 +16,6 @@ from werkzeug.exceptions import HTTPException
 
 from qwen_captcha.api.pages import BROWSER_POLICY
 from qwen_captcha.collecting.labels import LabelsError, Mark
-from qwen_captcha.images.headers import image_format
 from qwen_captcha.labelling.session import LabelSession
 
 WEB = Path(__file__).parent / "web"
@@ -112,11 +111,10 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
     @routes.get("/images/<file>")
     def image(file: str) -> Response:
         """Return an image; a file that only has the name of one is none."""
-        data = session.image(file)
-        kind = image_format(data or b"")
-        if data is None or kind is None:
+        picture = session.picture(file)
+        if picture is None:
             raise Refused(404, "The folder has no such image.")
-        return Response(data, mimetype=f"image/{kind.lower()}")
+        return Response(picture.data, mimetype=picture.media_type)
 
     @routes.get("/state")
     def state() -> Response:

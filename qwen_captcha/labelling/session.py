@@ -6,6 +6,7 @@ that makes it returns; what the model reads is never taken for a label.
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from qwen_captcha.collecting.labels import (
 )
 from qwen_captcha.errors import CaptchaServiceError, ModelLoadError
 from qwen_captcha.images.decode import ImageLimits, decode_image
+from qwen_captcha.images.headers import image_format
 from qwen_captcha.recognition.answer import Answer
 from qwen_captcha.recognition.options import Options
 from qwen_captcha.samples import IMAGE_SUFFIXES
@@ -32,6 +34,7 @@ from qwen_captcha.settings import Settings
 # Images that are read together: the first guesses come soon, the rest in batches.
 READ_AT_ONCE = 8
 READ_TIMEOUT_S = 3600.0
+BROWSER_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,14 @@ class Guess:
     confidence: float = 0.0
     raw_response: str = ""
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What a browser shows: the bytes of an image file and their media type."""
+
+    data: bytes
+    media_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +120,23 @@ class LabelSession:
         labelled = self._labels.read().labels
         return Progress(len(self.files), sum(file in labelled for file in self.files))
 
-    def image(self, file: str) -> bytes | None:
-        """Return the bytes of an image of the folder, None where it has no such image."""
+    def picture(self, file: str) -> Picture | None:
+        """Return an image of the folder for a browser, None where it has no such image.
+
+        What browsers do not show, or would run as a document, is sent as a PNG.
+        """
         if file not in self._known:
             return None
         try:
-            return (self.folder / file).read_bytes()
-        except OSError:
+            data = (self.folder / file).read_bytes()
+            kind = image_format(data)
+            if kind in BROWSER_FORMATS:
+                return Picture(data, f"image/{kind.lower()}")
+            png = io.BytesIO()
+            decode_image(data, self._limits).save(png, "PNG")
+        except (OSError, CaptchaServiceError):
             return None
+        return Picture(png.getvalue(), "image/png")
 
     def set_label(self, file: str, text: str) -> Label:
         """Write the label of an image and return it.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from qwen_captcha.collecting import files
 from qwen_captcha.collecting.labels import Label, LabelsError, Mark
 from qwen_captcha.errors import ModelLoadError
-from qwen_captcha.labelling.session import Guess, LabelSession, Progress
+from qwen_captcha.labelling.session import Guess, LabelSession, Picture, Progress
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, load_settings
 from tests.support.fake_backend import FakeBackend, ServiceFactory, image_bytes
@@ -48,13 +50,36 @@ def test_the_images_of_the_folder_alone_are_labelled(folder: Path, open_session:
     (folder / "folder.png").mkdir()
     session = open_session(folder)
     assert session.files == ("101.png", "102.png", "103.png", "x.PNG")
-    assert session.image("101.png") == image_bytes(101)
+    assert session.picture("101.png") == Picture(image_bytes(101), "image/png")
     for name in ("notes.txt", "below/1.png", "../captchas/101.png", "/etc/passwd", ""):
-        assert session.image(name) is None
+        assert session.picture(name) is None
         with pytest.raises(KeyError):
             session.set_label(name, "a")
         with pytest.raises(KeyError):
             session.set_mark(name, Mark.SKIPPED)
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [("tif", "TIFF"), ("ppm", "PPM"), ("jp2", "JPEG2000")])
+def test_what_no_browser_shows_is_sent_as_a_png(
+    tmp_path: Path, open_session: Opener, suffix: str, kind: str
+) -> None:
+    (tmp_path / f"1.{suffix}").write_bytes(image_bytes(120, image_format=kind))
+    picture = open_session(tmp_path).picture(f"1.{suffix}")
+    assert picture is not None
+    assert picture.media_type == "image/png"
+    assert Image.open(io.BytesIO(picture.data)).size == (120, 40)
+
+
+def test_an_svg_is_sent_as_a_picture_and_never_as_a_document(
+    tmp_path: Path, open_session: Opener
+) -> None:
+    (tmp_path / "1.svg").write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" width="120" height="40">'
+        '<path d="M10 10L90 30" stroke="black"/></svg>'
+    )
+    picture = open_session(tmp_path).picture("1.svg")
+    assert picture is not None
+    assert (picture.media_type, picture.data[:4]) == ("image/png", b"\x89PNG")
 
 
 def test_each_label_is_on_disk_at_once(folder: Path, open_session: Opener) -> None:
