@@ -22,7 +22,7 @@ from qwen_captcha.api.routes import create_blueprint, register_error_handlers
 from qwen_captcha.api.security import register_security
 from qwen_captcha.api.wsgi import bound_bodies, decompress_bodies, plain_slashes
 from qwen_captcha.backends.base import Backend
-from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.backends.factory import create_backend, create_second_backend
 from qwen_captcha.collecting.collector import create_collector
 from qwen_captcha.errors import ModelLoadError, load_failure
 from qwen_captcha.service import CaptchaService
@@ -40,6 +40,7 @@ def create_app(
     settings: Settings | None = None,
     backend: Backend | None = None,
     *,
+    second: Backend | None = None,
     on_load_failure: Callable[[Exception], None] | None = None,
 ) -> Flask:
     """Return the application, whose model is being loaded in the background.
@@ -47,6 +48,7 @@ def create_app(
     Args:
         settings: The settings; None reads them from the environment.
         backend: The engine; None builds the one that the settings ask for.
+        second: The engine behind it; None builds the one that the settings ask for, if any.
         on_load_failure: Called where the model cannot be loaded; None ends the process.
 
     Raises:
@@ -54,7 +56,9 @@ def create_app(
         ModelLoadError: The model cannot be loaded, as far as can be known in advance.
     """
     settings = settings or settings_from_environment()
-    service = CaptchaService(backend or create_backend(settings), settings)
+    backend = backend or create_backend(settings)
+    second = second or create_second_backend(settings)
+    service = CaptchaService(backend, settings, second=second)
     service.collector = create_collector(settings, service.metrics)
     app = Flask("qwen_captcha", static_folder=None)
     app.request_class = CaptchaRequest

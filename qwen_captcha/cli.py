@@ -238,6 +238,8 @@ def json_line(name: str, answer: Answer) -> str:
         "error": answer.error,
         "warnings": list(answer.warnings),
     }
+    if answer.model is not None:
+        fields["model"] = answer.model
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -155,10 +155,11 @@ def check_cache() -> CheckResult:
 
 def check_model(settings: Settings, program: str) -> CheckResult:
     """Return whether the model that would be served can be."""
-    from qwen_captcha.backends.factory import create_backend
+    from qwen_captcha.backends.factory import create_backend, create_second_backend
 
     try:
         backend = create_backend(settings)
+        create_second_backend(settings)
     except (ModelLoadError, SettingsError) as error:
         fix = "the sentence above says what to do; QWEN_MODEL=bundled always works"
         return CheckResult(State.WRONG, "model", str(error), fix)

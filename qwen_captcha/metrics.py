@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from prometheus_client import (
@@ -38,6 +39,25 @@ MIN_ACROSS_WORKERS = ("process_start_time_seconds", "process_max_fds")
 
 # A second gauge for every counter, of no use to anybody here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueMetrics:
+    """What is measured of the queue in front of one model, and of its batches."""
+
+    inference_seconds: Histogram
+    batch_size: Histogram
+    depth: Gauge
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeMetrics:
+    """What is measured of second opinions."""
+
+    answers: Counter
+    missed: Counter
+    gain: Counter
+    queue: QueueMetrics
 
 
 class Metrics:
@@ -78,11 +98,24 @@ class Metrics:
         self.queue_seconds = self._histogram(
             "queue_seconds", "Seconds that an image waited for the model.", SECONDS
         )
-        self.inference_seconds = self._histogram(
-            "inference_seconds", "Seconds of one call of the model, for a whole batch.", SECONDS
-        )
-        self.batch_size = self._histogram(
-            "batch_size", "Images in one call of the model.", BATCH_SIZES
+        self.queue = self._queue_metrics("", "the model")
+        self.cascade = CascadeMetrics(
+            answers=self._counter(
+                "cascade_answers",
+                "Answers of a cascade: kept (sure enough), agreed (both readers said the same), "
+                "first or second (they differed, and whose counted), alone (beyond the first "
+                "reader), missed (the second reader gave none).",
+                "outcome",
+            ),
+            missed=self._counter(
+                "cascade_missed", "Second opinions that were not given, by reason.", "reason"
+            ),
+            gain=self._counter(
+                "cascade_gain",
+                "Sum of the confidence that second opinions added: how many more answers are "
+                "right, if the confidences are calibrated.",
+            ),
+            queue=self._queue_metrics("cascade_", "the second model"),
         )
         self.collected = self._counter(
             "collected",
@@ -93,7 +126,6 @@ class Metrics:
         self.feedback = self._counter(
             "feedback", "Feedback on answers that was written: correct, wrong.", "verdict"
         )
-        self.queue_depth = self._gauge("queue_depth", "Images that wait for the model.", "livesum")
         self.model_info = self._gauge(
             "model_info",
             "1 for the model that is loaded.",
@@ -111,6 +143,20 @@ class Metrics:
         registry = CollectorRegistry()
         registry.register(AllWorkers(self._registry))
         return generate_latest(registry)
+
+    def _queue_metrics(self, prefix: str, model: str) -> QueueMetrics:
+        """Return what is measured of the queue in front of one model."""
+        return QueueMetrics(
+            inference_seconds=self._histogram(
+                f"{prefix}inference_seconds",
+                f"Seconds of one call of {model}, for a whole batch.",
+                SECONDS,
+            ),
+            batch_size=self._histogram(
+                f"{prefix}batch_size", f"Images in one call of {model}.", BATCH_SIZES
+            ),
+            depth=self._gauge(f"{prefix}queue_depth", f"Images that wait for {model}.", "livesum"),
+        )
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(name, documentation, labels, NAMESPACE, registry=self._registry)

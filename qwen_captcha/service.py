@@ -10,13 +10,14 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from qwen_captcha import __version__
 from qwen_captcha.backends.base import Backend
-from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.backends.factory import create_backend, create_second_backend
+from qwen_captcha.cascade import LOAD_TIMEOUT_S, Cascade, Consultation, Opinion
 from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
     CallerLeft,
@@ -30,41 +31,16 @@ from qwen_captcha.images.colors import keep_colors
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.logs import REQUEST_ID
 from qwen_captcha.metrics import Metrics
-from qwen_captcha.recognition.answer import (
-    Answer,
-    CacheUse,
-    answer_from_output,
-    blank_answer,
-    failed_answer,
-    image_shown,
-    obeyed_options,
-)
-from qwen_captcha.recognition.constraints import DecodingConstraints, constraints_for
+from qwen_captcha.reader import Key, Pending, Reader, Slots
+from qwen_captcha.recognition.answer import Answer, CacheUse, blank_answer, failed_answer
 from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.prompts import prompt_for
-from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
-from qwen_captcha.scheduling.admission import ModelState, Reservation
-from qwen_captcha.scheduling.batcher import MicroBatcher
-from qwen_captcha.scheduling.cache import (
-    AnswerCache,
-    InFlight,
-    digest_of_bytes,
-    digest_of_pixels,
-)
-from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
-from qwen_captcha.scheduling.pending import PendingResult, never_disconnected
+from qwen_captcha.scheduling.admission import ModelState
+from qwen_captcha.scheduling.cache import AnswerCache, digest_of_bytes, digest_of_pixels
+from qwen_captcha.scheduling.pending import never_disconnected
 from qwen_captcha.settings import Settings
 
-# The size of a common captcha, and the length of a common response.
-TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
-
-# A day: the largest model, downloaded first.
-LOAD_TIMEOUT_S = 86_400.0
 # The failure is handed over right after the state has changed.
 HANDOVER_S = 10.0
-
-# What an answer depends on: a digest of the file or of its pixels, and the options.
-Key = tuple[bytes, Options]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +48,48 @@ class _Work:
     """An image in the queue.
 
     Attributes:
+        image: The decoded image.
         pending: Where the result will be.
-        keys: The keys under which the answer will be cached.
+        keys: The keys under which the answer will be cached; the last one is of the pixels.
         cache: Whether the request to the model was started for this image, or joined.
+        opinion: What the second reader was asked.
     """
 
-    pending: PendingResult[GenerationRequest, GenerationOutput]
+    image: Image.Image
+    pending: Pending
     keys: tuple[Key, ...]
     cache: CacheUse
+    opinion: Opinion | None
+
+    @property
+    def shared_key(self) -> Key | None:
+        """What identical requests share."""
+        return self.keys[-1] if self.keys else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An image that the first reader has answered.
+
+    Attributes:
+        work: The image.
+        answer: The first reader's answer.
+        opinion: What the second reader was asked.
+    """
+
+    work: _Work
+    answer: Answer
+    opinion: Opinion | None
 
 
 class CaptchaService:
-    """Reads captchas with one backend; thread-safe.
+    """Reads captchas with one backend, or with a second one behind it; thread-safe.
 
     Args:
         backend: The engine; `start` loads it.
         settings: Limits, queue and cache.
         monotonic: The clock of deadlines and expiry, in seconds.
+        second: The engine that is asked where the first one is not sure; None asks none.
 
     Attributes:
         collector: Keeps images with their answers; None where nothing is collected.
@@ -97,32 +98,37 @@ class CaptchaService:
     collector: Collector | None = None
 
     def __init__(
-        self, backend: Backend, settings: Settings, monotonic: Callable[[], float] = time.monotonic
+        self,
+        backend: Backend,
+        settings: Settings,
+        monotonic: Callable[[], float] = time.monotonic,
+        *,
+        second: Backend | None = None,
     ) -> None:
         self.backend = backend
         self.monotonic = monotonic
         self.metrics = Metrics()
         self._ocr_timeout_s = settings.ocr_timeout_s
         self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
-        self._max_new_tokens = settings.max_new_tokens
         self._caching = settings.cache_size > 0
         self._cache: AnswerCache[Key, Answer] = AnswerCache(
             settings.cache_size, settings.cache_ttl_s, monotonic
         )
-        self._in_flight: InFlight[Key, PendingResult[GenerationRequest, GenerationOutput]] = (
-            InFlight()
+        self._reader = Reader(backend, settings, self.metrics, self.metrics.queue, monotonic)
+        self.admission = self._reader.admission
+        self.cascade = None if second is None else self._create_cascade(second, settings)
+
+    def _create_cascade(self, second: Backend, settings: Settings) -> Cascade:
+        """Return the second reader behind the first one."""
+        queue_metrics = self.metrics.cascade.queue
+        return Cascade(
+            self._reader,
+            Reader(second, settings, self.metrics, queue_metrics, self.monotonic),
+            below=settings.cascade_below,
+            timeout_s=settings.ocr_timeout_s,
+            metrics=self.metrics.cascade,
+            monotonic=self.monotonic,
         )
-        remote = backend.remote
-        self._batcher: MicroBatcher[GenerationRequest, GenerationOutput] = MicroBatcher(
-            backend.read,
-            max_batch_size=1 if remote else settings.max_batch_size,
-            threads=remote.concurrency if remote else 1,
-            max_queue_delay_s=settings.max_queue_delay_ms / 1000,
-            max_queue_size=settings.max_queue_size,
-            monotonic=monotonic,
-            metrics=self.metrics,
-        )
-        self.admission = self._batcher.admission
 
     @property
     def model_state(self) -> ModelState:
@@ -141,10 +147,9 @@ class CaptchaService:
 
     def start(self, on_failure: Callable[[Exception], None]) -> None:
         """Load the model in the background; `on_failure` is called where that fails."""
-        self._batcher.start(self._load, on_failure)
-        remote = self.backend.remote
-        retry = trial_probe(self._batcher, TRIAL, self._ocr_timeout_s, self.monotonic)
-        HealthMonitor(self.admission, remote.probe if remote else retry).start()
+        self._reader.start(on_failure)
+        if self.cascade is not None:
+            self.cascade.start()
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
@@ -157,11 +162,14 @@ class CaptchaService:
     def begin_drain(self) -> None:
         """Take no new work from now on; what is accepted is still answered."""
         self.admission.close()
+        if self.cascade is not None:
+            self.cascade.close()
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait; returns whether all accepted work is answered."""
         self.begin_drain()
-        return self.admission.wait_until_empty(timeout_s)
+        is_empty = self.admission.wait_until_empty(timeout_s)
+        return is_empty and (self.cascade is None or self.cascade.wait_until_empty(timeout_s))
 
     def recognize(
         self,
@@ -246,7 +254,7 @@ class CaptchaService:
         """
         request_id = REQUEST_ID.get()
         if self.collector is not None and request_id and isinstance(image, bytes):
-            model = self.backend.model_name
+            model = answer.model or self.backend.model_name
             self.collector.keep(request_id + suffix, image, answer, options, model)
 
     def _outcomes(
@@ -257,23 +265,39 @@ class CaptchaService:
         is_disconnected: Callable[[], bool],
     ) -> list[Answer | CaptchaServiceError]:
         """Return an answer or an error for each image, in order."""
-        self._constraints(options)  # rejects options before a slot is taken
+        self._reader.constraints(options)  # rejects options before a slot is taken
         known = [self._known(image, options) for image in images]
         slots = sum(isinstance(outcome, bytes) for outcome in known)
-        with self._batcher.reserve(slots, deadline) as reservation:
-            # All are put into the queue before the first is waited for, so they share batches.
+        with (
+            self._reader.reserve(slots, deadline) as reservation,
+            self._consult(options, deadline, is_disconnected) as consultation,
+        ):
+            # All are put into the queue before the first is waited for, so they share batches;
+            # so do those that are passed on.
             begun = [
-                self._begin(outcome, options, reservation)
+                self._begin(outcome, options, reservation, consultation)
                 if isinstance(outcome, bytes)
                 else outcome
                 for outcome in known
             ]
-            return [
-                self._finish(outcome, options, deadline, is_disconnected)
+            read = [
+                self._read(outcome, options, deadline, is_disconnected, consultation)
                 if isinstance(outcome, _Work)
                 else outcome
                 for outcome in begun
             ]
+            return [
+                self._finish(outcome, consultation) if isinstance(outcome, _Read) else outcome
+                for outcome in read
+            ]
+
+    def _consult(
+        self, options: Options, deadline: float, is_disconnected: Callable[[], bool]
+    ) -> AbstractContextManager[Consultation | None]:
+        """Return the consultation of the second reader, if there is one."""
+        if self.cascade is None:
+            return nullcontext()
+        return self.cascade.consult(options, deadline, is_disconnected)
 
     def _known(
         self, image: bytes | CaptchaServiceError, options: Options
@@ -284,91 +308,81 @@ class CaptchaService:
         return self._cached((digest_of_bytes(image), options)) or image
 
     def _begin(
-        self,
-        data: bytes,
-        options: Options,
-        reservation: Reservation[GenerationRequest, GenerationOutput],
+        self, data: bytes, options: Options, slots: Slots, consultation: Consultation | None
     ) -> _Work | Answer | CaptchaServiceError:
         """Decode one admitted image and put it into the queue, unless its answer is known."""
         try:
             image = decode_image(data, self._image_limits)
         except CaptchaServiceError as error:
-            reservation.release_slot()
+            slots.release_slot()
             return error
         if options.colors:
             image = keep_colors(image, options.colors)
         if self._asks_for_characters(options) and is_blank(image):
-            reservation.release_slot()
+            slots.release_slot()
             return blank_answer(options)
-        if not self._caching:
-            return _Work(
-                reservation.submit(self._generation_request(image, options, reservation.deadline)),
-                (),
-                CacheUse.OFF,
-            )
-        file_key, pixel_key = (digest_of_bytes(data), options), (digest_of_pixels(image), options)
-        if cached := self._cached(pixel_key):
-            reservation.release_slot()
-            self._cache.put(file_key, cached)
-            return cached
-        request = self._generation_request(image, options, reservation.deadline)
-        pending, joined = self._in_flight.join_or_start(
-            pixel_key, reservation.attach, lambda: reservation.submit(request)
-        )
-        cache = CacheUse.HIT if joined else CacheUse.MISS
-        return _Work(pending, (file_key, pixel_key), cache)
+        keys: tuple[Key, ...] = ()
+        cache = CacheUse.OFF
+        if self._caching:
+            keys = (digest_of_bytes(data), options), (digest_of_pixels(image), options)
+            if cached := self._cached(keys[-1]):
+                slots.release_slot()
+                self._cache.put(keys[0], cached)
+                return cached
+            cache = CacheUse.MISS
+        key = keys[-1] if keys else None
+        pending, attached = self._reader.submit(image, options, slots, key)
+        opinion = consultation.before(image, key) if consultation else None
+        return _Work(image, pending, keys, CacheUse.HIT if attached else cache, opinion)
 
-    def _finish(
-        self, work: _Work, options: Options, deadline: float, is_disconnected: Callable[[], bool]
-    ) -> Answer | CaptchaServiceError:
-        """Wait for the output for one image and make it an answer, which is cached."""
+    def _read(
+        self,
+        work: _Work,
+        options: Options,
+        deadline: float,
+        is_disconnected: Callable[[], bool],
+        consultation: Consultation | None,
+    ) -> _Read | CaptchaServiceError:
+        """Wait for the output for one image, make it an answer and pass it on if it is unsure."""
         try:
             output = work.pending.result(deadline, is_disconnected)
         except CallerLeft:
             raise  # With all that the request has in the queue.
         except CaptchaServiceError as error:
             return error
-        answer = answer_from_output(output, options, self.backend.capabilities)
-        for key in work.keys:
-            self._cache.put(key, answer)
-        return replace(
-            answer,
-            cache=work.cache,
+        answer = replace(
+            self._reader.answer(output, options),
             queue_s=work.pending.started - work.pending.arrival,
             inference_s=work.pending.finished - work.pending.started,
         )
+        if consultation is None:
+            return _Read(work, answer, None)
+        answer = replace(answer, model=self.backend.model_name)
+        opinion = work.opinion or consultation.about(answer, work.image, work.shared_key)
+        return _Read(work, answer, opinion)
+
+    def _finish(self, read: _Read, consultation: Consultation | None) -> Answer:
+        """Wait for the second opinion on one image, if there is one, and cache the answer."""
+        decided: Answer | None = read.answer
+        if consultation is not None and read.opinion is not None:
+            decided = consultation.decide(read.answer, read.opinion)
+        answer = decided or read.answer
+        # One whose opinion was missed is read again.
+        if decided is not None:
+            kept = replace(answer, queue_s=0.0, inference_s=0.0)
+            for key in read.work.keys:
+                self._cache.put(key, kept)
+        return replace(answer, cache=read.work.cache)
 
     def _cached(self, key: Key) -> Answer | None:
         """Return the answer to an earlier identical request."""
         answer = self._cache.get(key)
         return None if answer is None else replace(answer, cache=CacheUse.HIT)
 
-    def _generation_request(
-        self, image: Image.Image, options: Options, deadline: float
-    ) -> GenerationRequest:
-        """Return what the backend is asked."""
-        prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
-        constraints = self._constraints(options)
-        shown = image_shown(image, self.backend.capabilities)
-        return GenerationRequest(shown, prompt, self._max_new_tokens, constraints, deadline)
-
     def _asks_for_characters(self, options: Options) -> bool:
-        """Return whether the model is asked by a prompt of ours: a caller may ask anything."""
-        return obeyed_options(options, self.backend.capabilities).prompt is None
-
-    def _constraints(self, options: Options) -> DecodingConstraints:
-        """Return what the answer may look like."""
-        return constraints_for(options, follows_prompts=self.backend.capabilities.follows_prompts)
-
-    def _load(self) -> float:
-        """Load the model and try it once; returns the seconds that reading one image took."""
-        self.backend.load()
-        self.metrics.model_info.labels(
-            self.backend.model_name, self.backend.device, __version__
-        ).set(1)
-        start = self.monotonic()
-        self.backend.read([TRIAL])
-        return self.monotonic() - start
+        """Return whether the models are asked by a prompt of ours: a caller may ask anything."""
+        readers = [self._reader] if self.cascade is None else [self._reader, self.cascade.second]
+        return all(reader.prompt_obeyed(options) is None for reader in readers)
 
 
 def start_local_service(settings: Settings) -> CaptchaService:
@@ -378,10 +392,13 @@ def start_local_service(settings: Settings) -> CaptchaService:
         ModelLoadError: There is no such model, or it cannot be loaded here.
     """
     failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
-    service = CaptchaService(create_backend(settings), settings)
+    backend = create_backend(settings)
+    service = CaptchaService(backend, settings, second=create_second_backend(settings))
     service.start(failures.put)
     service.wait_until_loaded(LOAD_TIMEOUT_S)
     if service.model_state is not ModelState.READY:
         error = failures.get(timeout=HANDOVER_S)
         raise ModelLoadError(load_failure(error)) from error
+    if service.cascade is not None:
+        service.cascade.wait_until_loaded()
     return service

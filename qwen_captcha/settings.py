@@ -54,6 +54,8 @@ class Settings:
     openai_api_key: Secret
     openai_server: str
     openai_concurrency: int
+    qwen_cascade: str
+    cascade_below: float
     use_gpu: bool
     min_pixels: int
     max_pixels: int
@@ -152,6 +154,12 @@ VARIABLES: tuple[Variable, ...] = (
         "auto asks it."),
     _whole_number("openai_concurrency", "OPENAI_CONCURRENCY", 16, 1, 1024,
         "Most images that are with that server at once."),
+    Variable("qwen_cascade", ("QWEN_CASCADE",), "", str,
+        "a hub name, a folder, `openai` or `openai:NAME`",
+        "Second reader, for the images that the first one is not sure of; openai is the server at "
+        "OPENAI_BASE_URL, with the name of its model where it lists several; empty: none."),
+    _decimal_number("cascade_below", "CASCADE_BELOW", 0.8, 0, 1,
+        "Answers with a confidence below this are passed on to the second reader."),
     Variable("use_gpu", ("USE_GPU",), "true", boolean,
         f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",
         "Use CUDA when there is one; false forces the CPU."),
@@ -315,11 +323,13 @@ def broken_relation(settings: Settings) -> str | None:
     ):
         if getattr(settings, low) > getattr(settings, high):
             return _relation(settings, low, f"at most {_shown(settings, high)}", why)
-    if settings.http_threads <= settings.max_queue_size:
+    queues = 2 if settings.qwen_cascade else 1
+    if settings.http_threads <= queues * settings.max_queue_size:
+        twice = "twice " if settings.qwen_cascade else ""
         return _relation(
             settings,
             "http_threads",
-            f"more than {_shown(settings, 'max_queue_size')}",
+            f"more than {twice}{_shown(settings, 'max_queue_size')}",
             "each accepted image may hold a thread and /health needs one",
         )
     return _missing_companion(settings)
@@ -331,6 +341,12 @@ def _missing_companion(settings: Settings) -> str | None:
         return (
             "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
             "of the server, such as http://127.0.0.1:8000/v1."
+        )
+    asks_server = settings.qwen_cascade.partition(":")[0] == "openai"
+    if asks_server and (settings.qwen_backend == "openai" or not settings.openai_base_url):
+        return (
+            f"{_shown(settings, 'qwen_cascade')} cannot be used: it must come with "
+            "OPENAI_BASE_URL, the address of the server, and without QWEN_BACKEND=openai."
         )
     if settings.rate_limit_per_key and not settings.api_keys:
         return (

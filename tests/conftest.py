@@ -41,10 +41,14 @@ def start_service() -> Iterator[ServiceFactory]:
     services = []
 
     def start(
-        backend: FakeBackend, clock: FakeClock | None = None, **variables: str
+        backend: FakeBackend,
+        clock: FakeClock | None = None,
+        *,
+        second: FakeBackend | None = None,
+        **variables: str,
     ) -> CaptchaService:
         clocks = {} if clock is None else {"monotonic": clock}
-        service = CaptchaService(backend, load_settings(variables), **clocks)
+        service = CaptchaService(backend, load_settings(variables), second=second, **clocks)
         service.start(on_failure=pytest.fail)
         assert service.wait_until_loaded(MAX_WAIT_S)
         services.append(service)

@@ -153,10 +153,10 @@ def test_batches_are_measured(client: FlaskClient, app: Flask, backend: FakeBack
             )
             for width in (121, 122, 123)
         ]
-        controller = service._batcher.admission
+        controller = service.admission
         with controller.changed:
             assert controller.changed.wait_for(
-                lambda: len(service._batcher._queue) == 3, MAX_WAIT_S
+                lambda: len(service._reader._batcher._queue) == 3, MAX_WAIT_S
             )
         waiting = scrape(app.test_client())
         backend.release()

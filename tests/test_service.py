@@ -18,6 +18,7 @@ from qwen_captcha.errors import (
     UnsupportedImageType,
 )
 from qwen_captcha.images.crop import crop_to_text
+from qwen_captcha.reader import TRIAL
 from qwen_captcha.recognition.answer import Answer, CacheUse
 from qwen_captcha.recognition.options import (
     Case,
@@ -29,7 +30,7 @@ from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
 from qwen_captcha.scheduling.admission import ModelState
 from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
 from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
-from qwen_captcha.service import TRIAL, CaptchaService
+from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
     MAX_WAIT_S,
@@ -301,7 +302,7 @@ def test_without_a_cache_every_request_is_read(
 
 def wait_until_admitted(service: CaptchaService, slots: int) -> None:
     """Wait until so many images are admitted and all of them decoded."""
-    controller = service._batcher.admission
+    controller = service.admission
     with controller.changed:
         assert controller.changed.wait_for(
             lambda: controller.admitted == slots and controller.decoding == 0, MAX_WAIT_S
@@ -427,7 +428,7 @@ def test_a_broken_model_is_tried_again_while_no_images_arrive(
 
     service = start_service(backend, CACHE_SIZE="0")
     works, backend.say = backend.say, fail
-    retry = trial_probe(service._batcher, TRIAL, MAX_WAIT_S, service.monotonic)
+    retry = trial_probe(service._reader._batcher, TRIAL, MAX_WAIT_S, service.monotonic)
     monitor = HealthMonitor(service.admission, retry)
     for _ in range(FAILURES_UNTIL_BROKEN):
         monitor.check()  # a model that works is left alone

@@ -28,6 +28,8 @@ def test_defaults_are_the_documented_ones() -> None:
         openai_api_key=Secret(),
         openai_server="auto",
         openai_concurrency=16,
+        qwen_cascade="",
+        cascade_below=0.8,
         use_gpu=True,
         min_pixels=64_000,
         max_pixels=360_000,
@@ -185,6 +187,16 @@ def test_a_value_is_parsed(environ: dict[str, str], field: str, value: object) -
             {"QWEN_BACKEND": "openai"},
             "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
             "of the server, such as http://127.0.0.1:8000/v1.",
+        ),
+        (
+            {"QWEN_CASCADE": "openai:big"},
+            "QWEN_CASCADE=openai:big cannot be used: it must come with OPENAI_BASE_URL, the "
+            "address of the server, and without QWEN_BACKEND=openai.",
+        ),
+        (
+            {"QWEN_CASCADE": "bundled", "HTTP_THREADS": "256"},
+            "HTTP_THREADS=256 cannot be used: it must be more than twice MAX_QUEUE_SIZE=128, "
+            "because each accepted image may hold a thread and /health needs one.",
         ),
         (
             {"PORT": "1\n2"},

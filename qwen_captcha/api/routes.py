@@ -31,6 +31,7 @@ from qwen_captcha.api.request_parsing import (
     read_body,
 )
 from qwen_captcha.api.wsgi import disconnect_check
+from qwen_captcha.cascade import Cascade
 from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
     DEFAULT_RETRY_S,
@@ -72,6 +73,8 @@ def answer_body(answer: Answer) -> dict[str, object]:
         body["low_confidence"] = True
     if answer.details is not None:
         body["details"] = answer.details
+    if answer.model is not None:
+        body["model"] = answer.model
     if answer.warnings:
         body["warnings"] = list(answer.warnings)
     return body
@@ -139,6 +142,8 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
         }
         if backend.remote is not None:
             body["engine"] = backend.remote.describe()
+        if service.cascade is not None:
+            body["cascade"] = cascade_body(service.cascade)
         if service.model_error is not None:
             body["error"] = service.model_error
         return with_readiness(service, body)
@@ -170,6 +175,18 @@ def feedback_view(collector: Collector, settings: Settings) -> Callable[[], Resp
         return jsonify({"success": True})
 
     return feedback
+
+
+def cascade_body(cascade: Cascade) -> dict[str, object]:
+    """Return what `/health` says about the second reader."""
+    second = cascade.second
+    return {
+        "model": second.backend.model_name,
+        "device": second.backend.device,
+        "model_status": second.admission.state,
+        "calibrated": second.backend.capabilities.calibration is not None,
+        "below": cascade.below,
+    }
 
 
 def cache_use_of_many(answers: list[Answer]) -> CacheUse:

@@ -22,7 +22,27 @@ def create_backend(settings: Settings) -> Backend:
         SettingsError: Several workers would share a GPU.
     """
     if settings.qwen_backend == "openai":
-        return remote_backend(settings)
+        return remote_backend(settings, settings.qwen_model)
+    return _local_backend(settings, settings.qwen_model)
+
+
+def create_second_backend(settings: Settings) -> Backend | None:
+    """Return the backend of the second reader, checked but not loaded; None where none is wanted.
+
+    Raises:
+        ModelLoadError: There is no such checkpoint, or it cannot be used here.
+        SettingsError: Several workers would share a GPU.
+    """
+    if not settings.qwen_cascade:
+        return None
+    name, _, served = settings.qwen_cascade.partition(":")
+    if name == "openai":
+        return remote_backend(settings, served)
+    return _local_backend(settings, settings.qwen_cascade)
+
+
+def _local_backend(settings: Settings, model: str) -> Backend:
+    """Return the backend of a checkpoint in this process."""
     from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 
     if settings.workers > 1 and settings.use_gpu and count_gpus() > 0:
@@ -30,7 +50,7 @@ def create_backend(settings: Settings) -> Backend:
             f"WORKERS={settings.workers} cannot be used: it must be 1 on a GPU, where each worker "
             "would hold the model once more and they would take turns."
         )
-    checkpoint, model_name = resolve_model(settings.qwen_model)
+    checkpoint, model_name = resolve_model(model)
     backend = Qwen2VLBackend(
         checkpoint,
         model_name=model_name,
@@ -43,8 +63,8 @@ def create_backend(settings: Settings) -> Backend:
     return backend
 
 
-def remote_backend(settings: Settings) -> Backend:
-    """Return the backend that asks the server of the settings.
+def remote_backend(settings: Settings, model_name: str) -> Backend:
+    """Return the backend that asks the server of the settings for a model.
 
     A checkpoint that also lies here, where such a server got its path from, says itself what it
     can do and which range of pixels it wants.
@@ -52,7 +72,7 @@ def remote_backend(settings: Settings) -> Backend:
     from qwen_captcha.backends.openai.backend import OpenAIBackend
     from qwen_captcha.checkpoints.files import CaptchaFacts, read_facts
 
-    model = resolve_model(settings.qwen_model) if settings.qwen_model else None
+    model = resolve_model(model_name) if model_name else None
     facts = read_facts(Path(model.checkpoint), model.model_name) if model else CaptchaFacts()
     return OpenAIBackend(
         settings.openai_base_url,

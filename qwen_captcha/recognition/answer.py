@@ -54,6 +54,7 @@ class Answer:
         warnings: Sentences about what the caller asked for and did not get.
         low_confidence: `confidence` is below what the caller asked for.
         details: What the caller asked to know besides, None where nothing.
+        model: Name of the model that gave the answer, None where there is only one.
         cache: Whether the answer was cached for an identical request or shared with one.
         queue_s: Seconds that the image waited for the model; 0 where the answer was cached.
         inference_s: Seconds that the model took; 0 where the answer was cached.
@@ -68,6 +69,7 @@ class Answer:
     warnings: tuple[str, ...] = ()
     low_confidence: bool = False
     details: Details | None = None
+    model: str | None = None
     cache: CacheUse = CacheUse.OFF
     queue_s: float = field(default=0.0, compare=False)
     inference_s: float = field(default=0.0, compare=False)

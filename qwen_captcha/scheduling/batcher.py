@@ -29,7 +29,7 @@ from qwen_captcha.errors import (
     InternalError,
     OutOfMemory,
 )
-from qwen_captcha.metrics import Metrics
+from qwen_captcha.metrics import Metrics, QueueMetrics
 from qwen_captcha.scheduling.admission import (
     AdmissionController,
     ModelState,
@@ -86,9 +86,9 @@ class MicroBatcher(Generic[Task, Result]):
         max_queue_size: int,
         threads: int = 1,
         monotonic: Callable[[], float] = time.monotonic,
-        metrics: Metrics | None = None,
+        metrics: QueueMetrics | None = None,
     ) -> None:
-        self._metrics = metrics or Metrics()
+        self._metrics = metrics or Metrics().queue
         self.admission = AdmissionController(max_queue_size, monotonic)
         self._read = read
         self._max_batch_size = max_batch_size
@@ -123,7 +123,7 @@ class MicroBatcher(Generic[Task, Result]):
         pending: PendingResult[Task, Result] = PendingResult(task, deadline, self._monotonic)
         with self.admission.changed:
             self._queue.append(pending)
-            self._metrics.queue_depth.set(len(self._queue))
+            self._metrics.depth.set(len(self._queue))
             self.admission.mark_queued(1)
         return pending
 
@@ -157,7 +157,7 @@ class MicroBatcher(Generic[Task, Result]):
                 self.admission.changed.wait(wait_s)
             size = min(len(self._queue), self._max_batch_size)
             batch = [self._queue.popleft() for _ in range(size)]
-            self._metrics.queue_depth.set(len(self._queue))
+            self._metrics.depth.set(len(self._queue))
             return batch
 
     def _wait_s(self) -> float | None:

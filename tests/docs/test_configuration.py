@@ -29,6 +29,7 @@ BROKEN = (
     {"MAX_IMAGE_BYTES": "100000000"},
     {"HTTP_THREADS": "100"},
     {"QWEN_BACKEND": "openai"},
+    {"QWEN_CASCADE": "openai"},
     {"RATE_LIMIT_PER_KEY": "1/second"},
 )
 

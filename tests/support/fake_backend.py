@@ -14,12 +14,13 @@ from PIL import Image
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.base import RemoteEngine
 from qwen_captcha.errors import ModelLoadError
+from qwen_captcha.reader import TRIAL
 from qwen_captcha.recognition.reading import (
     Capabilities,
     GenerationOutput,
     GenerationRequest,
 )
-from qwen_captcha.service import TRIAL, CaptchaService
+from qwen_captcha.service import CaptchaService
 
 # Longest wait of a test for another thread, in seconds; only a failing test waits so long.
 MAX_WAIT_S = 30.0

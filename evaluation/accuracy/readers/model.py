@@ -14,7 +14,7 @@ from dataclasses import replace
 from evaluation.accuracy.readers.base import ReaderError, Reply
 from evaluation.services.client import Answer
 from qwen_captcha.backends.base import Backend
-from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.backends.factory import create_backend, create_second_backend
 from qwen_captcha.errors import CaptchaServiceError, InvalidOption, ModelLoadError
 from qwen_captcha.recognition.options import Options, parse_options
 from qwen_captcha.service import CaptchaService
@@ -28,6 +28,8 @@ class ModelReader:
 
     def __init__(self, service: CaptchaService, options: Options) -> None:
         self.name = service.backend.model_name
+        if service.cascade is not None:
+            self.name += f" + {service.cascade.second.backend.model_name}"
         self._service = service
         self._options = options
 
@@ -70,25 +72,30 @@ def model_reader(model: str, options: Mapping[str, str]) -> Iterator[ModelReader
         parsed = parse_options(options)
         settings = replace(settings_from_environment(), qwen_model=model)
         backend = create_backend(settings)
+        second = create_second_backend(settings)
     except (InvalidOption, SettingsError, ModelLoadError) as error:
         raise ReaderError(str(error)) from error
-    with loaded_reader(backend, settings, parsed) as reader:
+    with loaded_reader(backend, settings, parsed, second) as reader:
         yield reader
 
 
 @contextmanager
-def loaded_reader(backend: Backend, settings: Settings, options: Options) -> Iterator[ModelReader]:
-    """Load a backend behind a service of its own.
+def loaded_reader(
+    backend: Backend, settings: Settings, options: Options, second: Backend | None = None
+) -> Iterator[ModelReader]:
+    """Load a backend, and a second one if there is one, behind a service of their own.
 
     Raises:
         ReaderError: It cannot be loaded.
     """
     failures: list[Exception] = []
-    service = CaptchaService(backend, replace(settings, cache_size=0))
+    service = CaptchaService(backend, replace(settings, cache_size=0), second=second)
     service.start(failures.append)
     try:
         if not service.wait_until_loaded(MAX_WAIT_S) or failures:
             raise ReaderError(f"The model cannot be loaded: {(*failures, 'it takes too long')[0]}")
+        if service.cascade is not None:
+            service.cascade.wait_until_loaded()
         yield ModelReader(service, options)
     finally:
         service.drain(MAX_WAIT_S)

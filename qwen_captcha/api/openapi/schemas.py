@@ -101,6 +101,11 @@ ANSWER_EXTRAS: Mapping[str, object] = {
         "description": "The confidence is below min_confidence.",
     },
     "details": ref("Details"),
+    "model": {
+        "type": "string",
+        "minLength": 1,
+        "description": "Only of a cascade: the model that gave the answer.",
+    },
 }
 
 
@@ -195,6 +200,7 @@ SCHEMAS: Mapping[str, Schema] = {
             },
         },
         engine={"type": "object", "description": "The engine behind the service."},
+        cascade={"type": "object", "description": "The second reader, where there is one."},
         error={**_SENTENCE, "description": "What is wrong with the model, where it failed."},
     ),
     "Status": object_of(

@@ -59,7 +59,7 @@ IMAGE = Image.new("RGB", (160, 60), "black")
 def backend_of(url: str, **variables: str) -> Iterator[object]:
     """Make a backend; its connections are closed at the end."""
     settings = load_settings({"QWEN_BACKEND": "openai", "OPENAI_BASE_URL": url, **variables})
-    backend = remote_backend(settings)
+    backend = remote_backend(settings, settings.qwen_model)
     try:
         yield backend
     finally:
@@ -332,7 +332,7 @@ REPLIES = {
 def test_a_caller_gets_the_one_error_object(fault: Reply, status: int, error_type: str) -> None:
     with recorded_vllm() as (server, url), served(url, OCR_TIMEOUT_S="5") as app:
         server.fault = lambda number: fault
-        reply = app.test_client().post("/ocr", data=black(), content_type="image/png")
+        reply = app.test_client().post("/ocr", data=captcha(), content_type="image/png")
         assert (reply.status_code, reply.json["error_type"]) == (status, error_type)
         assert list(reply.json) == ["success", "text", "confidence", "error", "error_type"]
         assert ("Retry-After" in reply.headers) is (status == 503)
@@ -342,14 +342,14 @@ def test_a_caller_is_told_of_a_deadline() -> None:
     go_on = threading.Event()
     with recorded_vllm() as (server, url), served(url, OCR_TIMEOUT_S="0.3") as app:
         server.fault = lambda number: None if go_on.wait(MAX_WAIT_S) else (500, b"")
-        reply = app.test_client().post("/ocr", data=black(), content_type="image/png")
+        reply = app.test_client().post("/ocr", data=captcha(), content_type="image/png")
         go_on.set()
         assert (reply.status_code, reply.json["error_type"]) == (504, "deadline_exceeded")
 
 
-def black() -> bytes:
-    """Return an image that is not taken for a trial."""
-    return png_of(IMAGE)
+def captcha() -> bytes:
+    """Return an image that is neither blank nor taken for a trial."""
+    return image_bytes(120)
 
 
 def test_images_are_with_the_engine_at_once_but_not_too_many() -> None:
@@ -368,30 +368,22 @@ def test_images_are_with_the_engine_at_once_but_not_too_many() -> None:
 
     with recorded_vllm() as (server, url), served(url, OPENAI_CONCURRENCY="3") as app:
         server.fault = meet
-        files = [
-            (io.BytesIO(png_of(Image.new("RGB", (99, 40), (n, 0, 0)))), "x.png") for n in range(9)
-        ]
+        files = [(io.BytesIO(image_bytes(90 + n)), "x.png") for n in range(9)]
         reply = app.test_client().post("/batch-ocr", data={"images": files})
         assert [result["success"] for result in reply.json["results"]] == [True] * 9
         assert most[0] == 3
 
 
-def png_of(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
 def test_health_follows_the_engine() -> None:
     with recorded_vllm() as (server, url), served(url) as app:
         client, service = app.test_client(), app.extensions["captcha_service"]
-        monitor = HealthMonitor(service._batcher.admission, service.backend.remote.probe)
+        monitor = HealthMonitor(service.admission, service.backend.remote.probe)
         good = client.get("/health")
         assert (good.status_code, good.json["model"]) == (200, MODEL)
         assert good.json["engine"] == {"server": "vllm", "reachable": True, "serves": [MODEL]}
         # Its list is fine, and reading is not: that is found out by reading.
         server.fault = lambda number: (500, b"")
-        client.post("/ocr", data=black(), content_type="image/png")
+        client.post("/ocr", data=captcha(), content_type="image/png")
         server.outage = lambda call: None if call.method == "GET" else (500, b"")
         monitor.check()
         bad = client.get("/health")
@@ -424,10 +416,10 @@ def test_an_engine_that_keeps_failing_is_noticed_and_its_return_too() -> None:
         client = app.test_client()
         server.fault = lambda number: (500, b"")
         for _ in range(5):
-            client.post("/ocr", data=black(), content_type="image/png")
+            client.post("/ocr", data=captcha(), content_type="image/png")
         assert client.get("/health").json["model_status"] == "failed"
         server.fault = lambda number: None
-        assert client.post("/ocr", data=black(), content_type="image/png").status_code == 200
+        assert client.post("/ocr", data=captcha(), content_type="image/png").status_code == 200
         assert client.get("/health").json["model_status"] == "ready"
 
 

@@ -1,0 +1,238 @@
+"""Cascade: a second reader for the images that the first one is not sure of.
+
+Invariants: the second reader never fails a request and never keeps one beyond its deadline; what
+it cannot give in time is counted, and the first reader's answer stands. An opinion takes at most
+OCR_TIMEOUT_S, whatever the request's deadline is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+from PIL import Image
+
+from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded, load_failure
+from qwen_captcha.metrics import CascadeMetrics
+from qwen_captcha.reader import Key, Pending, Reader
+from qwen_captcha.recognition.answer import Answer
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.second_opinion import agree, is_beyond, likelier
+from qwen_captcha.scheduling.admission import ModelState
+
+# A day: the largest model, downloaded first.
+LOAD_TIMEOUT_S = 86_400.0
+# Of OCR_TIMEOUT_S. A reader that was given so much time and did not answer counts as broken; one
+# that was given less may only be slow.
+STALLED_SHARE = 0.5
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """A second reading that was wanted.
+
+    Attributes:
+        pending: Where its output will be; None where the second reader did not take the image.
+        asked: Time of the clock at which it was asked for.
+        deadline: Time of the clock at which it is not waited for any more.
+        alone: The first reader cannot do what the request asks for.
+    """
+
+    pending: Pending | None
+    asked: float
+    deadline: float
+    alone: bool
+
+
+class Cascade:
+    """A second reader and the rule when it is asked; thread-safe.
+
+    Args:
+        first: The reader that reads every image.
+        second: The reader that is asked where the first one is not sure.
+        below: Answers with less confidence are passed on.
+        timeout_s: Maximum wait for an opinion, in seconds.
+        metrics: What is counted.
+        monotonic: The clock of deadlines, in seconds.
+    """
+
+    def __init__(
+        self,
+        first: Reader,
+        second: Reader,
+        *,
+        below: float,
+        timeout_s: float,
+        metrics: CascadeMetrics,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.first = first
+        self.second = second
+        self.below = below
+        self.timeout_s = timeout_s
+        self.metrics = metrics
+        self.monotonic = monotonic
+
+    def start(self) -> None:
+        """Load the second model in the background, once the first one is loaded.
+
+        Two that load at once would count the same free memory.
+        """
+        self.second.start(
+            self._give_up, after=lambda: self.first.admission.wait_until_loaded(LOAD_TIMEOUT_S)
+        )
+
+    def wait_until_loaded(self) -> None:
+        """Wait until the second model has loaded or failed to; for a server not as long."""
+        remote = self.second.backend.remote
+        self.second.admission.wait_until_loaded(self.timeout_s if remote else LOAD_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Take no new work from now on."""
+        self.second.admission.close()
+
+    def wait_until_empty(self, timeout_s: float) -> bool:
+        """Return whether all accepted work is answered within `timeout_s`."""
+        # No request waits longer than that for an opinion.
+        return self.second.admission.wait_until_empty(min(timeout_s, self.timeout_s))
+
+    def consult(
+        self, options: Options, deadline: float, is_disconnected: Callable[[], bool]
+    ) -> Consultation:
+        """Return the consultation for the images of one request.
+
+        Args:
+            options: What the caller asked for.
+            deadline: Time of the clock at which the request gives up.
+            is_disconnected: Whether the client has disconnected.
+        """
+        return Consultation(self, options, deadline, is_disconnected)
+
+    def note_late(self, opinion: Opinion) -> None:
+        """Stop asking a reader that stalls, until its monitor finds that it reads again."""
+        admission = self.second.admission
+        stalled = opinion.deadline - opinion.asked >= STALLED_SHARE * self.timeout_s
+        if stalled and admission.state is ModelState.READY:
+            message = "The second reader did not answer in time."
+            log.error("%s It is asked again once it reads a test image.", message)
+            admission.set_state(ModelState.FAILED, message)
+
+    def _give_up(self, error: Exception) -> None:
+        """Go on without the second model, which cannot be loaded."""
+        log.error(
+            "The second model %s cannot be loaded; all answers are the first one's: %s",
+            self.second.backend.model_name,
+            load_failure(error),
+        )
+        self.close()
+
+
+class Consultation:
+    """The opinions on the images of one request; a context manager.
+
+    Leaving gives back what was reserved in the second reader's queue.
+    """
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        options: Options,
+        deadline: float,
+        is_disconnected: Callable[[], bool],
+    ) -> None:
+        self._cascade = cascade
+        self._options = options
+        self._deadline = deadline
+        self._is_disconnected = is_disconnected
+        self._reservations = ExitStack()
+        self._beyond_first = is_beyond(
+            options, cascade.first.backend.capabilities, cascade.second.backend.capabilities
+        )
+
+    def before(self, image: Image.Image, key: Key | None) -> Opinion | None:
+        """Ask, before the first reader has answered, for what only the second one can do.
+
+        Args:
+            image: The decoded image.
+            key: What identical requests share; None shares nothing.
+        """
+        return self._ask(image, key) if self._beyond_first else None
+
+    def about(self, answer: Answer, image: Image.Image, key: Key | None) -> Opinion | None:
+        """Ask for an opinion on an answer of the first reader that is not sure enough."""
+        if answer.confidence >= self._cascade.below:
+            self._cascade.metrics.answers.labels("kept").inc()
+            return None
+        return self._ask(image, key)
+
+    def decide(self, first: Answer, opinion: Opinion) -> Answer | None:
+        """Return the answer that counts, None where the second reader gave none.
+
+        Raises:
+            CallerLeft: The client has disconnected.
+        """
+        if opinion.pending is None:
+            return None
+        second_reader, metrics = self._cascade.second, self._cascade.metrics
+        pending = opinion.pending
+        try:
+            output = pending.result(opinion.deadline, self._is_disconnected)
+        except CallerLeft:
+            raise
+        except CaptchaServiceError as error:
+            self._miss(error.error_type)
+            if isinstance(error, DeadlineExceeded):
+                self._cascade.note_late(opinion)
+            return None
+        second = replace(
+            second_reader.answer(output, self._options),
+            model=second_reader.backend.model_name,
+            queue_s=first.queue_s + pending.started - pending.arrival,
+            inference_s=first.inference_s + pending.finished - pending.started,
+        )
+        if opinion.alone:
+            metrics.answers.labels("alone").inc()
+            return second if second.success else first
+        chosen = likelier(first, second)
+        metrics.gain.inc(max(0.0, chosen.confidence - first.confidence))
+        winner = "second" if chosen is second else "first"
+        metrics.answers.labels("agreed" if agree(first, second) else winner).inc()
+        return chosen
+
+    def _ask(self, image: Image.Image, key: Key | None) -> Opinion:
+        now = self._cascade.monotonic()
+        deadline = min(self._deadline, now + self._cascade.timeout_s)
+        second = self._cascade.second
+        pending = None
+        # A broken reader is tried by its monitor: no request waits for that.
+        if second.admission.state is not ModelState.READY:
+            self._miss(f"model_{second.admission.state}")
+        else:
+            try:
+                slots = self._reservations.enter_context(second.reserve(1, deadline))
+                pending, _ = second.submit(image, self._options, slots, key)
+            except CaptchaServiceError as error:
+                self._miss(error.error_type)
+        return Opinion(pending, now, deadline, self._beyond_first)
+
+    def _miss(self, reason: str) -> None:
+        """Count an opinion that was wanted and not given."""
+        self._cascade.metrics.answers.labels("missed").inc()
+        self._cascade.metrics.missed.labels(reason).inc()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._reservations.close()

@@ -1,0 +1,153 @@
+"""Reader: one backend with the queue in front of it.
+
+Invariant: identical requests in flight share one call of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from PIL import Image
+
+from qwen_captcha import __version__
+from qwen_captcha.backends.base import Backend
+from qwen_captcha.metrics import Metrics, QueueMetrics
+from qwen_captcha.recognition.answer import (
+    Answer,
+    answer_from_output,
+    image_shown,
+    obeyed_options,
+)
+from qwen_captcha.recognition.constraints import DecodingConstraints, constraints_for
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
+from qwen_captcha.scheduling.admission import Reservation
+from qwen_captcha.scheduling.batcher import MicroBatcher
+from qwen_captcha.scheduling.cache import InFlight
+from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
+from qwen_captcha.scheduling.pending import PendingResult
+from qwen_captcha.settings import Settings
+
+# The size of a common captcha, and the length of a common response.
+TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
+
+# What an answer depends on: a digest of the file or of its pixels, and the options.
+Key = tuple[bytes, Options]
+Pending = PendingResult[GenerationRequest, GenerationOutput]
+Slots = Reservation[GenerationRequest, GenerationOutput]
+
+
+class Reader:
+    """A backend, its queue and its health; thread-safe.
+
+    Args:
+        backend: The engine; `start` loads it.
+        settings: Limits, queue and batches.
+        metrics: Where the loaded model is named.
+        queue_metrics: Of this reader's queue and batches.
+        monotonic: The clock of deadlines, in seconds.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        settings: Settings,
+        metrics: Metrics,
+        queue_metrics: QueueMetrics,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.backend = backend
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._ocr_timeout_s = settings.ocr_timeout_s
+        self._max_new_tokens = settings.max_new_tokens
+        self._in_flight: InFlight[Key, Pending] = InFlight()
+        remote = backend.remote
+        self._batcher: MicroBatcher[GenerationRequest, GenerationOutput] = MicroBatcher(
+            backend.read,
+            max_batch_size=1 if remote else settings.max_batch_size,
+            threads=remote.concurrency if remote else 1,
+            max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+            max_queue_size=settings.max_queue_size,
+            monotonic=monotonic,
+            metrics=queue_metrics,
+        )
+        self.admission = self._batcher.admission
+
+    def start(
+        self, on_failure: Callable[[Exception], None], after: Callable[[], object] = lambda: None
+    ) -> None:
+        """Load the model in the background.
+
+        Args:
+            on_failure: Called where that fails, by the model's thread.
+            after: Called before loading, by the model's thread; may wait.
+        """
+
+        def initialise() -> float:
+            after()
+            return self._load()
+
+        self._batcher.start(initialise, on_failure)
+        remote = self.backend.remote
+        retry = trial_probe(self._batcher, TRIAL, self._ocr_timeout_s, self._monotonic)
+        HealthMonitor(self.admission, remote.probe if remote else retry).start()
+
+    def reserve(self, slots: int, deadline: float) -> Slots:
+        """Reserve slots for the images of one request; see `AdmissionController.reserve`."""
+        return self._batcher.reserve(slots, deadline)
+
+    def submit(
+        self, image: Image.Image, options: Options, slots: Slots, key: Key | None
+    ) -> tuple[Pending, bool]:
+        """Put an image into the queue, or attach to an identical request in flight.
+
+        Args:
+            image: The decoded image.
+            options: What the caller asked for.
+            slots: A reservation with an unused slot.
+            key: What identical requests share; None shares nothing.
+
+        Returns:
+            Where the output will be, and whether it is another request's.
+        """
+        request = self._generation_request(image, options, slots.deadline)
+        if key is None:
+            return slots.submit(request), False
+        return self._in_flight.join_or_start(key, slots.attach, lambda: slots.submit(request))
+
+    def answer(self, output: GenerationOutput, options: Options) -> Answer:
+        """Return the answer that the model's output makes."""
+        return answer_from_output(output, options, self.backend.capabilities)
+
+    def prompt_obeyed(self, options: Options) -> str | None:
+        """Return the caller's own prompt where there is one and the model follows it."""
+        return obeyed_options(options, self.backend.capabilities).prompt
+
+    def constraints(self, options: Options) -> DecodingConstraints:
+        """Return what the answer may look like.
+
+        Raises:
+            InvalidOption: No answer is allowed.
+        """
+        return constraints_for(options, follows_prompts=self.backend.capabilities.follows_prompts)
+
+    def _generation_request(
+        self, image: Image.Image, options: Options, deadline: float
+    ) -> GenerationRequest:
+        """Return what the backend is asked."""
+        prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
+        constraints = self.constraints(options)
+        shown = image_shown(image, self.backend.capabilities)
+        return GenerationRequest(shown, prompt, self._max_new_tokens, constraints, deadline)
+
+    def _load(self) -> float:
+        """Load the model and try it once; returns the seconds that reading one image took."""
+        self.backend.load()
+        self._metrics.model_info.labels(
+            self.backend.model_name, self.backend.device, __version__
+        ).set(1)
+        start = self._monotonic()
+        self.backend.read([TRIAL])
+        return self._monotonic() - start
