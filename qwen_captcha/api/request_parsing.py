@@ -30,7 +30,7 @@ from qwen_captcha.errors import (
     MissingImage,
     TooManyImages,
 )
-from qwen_captcha.images.headers import damage_of, image_format
+from qwen_captcha.images.headers import damage_of, image_format, is_web_page
 from qwen_captcha.recognition.options import (
     MAX_PROMPT_CHARACTERS,
     Options,
@@ -152,7 +152,12 @@ def read_body(request: Request) -> Body:
     if request.is_json:
         return Body(fields=_json_object(data), query=request.args, is_json=True)
     # No form, but a file of a type that is not read or an image that was damaged: decoding says so.
-    if _announces_image(request) or not _is_text(data) or damage_of(data) is not None:
+    if (
+        _announces_image(request)
+        or not _is_text(data)
+        or is_web_page(data)
+        or damage_of(data) is not None
+    ):
         return Body(image=data, query=request.args)
     return Body(fields=request.form, query=request.args)
 

@@ -43,11 +43,13 @@ from qwen_captcha.errors import (
 from qwen_captcha.images.animation import compose_frames
 from qwen_captcha.images.headers import (
     READABLE_FORMATS,
+    WEB_PAGE,
     Canvas,
     announced_canvas,
     check_effort,
     damage_of,
     image_format,
+    is_web_page,
 )
 from qwen_captcha.images.svg import svg_as_png, svg_canvas
 from qwen_captcha.images.transparency import make_opaque
@@ -137,6 +139,8 @@ def decode_image(data: bytes, limits: ImageLimits) -> Image.Image:
         raise UndecodableImage(damage)
     name = image_format(data)
     if name is None:
+        if is_web_page(data):
+            raise UnsupportedImageType(WEB_PAGE)
         raise UnsupportedImageType(f"The data is not an image: {READABLE_FORMATS} is read.")
     try:
         return _decode(data, name, limits)

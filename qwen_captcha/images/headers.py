@@ -59,6 +59,11 @@ _RECODED = (
     *("\x89PNG".encode(), "\xff\xd8\xff".encode()),
 )
 
+WEB_PAGE = (
+    "The data is a web page and not an image: look at what the address of the captcha answered."
+)
+_WEB_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)\b", re.IGNORECASE)
+
 WEBP_HEADER_BYTES = 30
 GIF_HEADER_BYTES = 13
 GIF_FRAME_HEADER_BYTES = 9
@@ -100,6 +105,11 @@ def image_format(data: bytes) -> str | None:
     if _PPM.match(data):
         return "PPM"
     return "SVG" if _SVG.match(data) else None
+
+
+def is_web_page(data: bytes) -> bool:
+    """Return whether bytes begin as HTML does."""
+    return _WEB_PAGE.match(data) is not None
 
 
 def damage_of(data: bytes) -> str | None:

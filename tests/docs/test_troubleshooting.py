@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from qwen_captcha.api.forms import NO_BOUNDARY
 from qwen_captcha.backends.qwen2vl.placement import GIB, plan_for_cpu
 from qwen_captcha.checkpoints.hub import how_to_get
 from qwen_captcha.checkpoints.resolve import DEFAULT_MODEL
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.errors import ModelLoadError, every_error_type
+from qwen_captcha.images.headers import LOST_BYTES, RECODED, WEB_PAGE
 from qwen_captcha.settings import VARIABLES
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "troubleshooting.md"
@@ -21,13 +23,14 @@ PARAMETERS = 2_208_985_600
 NOT_OURS = {"HTTPS_PROXY", "HF_HOME", "HF_ENDPOINT", "HF_HUB_DISABLE_XET", "OMP_NUM_THREADS"}
 
 
-def test_it_answers_the_four_questions() -> None:
+def test_it_answers_the_five_questions() -> None:
     headings = re.findall("^## (.*)$", TEXT, re.MULTILINE)
     assert headings == [
         "The download fails",
         "Out of memory",
         "It starts slowly",
         "It reads wrongly",
+        "It refuses a request",
     ]
 
 
@@ -64,3 +67,9 @@ def test_each_page_that_is_linked_exists() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", TEXT)
     assert links
     assert [link for link in links if not (PAGE.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("sentence", [LOST_BYTES, RECODED, WEB_PAGE, NO_BOUNDARY])
+def test_the_refusals_that_it_explains_are_the_real_ones(sentence: str) -> None:
+    quoted = re.findall("^- `([^`]+)`", TEXT, re.MULTILINE)
+    assert any(part in sentence for part in quoted)

@@ -503,3 +503,9 @@ def test_damaged_file_is_read_or_refused(data: bytes) -> None:
 def test_random_bytes_are_refused(start: bytes, rest: bytes) -> None:
     with pytest.raises(CaptchaServiceError):
         decode_image(start + rest, LIMITS)
+
+
+@pytest.mark.parametrize("page", ["<!DOCTYPE html><html>", " \n<html lang='en'>", "<HEAD><title>"])
+def test_a_web_page_is_told_from_an_image(page: str) -> None:
+    with pytest.raises(UnsupportedImageType, match="web page"):
+        decode_image(page.encode(), LIMITS)
