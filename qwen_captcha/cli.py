@@ -1,4 +1,4 @@
-"""The command `qwen-captcha`, also `python -m qwen_captcha`: serve, read, label, doctor, download.
+"""The command `qwen-captcha`, also `python -m qwen_captcha`, with its subcommands.
 
 Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or a
 setting that cannot be used). Invariant: an argument that is a setting is set as that variable, so
@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qwen_captcha.checkpoints.resolve import BUNDLED
 from qwen_captcha.errors import CaptchaServiceError, InvalidOption, ModelLoadError
 from qwen_captcha.logs import configure_logging
 from qwen_captcha.recognition.answer import Answer, failed_answer
@@ -34,6 +35,7 @@ examples:
   %(prog)s read captcha.png other.png --charset-range 6
   curl -s https://example.org/captcha | %(prog)s read - --json
   %(prog)s label captchas/
+  %(prog)s fit captchas/ --out my-model
   %(prog)s doctor
   %(prog)s download Qwen/Qwen2-VL-2B-Instruct --mirror https://hf-mirror.com
 
@@ -120,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
         help="port of the page (default: any)",
     )
     label.set_defaults(run=run_label)
+    fit = commands.add_parser("fit", help="fit a model to captchas of your own")
+    fit.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images")
+    fit.add_argument("--out", type=Path, required=True, help="folder of the new model")
+    fit.add_argument("--base", default=BUNDLED, help="hub name, folder or `bundled` (default)")
+    fit.add_argument("--minutes", type=minutes, default=4.0, help="of training (default: 4)")
+    fit.set_defaults(run=run_fit)
 
     doctor = commands.add_parser("doctor", parents=[model], help="say what is wrong here")
     doctor.add_argument("--host", help="address that the service will listen on")
@@ -170,6 +178,43 @@ def run_label(options: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return EXIT_NOT_ALL
     return 0
+
+
+def run_fit(options: argparse.Namespace) -> int:
+    """Fit a model to labelled images, and print how it goes."""
+    settings = settings_from_environment()
+    configure_logging("warning", settings.log_format)
+    from qwen_captcha.fitting.errors import FittingError
+    from qwen_captcha.samples import SampleError, read_samples
+
+    try:
+        samples = read_samples(options.folder)
+        from qwen_captcha.fitting.fit import Request, fit
+
+        request = Request(options.out, options.base, options.minutes, settings.use_gpu)
+        fit(samples, request, say=print_now)
+    except (FittingError, SampleError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_WRONG_USE
+    print(f"QWEN_MODEL={options.out} {program()} serve    # serves it")
+    return 0
+
+
+def minutes(text: str) -> float:
+    """Return a number of minutes over 0.
+
+    Raises:
+        ValueError: It is none.
+    """
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
+def print_now(line: str) -> None:
+    """Print a line that is seen at once, also through a pipe."""
+    print(line, flush=True)
 
 
 def run_doctor(options: argparse.Namespace) -> int:

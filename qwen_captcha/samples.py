@@ -90,6 +90,15 @@ def read_families(folder: Path) -> list[Family]:
     ]
 
 
+def read_samples(folder: Path) -> list[Sample]:
+    """Return all labelled images of a tree of families or a single folder.
+
+    Raises:
+        SampleError: As `read_families`.
+    """
+    return [sample for family in read_families(folder) for sample in family.samples]
+
+
 def _families_of(folder: Path, facts: Mapping[str, object]) -> list[Family]:
     """Return one family for each kind that the folder holds."""
     labels = folder / LABELS_FILE

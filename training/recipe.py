@@ -117,6 +117,8 @@ def make(
         ]
     )
     run(["training.calibrate", str(finished)])
+    archives = [argument for folder in real for argument in ("--real", str(folder))]
+    run(["training.rehearsal", str(finished), *archives])
     return finished
 
 

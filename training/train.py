@@ -29,6 +29,8 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.hardware import cpu_flags
 from qwen_captcha.backends.qwen2vl.placement import FAST_BF16_FLAGS
+from qwen_captcha.fitting.optimizers import Optimizers
+from qwen_captcha.fitting.vision import compiled_block, run_block
 from training.build import (
     build_config,
     build_model,
@@ -39,10 +41,8 @@ from training.build import (
 from training.learning.curriculum import LEVELS
 from training.learning.dataset import Batch, CaptchaStream, Mix, open_loader
 from training.learning.objective import Objective, to_patches
-from training.learning.optimizers import Optimizers
 from training.learning.progress import Progress, Recent
 from training.learning.real_captchas import RealCaptchas, is_archive, read_archives
-from training.learning.vision import compiled_block, run_block
 from training.rendering.fonts import FONT_ROOT, FontLibrary
 from training.validate import rendered, validate
 

@@ -68,15 +68,18 @@ class Calibration:
         """Return the probability that an answer of a kind is right."""
         return self.kinds.get(kind, self.default).probability(evidence)
 
-    def write(self, folder: Path, fitted_on: Mapping[str, object]) -> None:
-        """Write the file into a checkpoint's folder, with a description of how it was made."""
+    def as_json(self, fitted_on: Mapping[str, object]) -> str:
+        """Return the file's content, with a description of how it was made."""
         content = {
             "default": asdict(self.default),
             "kinds": {kind: asdict(curve) for kind, curve in sorted(self.kinds.items())},
             "fitted_on": fitted_on,
         }
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        (folder / CALIBRATION).write_text(text, encoding="utf-8")
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+    def write(self, folder: Path, fitted_on: Mapping[str, object]) -> None:
+        """Write the file into a checkpoint's folder."""
+        (folder / CALIBRATION).write_text(self.as_json(fitted_on), encoding="utf-8")
 
 
 def read_calibration(folder: Path) -> Calibration | None:

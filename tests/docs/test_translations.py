@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[2]
-PAGES = ("README", "docs/configuration", "docs/api")
+PAGES = ("README", "docs/configuration", "docs/api", "docs/your-own-captchas")
 ENGLISH = {page: (PROJECT / f"{page}.md").read_text(encoding="utf-8") for page in PAGES}
 CHINESE = {page: (PROJECT / f"{page}.zh-CN.md").read_text(encoding="utf-8") for page in PAGES}
 BLOCK = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -82,7 +82,7 @@ def test_a_section_has_the_same_blocks_links_and_chinese_words(english: str, chi
 @pytest.mark.parametrize("page", PAGES)
 def test_each_row_of_a_table_is_about_the_same_with_the_same_numbers(page: str) -> None:
     english, chinese = rows(ENGLISH[page]), rows(CHINESE[page])
-    assert len(english) > 20
+    assert len(english) > 5
     assert [code_of(row) for row in chinese] == [code_of(row) for row in english]
     assert [numbers(row) for row in chinese] == [numbers(row) for row in english]
 

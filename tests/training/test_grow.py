@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qwen_captcha.fitting.vision import encode_images
 from training.build import build_config, build_model
 from training.grow import grown
 from training.learning.objective import to_patches
-from training.learning.vision import encode_images
 
 
 @torch.no_grad()

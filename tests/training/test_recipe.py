@@ -47,6 +47,7 @@ def test_phases_go_on_from_one_another(tmp_path: Path) -> None:
         "training.train",
         "training.average",
         "training.calibrate",
+        "training.rehearsal",
     ]
     assert "--init" not in run.commands[0]
     assert "--real" not in run.commands[0]

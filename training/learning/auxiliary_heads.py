@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.build import MERGE_SIZE
-from training.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 
 MAX_CHARACTERS = 24  # most characters whose order is told apart
 

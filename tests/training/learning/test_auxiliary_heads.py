@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.learning.auxiliary_heads import (
     GlyphHeads,
     box_distances,
     patch_centres,
 )
-from training.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 
 
 def test_patch_centres_go_cell_by_cell() -> None:

@@ -7,6 +7,9 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT, Vocabulary
+from qwen_captcha.fitting.optimizers import Optimizers
+from qwen_captcha.fitting.sampled_vocabulary import IGNORED
+from qwen_captcha.fitting.vision import encode_images
 from training.build import build_config, build_model, build_processor, save_checkpoint
 from training.learning.dataset import Batch
 from training.learning.objective import (
@@ -14,9 +17,6 @@ from training.learning.objective import (
     readable,
     to_patches,
 )
-from training.learning.optimizers import Optimizers
-from training.learning.sampled_vocabulary import IGNORED
-from training.learning.vision import encode_images
 
 GRIDS = [(3, 8), (2, 6), (1, 1), (4, 7)]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.learning.optimizers import Muon, orthogonalise
+from qwen_captcha.fitting.optimizers import Muon, orthogonalise
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 8), (2, 8, 24), (1, 16, 16)])

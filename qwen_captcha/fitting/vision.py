@@ -20,18 +20,17 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 )
 
 from qwen_captcha.backends.qwen2vl.vision_encoder import still_image_kernel
-from training.build import MERGE_SIZE
 
 
 def _rotations(
-    grid: tuple[int, int], head_dim: int, device: torch.device
+    grid: tuple[int, int], merge_size: int, head_dim: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return cosines and sines of the two-dimensional rotary embedding, each (P, head_dim)."""
     rows, columns = grid
-    shape = (rows, columns, MERGE_SIZE, MERGE_SIZE)
-    step = torch.arange(MERGE_SIZE, device=device)
-    y = torch.arange(rows, device=device).view(-1, 1, 1, 1) * MERGE_SIZE + step.view(1, 1, -1, 1)
-    x = torch.arange(columns, device=device).view(1, -1, 1, 1) * MERGE_SIZE + step.view(1, 1, 1, -1)
+    shape = (rows, columns, merge_size, merge_size)
+    step = torch.arange(merge_size, device=device)
+    y = torch.arange(rows, device=device).view(-1, 1, 1, 1) * merge_size + step.view(1, 1, -1, 1)
+    x = torch.arange(columns, device=device).view(1, -1, 1, 1) * merge_size + step.view(1, 1, 1, -1)
     quarter = torch.arange(0, head_dim // 2, 2, device=device).float() / (head_dim // 2)
     frequencies = 10000.0**-quarter
     angles = [axis.expand(shape).reshape(-1, 1) * frequencies for axis in (y, x)]
@@ -87,7 +86,7 @@ def encode_images(
     kernel = still_image_kernel(visual.patch_embed.proj.weight)  # (D, C * 14 * 14)
     hidden = functional.linear(pixel_values, kernel)
     head_dim = visual.config.embed_dim // visual.config.num_heads
-    cos, sin = _rotations(grid, head_dim, hidden.device)
+    cos, sin = _rotations(grid, visual.spatial_merge_size, head_dim, hidden.device)
     for block in visual.blocks:
         hidden = run_block(block, hidden, cos, sin)
     return hidden

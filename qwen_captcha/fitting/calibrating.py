@@ -1,0 +1,152 @@
+"""The calibration of a checkpoint, fitted to what it read right and wrong.
+
+Responsible for: outcomes of readings as the service would answer them, and curves fitted to them.
+Right means letter case ignored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from qwen_captcha.recognition.answer import image_shown
+from qwen_captcha.recognition.calibration import (
+    Calibration,
+    Curve,
+    Evidence,
+    log_odds_of,
+)
+from qwen_captcha.recognition.candidates import find_candidates
+from qwen_captcha.recognition.confidence import evidence_of, kind_of_answer
+from qwen_captcha.recognition.extraction import extract_answer
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.reading import (
+    Capabilities,
+    GenerationOutput,
+    GenerationRequest,
+)
+from qwen_captcha.scores import auroc, ece
+
+# Below these a kind's own curve is more noise than knowledge.
+MIN_OF_A_KIND = 300
+MIN_OF_EACH_OUTCOME = 30
+# Towards half of each log-odds, which is the bare probability where one token alone is unsure.
+_PRIOR = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
+_PRIOR_WEIGHT = 2.0
+
+_MAX_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One answer of the model.
+
+    Attributes:
+        kind: Of the answer, as the service will know it.
+        evidence: What bears on whether it is right.
+        right: Whether it is, letter case ignored.
+    """
+
+    kind: str
+    evidence: Evidence
+    right: bool
+
+
+def tasks_of(
+    pictures: Sequence[Image.Image], capabilities: Capabilities
+) -> list[GenerationRequest]:
+    """Return what a model is asked about decoded pictures, as the service asks."""
+    prompt = prompt_for(Options())
+    return [
+        GenerationRequest(image_shown(picture, capabilities), prompt, _MAX_TOKENS)
+        for picture in pictures
+    ]
+
+
+def outcomes_of(
+    texts: Sequence[str], readings: Sequence[GenerationOutput], capabilities: Capabilities
+) -> list[Outcome]:
+    """Return an outcome for each reading that makes an answer.
+
+    Args:
+        texts: What is drawn, one for each reading.
+        readings: What the model says.
+        capabilities: What it can do.
+    """
+    options = Options()
+    outcomes = []
+    for drawn, reading in zip(texts, readings, strict=True):
+        truth = extract_answer(drawn, options, answers_questions=capabilities.answers_questions)
+        candidates = find_candidates(reading, options, capabilities)
+        evidence = evidence_of(candidates[0]) if candidates else None
+        # A drawn expression without a value has no right answer.
+        if truth is not None and evidence is not None:
+            right = candidates[0].extracted.text.casefold() == truth.text.casefold()
+            outcomes.append(Outcome(kind_of_answer(candidates[0]), evidence, right))
+    return outcomes
+
+
+def fit(outcomes: Sequence[Outcome]) -> Calibration:
+    """Return a curve for all outcomes, and one for each kind with enough of them."""
+    kinds = {outcome.kind for outcome in outcomes}
+    by_kind = {kind: [o for o in outcomes if o.kind == kind] for kind in kinds}
+    curves = {kind: fit_curve(some) for kind, some in by_kind.items() if _enough(some)}
+    return Calibration(fit_curve(outcomes), curves)
+
+
+def fit_curve(outcomes: Sequence[Outcome]) -> Curve:
+    """Return the most likely curve whose slopes do not fall, with a weak prior."""
+    features = torch.tensor(
+        [
+            [1.0, log_odds_of(e.whole), log_odds_of(e.weakest)]
+            for e in (outcome.evidence for outcome in outcomes)
+        ],
+        dtype=torch.float64,
+    )  # (N, 3)
+    right = torch.tensor([float(outcome.right) for outcome in outcomes], dtype=torch.float64)
+    parameters = _PRIOR.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        weights = _rising(parameters)
+        misfit = functional.binary_cross_entropy_with_logits(
+            features @ weights, right, reduction="sum"
+        )
+        total: torch.Tensor = misfit + _PRIOR_WEIGHT * (weights - _PRIOR).square().sum()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return Curve(*_rising(parameters).tolist())
+
+
+def _rising(parameters: torch.Tensor) -> torch.Tensor:
+    """Return the bias and the slopes, which are not below zero."""
+    bias, whole, weakest = parameters
+    return torch.stack([bias, whole.abs(), weakest.abs()])
+
+
+def _enough(outcomes: Sequence[Outcome]) -> bool:
+    right = sum(outcome.right for outcome in outcomes)
+    fewest = min(right, len(outcomes) - right)
+    return len(outcomes) >= MIN_OF_A_KIND and fewest >= MIN_OF_EACH_OUTCOME
+
+
+def figures_of(calibration: Calibration | None, outcomes: Sequence[Outcome]) -> dict[str, object]:
+    """Return how well a calibration, or the bare probability, tells right from wrong."""
+    bare = Calibration(Curve(0.0, 1.0, 0.0), {})
+    judge = calibration or bare
+    confidences = [judge.confidence(outcome.kind, outcome.evidence) for outcome in outcomes]
+    right = [outcome.right for outcome in outcomes]
+    return {"ece": short(ece(confidences, right)), "auroc": short(auroc(confidences, right))}
+
+
+def short(value: float | None) -> float | None:
+    """Return a figure as it is printed, to four decimals."""
+    return None if value is None else round(value, 4)

@@ -1,0 +1,379 @@
+"""Fit a checkpoint to labelled captchas: from a folder to a folder that is served.
+
+    card = fit(read_samples(Path("captchas")), Request(out=Path("mine"), minutes=4))
+
+Responsible for: the order of a fit: data, checks, new characters, training, calibration, card.
+Invariants: nothing is learnt from an image that is tested with; the new checkpoint is whole from
+its first improvement on.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+
+from qwen_captcha.backends.qwen2vl import loading
+from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
+from qwen_captcha.checkpoints.files import (
+    CheckpointFiles,
+    download_checkpoint,
+    find_checkpoint,
+)
+from qwen_captcha.checkpoints.resolve import BUNDLED, resolve_model
+from qwen_captcha.errors import CaptchaServiceError
+from qwen_captcha.fitting import adapters
+from qwen_captcha.fitting.calibrating import Outcome, outcomes_of
+from qwen_captcha.fitting.calibrating import fit as fit_calibration
+from qwen_captcha.fitting.card import (
+    Card,
+    Score,
+    calibration_error,
+    recommended_confidence,
+)
+from qwen_captcha.fitting.characters import add_characters, missing_characters
+from qwen_captcha.fitting.checkpoint_reader import CheckpointReader
+from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter, check_out, write_texts
+from qwen_captcha.fitting.checks import LeftOut, check_labels, check_pictures
+from qwen_captcha.fitting.errors import FittingError
+from qwen_captcha.fitting.examples import Example, Examples
+from qwen_captcha.fitting.rehearsal import read_rehearsal
+from qwen_captcha.fitting.teacher_forcing import TeacherForcing
+from qwen_captcha.fitting.trainer import Material, Recipe, Test, Trainer
+from qwen_captcha.images.decode import ImageLimits, decode_image
+from qwen_captcha.recognition.answer import answer_from_output, image_shown
+from qwen_captcha.recognition.calibration import CALIBRATION
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.reading import Capabilities
+from qwen_captcha.samples import Sample
+from qwen_captcha.settings import load_settings
+
+MIN_EXAMPLES = 10
+# Of the user's images, for tests and calibration; of the rehearsal set one in so many.
+_HELD_OUT_SHARE, _MIN_HELD_OUT, _MAX_HELD_OUT = 0.15, 3, 60
+_REHEARSAL_HELD_OUT_EVERY = 12
+_BATCH_SIZE = 32
+_LIMITS = ImageLimits(max_image_pixels=12_500_000, max_frames=100)
+# Left-out images that are named one by one.
+_MAX_NAMED = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        out: Folder of the new checkpoint.
+        base: `bundled`, a folder or a hub name.
+        minutes: Of training; reading before and after it takes as long again as a few images do.
+        use_gpu: Where there is one.
+    """
+
+    out: Path
+    base: str = BUNDLED
+    minutes: float = 4.0
+    use_gpu: bool = True
+
+
+def fit(
+    samples: Sequence[Sample],
+    request: Request,
+    *,
+    say: Callable[[str], None] = print,
+    clock: Callable[[], float] = time.monotonic,
+) -> Card:
+    """Fit a checkpoint and write it.
+
+    Args:
+        samples: Labelled images.
+        request: What is asked for.
+        say: Is given each line of progress.
+        clock: Tells the time by which is trained, in seconds.
+
+    Raises:
+        FittingError: The images, the base or the machine cannot be used.
+        ModelLoadError: The base cannot be loaded.
+    """
+    check_out(request.out)
+    _check_enough([sample.label for sample in samples])
+    prepared = _prepare(samples, request, say)
+    new_characters, steps, minutes = _train(prepared, request, say, clock)
+    card = _judge(prepared, request, new_characters, steps, minutes)
+    say(card.as_markdown())
+    return card
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """Examples to learn from, and others to test with."""
+
+    learnt: list[Example]
+    held_out: list[Example]
+
+    @property
+    def texts(self) -> list[str]:
+        """What all of them show."""
+        return [example.text for example in (*self.learnt, *self.held_out)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a training needs.
+
+    Attributes:
+        base: The checkpoint to fit.
+        name: What the user calls it.
+        gpus: That may be used.
+        capabilities: Of the base.
+        own: The user's examples.
+        left_out: How many of the user's images are not used.
+        rehearsal: The base's.
+        before: What the base reads of the examples that are held out.
+    """
+
+    base: CheckpointFiles
+    name: str
+    gpus: int
+    capabilities: Capabilities
+    own: _Split
+    left_out: int
+    rehearsal: _Split
+    before: _Results
+
+    @property
+    def large(self) -> bool:
+        """Whether the base is fitted through adapters."""
+        return self.base.weights.parameters > adapters.LARGE
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """What a checkpoint reads of the examples that are held out."""
+
+    own: list[Outcome]
+    rehearsal: list[Outcome]
+
+
+def _prepare(samples: Sequence[Sample], request: Request, say: Callable[[str], None]) -> _Prepared:
+    """Find the base, check the images and read them with it."""
+    checkpoint, name = resolve_model(request.base)
+    base = find_checkpoint(checkpoint) or download_checkpoint(checkpoint)
+    gpus = len(loading.visible_gpus()) if request.use_gpu else 0
+    if base.weights.parameters > adapters.LARGE:
+        adapters.check_large(name, base.weights, gpus)
+    reader = CheckpointReader(str(base.folder), name, use_gpu=request.use_gpu)
+    examples = usable_examples(samples, reader, say)
+    own = _split(examples)
+    rehearsal = _split_rehearsal(read_rehearsal(base.folder))
+    if not rehearsal.learnt:
+        say(f"{name} has no rehearsal set: what it reads besides may be forgotten.")
+    say(f"{len(own.learnt)} images to learn from, {len(own.held_out)} held out.")
+    return _Prepared(
+        base=base,
+        name=name,
+        gpus=gpus,
+        capabilities=reader.capabilities,
+        own=own,
+        left_out=len(samples) - len(examples),
+        rehearsal=rehearsal,
+        before=_read_held_out(reader, own, rehearsal),
+    )
+
+
+def _train(
+    prepared: _Prepared,
+    request: Request,
+    say: Callable[[str], None],
+    clock: Callable[[], float],
+) -> tuple[list[str], int, float]:
+    """Train and write the best weights; return new characters, steps and minutes."""
+    model, processor = _load(prepared)
+    new = missing_characters(processor.tokenizer, prepared.own.texts)
+    if new:
+        add_characters(model, processor, new)
+        say(f"New characters: {' '.join(new)}")
+    writer = CheckpointWriter(request.out, prepared.base.folder, processor)
+    adapted = adapters.add_adapters(model) if prepared.large else None
+    trainer = Trainer(
+        model,
+        TeacherForcing(model, processor, prompt_for(Options())),
+        _material(prepared, model, processor),
+        adapters.RECIPE if prepared.large else Recipe(),
+        seconds=60 * request.minutes,
+        clock=clock,
+        report=lambda test: say(_line(test, request.minutes)),
+        # Adapters are merged once, at the end.
+        keep=(lambda: None) if adapted else (lambda: writer.write_weights(model)),
+    )
+    started = clock()
+    trainer.run()
+    minutes = (clock() - started) / 60
+    if not trainer.improved:
+        raise FittingError("There was no time for a single test: give it more --minutes.")
+    if adapted is not None:
+        writer.write_weights(adapters.merge_adapters(adapted))
+    return new, trainer.steps, minutes
+
+
+def _judge(
+    prepared: _Prepared, request: Request, new: list[str], steps: int, minutes: float
+) -> Card:
+    """Read with the new checkpoint, calibrate it and write its card."""
+    reader = CheckpointReader(str(request.out), request.out.name, use_gpu=request.use_gpu)
+    after = _read_held_out(reader, prepared.own, prepared.rehearsal)
+    outcomes = [*after.own, *after.rehearsal]
+    calibration = fit_calibration(outcomes)
+    confidences = [calibration.confidence(o.kind, o.evidence) for o in outcomes]
+    right = [outcome.right for outcome in outcomes]
+    own, rehearsal = len(prepared.own.held_out), len(prepared.rehearsal.held_out)
+    card = Card(
+        name=request.out.name,
+        base=prepared.name,
+        learnt_from=len(prepared.own.learnt),
+        left_out=prepared.left_out,
+        new_characters="".join(new),
+        minutes=round(minutes, 2),
+        steps=steps,
+        before=_score(prepared.before.own, own),
+        after=_score(after.own, own),
+        rehearsal_before=_score(prepared.before.rehearsal, rehearsal),
+        rehearsal_after=_score(after.rehearsal, rehearsal),
+        min_confidence=recommended_confidence(confidences, right),
+        ece=calibration_error(confidences, right),
+    )
+    fitted_on = {"images": len(outcomes), "fitted_by": "qwen-captcha fit"}
+    texts = {
+        CALIBRATION: calibration.as_json(fitted_on),
+        "README.md": card.as_markdown(),
+        "training.json": card.as_json(),
+    }
+    write_texts(request.out, texts)
+    return card
+
+
+def usable_examples(
+    samples: Sequence[Sample], reader: CheckpointReader, say: Callable[[str], None]
+) -> list[Example]:
+    """Return the examples that pass all checks; say which do not, and why.
+
+    Raises:
+        FittingError: Too few are left, or all have one label.
+    """
+    examples, unreadable = _decode(samples)
+    pictures = check_pictures(examples)
+    readings = reader.read([example.picture for example in pictures.examples], "checking")
+    options = Options()
+    answers = [answer_from_output(one, options, reader.capabilities) for one in readings]
+    labels = check_labels(pictures.examples, answers)
+    _report_left_out([*unreadable, *pictures.left_out, *labels.left_out], say)
+    for note in pictures.notes:
+        say(f"look at this: {note}")
+    usable = labels.examples
+    _check_enough([example.label for example in usable])
+    return usable
+
+
+def _check_enough(labels: Sequence[str]) -> None:
+    if len(labels) < MIN_EXAMPLES:
+        raise FittingError(
+            f"{len(labels)} labelled images can be used: at least {MIN_EXAMPLES} are needed."
+        )
+    if len(set(labels)) == 1:
+        raise FittingError(f"All images have the label {labels[0]}: nothing can be learnt.")
+
+
+def _decode(samples: Sequence[Sample]) -> tuple[list[Example], list[LeftOut]]:
+    examples, unreadable = [], []
+    for sample in samples:
+        label = unicodedata.normalize("NFC", sample.label)
+        text = unicodedata.normalize("NFC", sample.expression or label)
+        try:
+            picture = decode_image(sample.path.read_bytes(), _LIMITS)
+        except (OSError, CaptchaServiceError) as error:
+            unreadable.append(LeftOut(sample.path.name, str(error)))
+        else:
+            drawn = "".join(text.split())
+            examples.append(Example(sample.path.name, picture, drawn, label))
+    return examples, unreadable
+
+
+def _report_left_out(left_out: Sequence[LeftOut], say: Callable[[str], None]) -> None:
+    for one in left_out[:_MAX_NAMED]:
+        say(f"left out: {one.name}: {one.reason}")
+    if len(left_out) > _MAX_NAMED:
+        say(f"left out: {len(left_out) - _MAX_NAMED} more")
+
+
+def _split(examples: Sequence[Example]) -> _Split:
+    """Return the user's examples split by chance, the same each time."""
+    shuffled = list(examples)
+    random.Random(0).shuffle(shuffled)
+    count = round(_HELD_OUT_SHARE * len(examples))
+    count = min(max(count, _MIN_HELD_OUT), _MAX_HELD_OUT)
+    return _Split(shuffled[count:], shuffled[:count])
+
+
+def _split_rehearsal(examples: Sequence[Example]) -> _Split:
+    held_out = set(range(0, len(examples), _REHEARSAL_HELD_OUT_EVERY))
+    return _Split(
+        [example for index, example in enumerate(examples) if index not in held_out],
+        [example for index, example in enumerate(examples) if index in held_out],
+    )
+
+
+def _load(prepared: _Prepared) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLProcessor]:
+    """Return the base's model, ready to learn, and its processor."""
+    facts = prepared.base.facts
+    settings = load_settings({})
+    pixel_range = facts.pixel_range or (settings.min_pixels, settings.max_pixels)
+    precision = Precision.BF16 if prepared.large else Precision.FP32
+    plan = LoadPlan(precision, gpu=0 if prepared.gpus else None)
+    model = loading.load_model(prepared.base.folder, plan).train()
+    if not prepared.gpus:  # The fused kernel's backward pass is slower there.
+        model.set_attn_implementation({"text_config": "eager"})
+    return model, loading.load_processor(prepared.base.folder, pixel_range)
+
+
+def _material(
+    prepared: _Prepared, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor
+) -> Material:
+    size_shown = Preprocessor(processor, model.model).size_shown
+    show = partial(image_shown, capabilities=prepared.capabilities)
+    own, rehearsal = prepared.own, prepared.rehearsal
+    return Material(
+        own=Examples(own.learnt, show, size_shown),
+        own_held_out=Examples(own.held_out, show, size_shown).batches(_BATCH_SIZE),
+        rehearsal=Examples(rehearsal.learnt, show, size_shown) if rehearsal.learnt else None,
+        rehearsal_held_out=Examples(rehearsal.held_out, show, size_shown).batches(_BATCH_SIZE),
+    )
+
+
+def _read_held_out(reader: CheckpointReader, own: _Split, rehearsal: _Split) -> _Results:
+    def outcomes(examples: Sequence[Example]) -> list[Outcome]:
+        readings = reader.read([example.picture for example in examples], "reading")
+        texts = [example.text for example in examples]
+        return outcomes_of(texts, readings, reader.capabilities)
+
+    return _Results(outcomes(own.held_out), outcomes(rehearsal.held_out))
+
+
+def _score(outcomes: Sequence[Outcome], images: int) -> Score:
+    return Score(sum(outcome.right for outcome in outcomes), images)
+
+
+def _line(test: Test, minutes: float) -> str:
+    """Return a line of progress."""
+    left = round(60 * minutes * (1 - test.share))
+    return (
+        f"{left // 60}:{left % 60:02} left  step {test.steps:4}  "
+        f"held out {test.right:.2f} right, loss {test.loss:.3f}  "
+        f"others {test.rehearsal_right:.2f}, loss {test.rehearsal_loss:.3f}"
+    )
