@@ -17,7 +17,7 @@ from qwen_captcha.logs import configure_logging
 from qwen_captcha.server.run import become_gunicorn, serve_threaded
 from qwen_captcha.settings import SettingsError, settings_from_environment
 
-if TYPE_CHECKING:  # Whoever lacks Flask may have another Python, which is said first.
+if TYPE_CHECKING:  # Without Flask, Python itself may be another one, which is said first.
     from flask import Flask
 
 EXIT_BAD_SETTINGS = 2

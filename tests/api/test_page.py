@@ -33,7 +33,7 @@ from tests.support.page_server import (
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 
-WEB = Path(__file__).resolve().parents[2] / "qwen_captcha" / "web"
+WEB = Path(__file__).resolve().parents[2] / "qwen_captcha" / "api" / "web"
 AT_ONCE = 6
 EVENTS = {
     "paste": "new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true})",

@@ -147,7 +147,7 @@ def test_what_is_valid_http_is_answered(server: Server, request_bytes: bytes) ->
 
 
 def test_a_file_is_a_whole_reply(server: Server) -> None:
-    style = next((PACKAGE / "web/assets").glob("*.css"))
+    style = next((PACKAGE / "api/web/assets").glob("*.css"))
     request = b"GET /assets/%s HTTP/1.1\r\n%sConnection: close\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
         connection.sendall(request % (style.name.encode(), HOST))
