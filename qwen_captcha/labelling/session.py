@@ -142,12 +142,15 @@ class LabelSession:
         """Write the label of an image and return it.
 
         Raises:
-            KeyError: The folder has no such image.
+            KeyError: The folder has no such image, or no more.
             LabelsError: The text cannot be a label, or the file of labels is malformed.
             OSError: The label cannot be written.
         """
         label = self._label(file, label_text(text))
         with self._labels.change() as labels:
+            # The service may have removed an image that it had collected.
+            if not (self.folder / file).is_file():
+                raise KeyError(file)
             before = labels.labels.get(file)
             if before is None or before.text != label.text:
                 labels.set_label(file, label)

@@ -237,6 +237,15 @@ def test_what_cannot_be_saved_is_said_and_shown_again(open_page: Opener, tmp_pat
     assert LabelFolder(folder).read().labels["102.png"].text == "mine"
 
 
+def test_an_image_that_has_gone_is_left_out(open_page: Opener, tmp_path: Path) -> None:
+    page = open_page(folder_of(tmp_path, 101, 102)).page
+    (tmp_path / "102.png").unlink()
+    accept(page)
+    expect(page.get_by_role("alert")).to_contain_text("The folder has no such image")
+    expect(page.locator("#file")).to_have_text("101.png")
+    expect(page.locator("#counts")).to_have_text("0 of 1 labelled, 1 left")
+
+
 def test_a_command_that_has_ended_is_said(open_page: Opener, tmp_path: Path) -> None:
     page = open_page(folder_of(tmp_path, 101, 102)).page
     page.route("**/labels", lambda route: route.abort())

@@ -94,6 +94,14 @@ def test_each_label_is_on_disk_at_once(folder: Path, open_session: Opener) -> No
     assert session.progress() == open_session(folder).progress() == Progress(3, 2)
 
 
+def test_an_image_that_has_gone_gets_no_label(folder: Path, open_session: Opener) -> None:
+    session = open_session(folder)
+    (folder / "101.png").unlink()
+    with pytest.raises(KeyError):
+        session.set_label("101.png", "a")
+    assert not (folder / "labels.tsv").exists()
+
+
 def test_a_label_that_is_accepted_again_keeps_its_columns(
     folder: Path, open_session: Opener
 ) -> None:

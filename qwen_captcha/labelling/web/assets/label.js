@@ -23,7 +23,7 @@ let saving = Promise.resolve();
 async function ask(path, options = {}) {
   const reply = await fetch(path, options);
   const body = await reply.json();
-  if (!reply.ok) throw new Error(body.error);
+  if (!reply.ok) throw Object.assign(new Error(body.error), { status: reply.status });
   return body;
 }
 
@@ -102,8 +102,13 @@ function save(image, decided) {
   const body = decided.mark ? { file: image.file, mark: decided.mark } : { file: image.file, label: decided.label };
   saving = saving.then(() => send(body)).catch((error) => {
     Object.assign(image, before);
-    show(image);
-    byId("label").value = decided.label ?? byId("label").value;
+    if (error.status === 404) {
+      image.error = error.message;
+      showNext();
+    } else {
+      show(image);
+      byId("label").value = decided.label ?? byId("label").value;
+    }
     complain(error instanceof TypeError ? say("noConnection") : say("notSaved", { error: error.message }));
   });
 }
