@@ -155,10 +155,10 @@ VARIABLES: tuple[Variable, ...] = (
     _whole_number("openai_concurrency", "OPENAI_CONCURRENCY", 16, 1, 1024,
         "Most images that are with that server at once."),
     Variable("qwen_cascade", ("QWEN_CASCADE",), "", str,
-        "a hub name, a folder, `openai` or `openai:NAME`",
+        "a hub name, a folder, `openai`, `openai:NAME` or `ppocr`",
         "Second reader, for the images that the first one is not sure of; openai is the server at "
         "OPENAI_BASE_URL, with the name of its model where it lists several; empty: none."),
-    _decimal_number("cascade_below", "CASCADE_BELOW", 0.8, 0, 1,
+    _decimal_number("cascade_below", "CASCADE_BELOW", 0.5, 0, 1,
         "Answers with a confidence below this are passed on to the second reader."),
     Variable("use_gpu", ("USE_GPU",), "true", boolean,
         f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",

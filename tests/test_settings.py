@@ -29,7 +29,7 @@ def test_defaults_are_the_documented_ones() -> None:
         openai_server="auto",
         openai_concurrency=16,
         qwen_cascade="",
-        cascade_below=0.8,
+        cascade_below=0.5,
         use_gpu=True,
         min_pixels=64_000,
         max_pixels=360_000,

@@ -38,6 +38,10 @@ def create_second_backend(settings: Settings) -> Backend | None:
     name, _, served = settings.qwen_cascade.partition(":")
     if name == "openai":
         return remote_backend(settings, served)
+    if settings.qwen_cascade == "ppocr":
+        from qwen_captcha.backends.ppocr.backend import PPOCRBackend
+
+        return PPOCRBackend(workers=settings.workers)
     return _local_backend(settings, settings.qwen_cascade)
 
 

@@ -18,11 +18,12 @@ def test_without_a_cascade_there_is_no_second_backend() -> None:
     ("cascade", "device", "model_name"),
     [
         ("bundled", "cpu", "bundled"),
+        ("ppocr", "cpu", "PP-OCRv6-small"),
         (str(BUNDLED_CHECKPOINT), "cpu", BUNDLED_CHECKPOINT.name),
         ("openai", "remote", "unknown"),
         ("openai:Qwen/Qwen2-VL-7B-Instruct", "remote", "Qwen/Qwen2-VL-7B-Instruct"),
     ],
-    ids=["bundled", "folder", "server", "server-model"],
+    ids=["bundled", "ppocr", "folder", "server", "server-model"],
 )
 def test_the_setting_names_the_second_backend(cascade: str, device: str, model_name: str) -> None:
     # The first model's name is not asked of the second one's server.

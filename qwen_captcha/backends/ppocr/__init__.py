@@ -1,0 +1,1 @@
+"""PP-OCRv6 small, the text recogniser of rapidocr, as a second reader."""
