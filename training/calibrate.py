@@ -7,16 +7,18 @@ it prints are of images that were not fitted to.
 Real captchas are harder than those of training: only the hardest styles of each kind are drawn, so
 that an output that seems sure and is wrong occurs here, too.
 
-Run: `python -m training.calibrate CHECKPOINT [--images 6000]`; it writes the file beside the
-weights.
+Captchas of real generators are read besides, the part that is kept from training.
+
+Run: `python -m training.calibrate CHECKPOINT [--images 6000] [--real FOLDER]`; it writes the file
+beside the weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from itertools import islice
+import random
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -26,6 +28,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from qwen_captcha.fitting.calibrating import Outcome, figures_of, fit, outcomes_of, short
 from qwen_captcha.fitting.checkpoint_reader import CheckpointReader
 from training.held_out import draw_held_out
+from training.learning.real_captchas import is_archive, read_archives
 from training.rendering.fonts import FontLibrary
 
 SEED = 40_000_000
@@ -39,20 +42,39 @@ def draw(count: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
         yield Image.fromarray(drawn.image), text.replace(" ", "")
 
 
-def calibrate(checkpoint: Path, images: int, seed: int) -> dict[str, object]:
-    """Fit the calibration of a checkpoint, write it into its folder and return the figures."""
+def kept(folders: Sequence[Path]) -> Iterator[tuple[Image.Image, str]]:
+    """Yield the captchas of real generators that training never sees, with what is drawn."""
+    paths = [path for folder in folders for path in sorted(folder.iterdir()) if is_archive(path)]
+    for captcha in read_archives(paths, kept=True):
+        yield Image.fromarray(captcha.pixels), captcha.text
+
+
+def calibrate(
+    checkpoint: Path, images: int, seed: int, real: Sequence[Path] = ()
+) -> dict[str, object]:
+    """Fit the calibration of a checkpoint, write it into its folder and return the figures.
+
+    Args:
+        checkpoint: Its folder.
+        images: How many captchas to draw.
+        seed: Fixes which.
+        real: Folders of archives of real generators' captchas, read besides.
+    """
     reader = CheckpointReader(str(checkpoint), checkpoint.name, use_gpu=True)
     outcomes: list[Outcome] = []
-    captchas = draw(images, seed)
-    with tqdm(total=images, unit="image", disable=None, leave=False) as bar:
-        while batch := list(islice(captchas, _BATCH_SIZE)):
+    captchas = [*draw(images, seed), *kept(real)]
+    random.Random(seed).shuffle(captchas)
+    with tqdm(total=len(captchas), unit="image", disable=None, leave=False) as bar:
+        for start in range(0, len(captchas), _BATCH_SIZE):
+            batch = captchas[start : start + _BATCH_SIZE]
             readings = reader.read_batch([picture for picture, _ in batch])
             outcomes += outcomes_of([text for _, text in batch], readings, reader.capabilities)
             bar.update(len(batch))
     half = len(outcomes) // 2
     calibration = fit(outcomes[:half])
     figures: dict[str, object] = {
-        "images": images,
+        "rendered": images,
+        "real": len(captchas) - images,
         "seed": seed,
         "fitted": half,
         "tested": len(outcomes) - half,
@@ -72,9 +94,16 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="folder of the checkpoint")
     parser.add_argument("--images", type=int, default=6000, help="half of them are fitted to")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument(
+        "--real",
+        type=Path,
+        action="append",
+        default=[],
+        help="folder of archives of real generators' captchas, of which the kept part is read",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    figures = calibrate(arguments.checkpoint, arguments.images, arguments.seed)
+    figures = calibrate(arguments.checkpoint, arguments.images, arguments.seed, arguments.real)
     print(json.dumps(figures, indent=2))
 
 

@@ -2,7 +2,8 @@
 
 A phase is one run of `training.train`. Each goes on from the checkpoint of the one before, and a
 run that was interrupted goes on from its state when the command is given again. After the last
-phase the mean of its start and its end is written, and the confidence is calibrated.
+phase the mean of its start and its end is written. Its confidence is calibrated, and the rehearsal
+set that `qwen-captcha fit` needs is made.
 
 Draw images of real generators first: `python -m training.generators runs/drawn`.
 
@@ -105,20 +106,11 @@ def make(
         start = folder / "checkpoint"
     finished = out / "checkpoint"
     last = out / phases[-1].name
-    run(
-        [
-            "training.average",
-            str(finished),
-            str(out / f"{last.name}-start"),
-            str(last / "checkpoint"),
-            "--shares",
-            "0.2",
-            "0.8",
-        ]
-    )
-    run(["training.calibrate", str(finished)])
-    archives = [argument for folder in real for argument in ("--real", str(folder))]
-    run(["training.rehearsal", str(finished), *archives])
+    ends = [str(out / f"{last.name}-start"), str(last / "checkpoint")]
+    run(["training.average", str(finished), *ends, "--shares", "0.2", "0.8"])
+    folders = [part for path in real for part in ("--real", str(path))]
+    run(["training.calibrate", str(finished), *folders])
+    run(["training.rehearsal", str(finished), *folders])
     return finished
 
 
