@@ -266,3 +266,15 @@ def test_a_failed_load_is_a_1(
     monkeypatch.setattr(service_module, "create_backend", lambda settings: broken)
     assert main(["read", captcha]) == 1
     assert capsys.readouterr().err == "the weights are torn\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_chinese_goes_into_any_pipe(
+    fake_model: FakeBackend, captcha: str, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    fake_model.say = lambda request: "验证码"
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding=encoding))
+    assert main(["read", captcha]) == 0
+    sys.stdout.flush()
+    assert "验证码" in pipe.getvalue().decode("utf-8")
