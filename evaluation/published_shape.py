@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw
 
 from evaluation.load.machine import peak_resident_bytes
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import GenerationRequest
 

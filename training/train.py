@@ -28,7 +28,7 @@ import torch
 from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.hardware import cpu_flags
-from qwen_captcha.backends.qwen2vl.placement import FAST_BF16_FLAGS
+from qwen_captcha.backends.qwen2vl.pytorch.placement import FAST_BF16_FLAGS
 from qwen_captcha.fitting.optimizers import Optimizers
 from qwen_captcha.fitting.vision import compiled_block, run_block
 from training.build import (

@@ -17,8 +17,8 @@ from qwen_vl_utils import process_vision_info
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.hardware import cpu_flags
-from qwen_captcha.backends.qwen2vl.loading import visible_gpus
-from qwen_captcha.backends.qwen2vl.placement import Precision, plan_for_cpu
+from qwen_captcha.backends.qwen2vl.pytorch.loading import visible_gpus
+from qwen_captcha.backends.qwen2vl.pytorch.placement import Precision, plan_for_cpu
 from qwen_captcha.checkpoints.files import CheckpointFiles, find_checkpoint
 from qwen_captcha.checkpoints.resolve import resolve_model
 from qwen_captcha.errors import ModelLoadError

@@ -47,7 +47,7 @@ def create_second_backend(settings: Settings) -> Backend | None:
 
 def _local_backend(settings: Settings, model: str) -> Backend:
     """Return the backend of a checkpoint in this process."""
-    from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+    from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
 
     if settings.workers > 1 and settings.use_gpu and count_gpus() > 0:
         raise SettingsError(

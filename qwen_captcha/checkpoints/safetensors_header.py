@@ -73,7 +73,7 @@ def expected_weights(config: Mapping[str, Any], index: Mapping[str, Any]) -> Wei
 
 def _measure_file(path: Path) -> Weights:
     """Return the size of one file's tensors."""
-    header, data_bytes = _read_header(path)
+    header, data_bytes = read_header(path)
     parameters = other_bytes = end = 0
     try:
         for name, tensor in header.items():
@@ -92,7 +92,7 @@ def _measure_file(path: Path) -> Weights:
     return Weights(parameters, other_bytes)
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def read_header(path: Path) -> tuple[dict[str, Any], int]:
     """Return a file's header and how many bytes follow it."""
     try:
         with path.open("rb") as file:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
 from qwen_captcha.fitting.calibrating import tasks_of
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 from qwen_captcha.settings import load_settings

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.checkpoints.files import (
     CheckpointFiles,
     download_checkpoint,

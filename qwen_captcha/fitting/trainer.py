@@ -23,7 +23,7 @@ from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.hardware import cpu_flags
-from qwen_captcha.backends.qwen2vl.placement import FAST_BF16_FLAGS
+from qwen_captcha.backends.qwen2vl.pytorch.placement import FAST_BF16_FLAGS
 from qwen_captcha.fitting.examples import Batch, Examples
 from qwen_captcha.fitting.teacher_forcing import TeacherForcing
 

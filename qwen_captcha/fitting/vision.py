@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
     rotate_half,
 )
 
-from qwen_captcha.backends.qwen2vl.vision_encoder import still_image_kernel
+from qwen_captcha.backends.qwen2vl.pytorch.vision_encoder import still_image_kernel
 
 
 def _rotations(

@@ -20,7 +20,7 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 from evaluation.published_layout import Shape, write_into_cache
 from evaluation.services.published_vocabulary import Vocabulary
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
 from qwen_captcha.checkpoints.files import is_complete_in_cache
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.charsets import (

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.fitting import adapters
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl import loading
 from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.fitting.characters import add_characters, missing_characters
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter
 from qwen_captcha.fitting.errors import FittingError

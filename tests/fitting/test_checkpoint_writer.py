@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.checkpoints.files import inspect_checkpoint
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter, check_out, write_texts
 from qwen_captcha.fitting.errors import FittingError

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.fitting.teacher_forcing import END, TeacherForcing
 from tests.support.checkpoints import PIXEL_RANGE, documented_inputs
 from tests.support.own_captchas import draw_text

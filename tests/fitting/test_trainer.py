@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.fitting.examples import Example, Examples
 from qwen_captcha.fitting.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import Material, Recipe, Test, Trainer

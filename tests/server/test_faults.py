@@ -18,10 +18,9 @@ from flask.testing import FlaskClient
 
 from evaluation.load.synthetic_captchas import draw_captchas
 from qwen_captcha.app import create_app
-from qwen_captcha.backends.qwen2vl import engine
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
-from qwen_captcha.backends.qwen2vl.greedy import Decoded
-from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
+from qwen_captcha.backends.qwen2vl.preprocessing import Grid
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.vision_encoder import VisionEncoder
 from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
 from qwen_captcha.settings import load_settings
 from tests.support.checkpoints import write_small_checkpoint
@@ -69,15 +68,17 @@ def test_a_batch_that_does_not_fit_a_gpu_is_read_in_parts(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = said(client)
-    decode, sizes = engine.decode_greedily, []
+    encode, sizes = VisionEncoder.encode, []
 
-    def decode_two(prompts: object, vocabulary: object, limits: Sequence[int]) -> object:
-        sizes.append(len(limits))
-        if len(limits) > 2:
+    def encode_two(
+        encoder: VisionEncoder, pixel_values: torch.Tensor, grids: Sequence[Grid]
+    ) -> torch.Tensor:
+        sizes.append(len(grids))
+        if len(grids) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-        return decode(prompts, vocabulary, limits)
+        return encode(encoder, pixel_values, grids)
 
-    monkeypatch.setattr(engine, "decode_greedily", decode_two)
+    monkeypatch.setattr(VisionEncoder, "encode", encode_two)
     assert said(client) == before
     assert max(sizes) > 2
     assert client.get("/health").status_code == 200
@@ -86,11 +87,11 @@ def test_a_batch_that_does_not_fit_a_gpu_is_read_in_parts(
 def test_one_image_that_does_not_fit_is_told_to_retry(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def decode(*_: object) -> list[Decoded]:
+    def encode(*_: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "decode_greedily", decode)
+        patch.setattr(VisionEncoder, "encode", encode)
         response = client.post("/ocr", data=CAPTCHAS[0], content_type="image/png")
     assert (response.status_code, response.json["error_type"]) == (503, "out_of_memory")
     assert "Retry-After" in response.headers

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.recognition.answer import image_shown
 from qwen_captcha.recognition.reading import GenerationRequest

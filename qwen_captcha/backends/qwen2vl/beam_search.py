@@ -14,16 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import torch
+import numpy as np
 
-from qwen_captcha.backends.qwen2vl.decode_state import (
-    DecodeState,
-    NonFiniteLogitsError,
-    Prompts,
-)
+from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.backends.qwen2vl.greedy import Decoded, log_of_sum
+from qwen_captcha.backends.qwen2vl.language_model import CacheT, Prompts, check_finite
 from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan
-from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, count_characters
+from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, count_characters, log_sum
 
 # An output this much less probable than another one is given up: one in 10,000.
 NEGLIGIBLE = math.log(1e-4)
@@ -74,7 +71,7 @@ class _Choices:
 
 
 def search(
-    prompts: Prompts, vocabulary: Vocabulary, plans: Sequence[SearchPlan]
+    prompts: Prompts[CacheT], vocabulary: Vocabulary, plans: Sequence[SearchPlan]
 ) -> list[list[Decoded]]:
     """Run searches together.
 
@@ -91,9 +88,12 @@ def search(
         NonFiniteLogitsError: The model's results cannot be used.
     """
     searches = [_Search(plan, number, vocabulary) for number, plan in enumerate(plans)]
-    rows = prompts.go_on_at(torch.tensor([plan.row for plan in plans], device=prompts.device))
+    # The row of the cache that each live hypothesis goes on from.
+    rows = np.array([plan.row for plan in plans])
+    cache, log_probabilities = prompts.cache, prompts.log_probabilities[rows]
+    kept = 0
     while True:
-        choices = _choices(rows, searches, vocabulary)
+        choices = _choices(log_probabilities[:, 0], searches, vocabulary)
         place = 0
         for one in searches:
             count = len(one.live)
@@ -102,36 +102,49 @@ def search(
         live = [hypothesis for one in searches for hypothesis in one.live]
         if not live:
             return [one.outputs() for one in searches]
-        rows.select(torch.tensor([hypothesis.parent for hypothesis in live], device=rows.device))
-        rows.choose(torch.tensor([hypothesis.token_ids[-1:] for hypothesis in live]))
+        parents = np.array([hypothesis.parent for hypothesis in live])
+        tokens = np.array([hypothesis.token_ids[-1:] for hypothesis in live])  # (R, 1)
+        cache, log_probabilities = prompts.model.extend(cache, tokens, kept, rows[parents])
+        rows = np.arange(len(live))
+        kept += 1
 
 
-def _choices(rows: DecodeState, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
-    """Return the most probable tokens that each live hypothesis may go on with."""
-    known = rows.log_probabilities().squeeze(1)  # (R, V)
-    masks = torch.stack([mask for one in searches for mask in one.masks()]).to(known.device)
-    may_end = torch.tensor([b for one in searches for b in one.may_end()], device=known.device)
-    merging = torch.tensor(
-        [one.plan.merge_cases for one in searches for _ in one.live], device=known.device
-    )
-    values = known
-    if bool(merging.any()):
-        values = torch.where(merging[:, None], vocabulary.merge_cases(known), known)
-    values = values.masked_fill(~masks, -math.inf)  # (R, V)
-    ends = known[:, sorted(vocabulary.end_ids)].amax(dim=1).masked_fill(~may_end, -math.inf)
-    masses = torch.logaddexp(values.logsumexp(dim=1), ends)  # (R,)
-    best, tokens = values.topk(min(max(one.plan.width for one in searches), values.shape[1]))
-    of_each = values[:, None].expand(-1, tokens.shape[1], -1)  # (R, k, V)
-    other_cases = vocabulary.other_case(of_each, tokens)
-    other_cases = other_cases.masked_fill(merging[:, None], -math.inf)  # (R, k)
-    if bool(merging.any()):
-        spelled = vocabulary.spell_case(known, tokens)
-        tokens = torch.where(merging[:, None], spelled, tokens)
-    if not bool(torch.isfinite(known.sum())):
-        raise NonFiniteLogitsError("The model's logits are not finite.")
+def _choices(known: Floats, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
+    """Return the most probable tokens that each live hypothesis may go on with.
+
+    Args:
+        known: (R, V) log-probabilities.
+        searches: Their live hypotheses are the rows, in order.
+        vocabulary: The model's tokens.
+    """
+    check_finite(known)
+    masks = np.stack([mask for one in searches for mask in one.masks()])  # (R, V)
+    may_end = np.array([b for one in searches for b in one.may_end()])  # (R,)
+    merging = np.array([one.plan.merge_cases for one in searches for _ in one.live])  # (R,)
+    values = known.copy()
+    if merging.any():
+        values[merging] = vocabulary.merge_cases(known[merging])
+    values[~masks] = -math.inf  # (R, V)
+    ends = known[:, sorted(vocabulary.end_ids)].max(axis=1)
+    ends[~may_end] = -math.inf  # (R,)
+    masses = np.logaddexp(log_sum(values), ends)  # (R,)
+    tokens = _most_probable(values, max(one.plan.width for one in searches))  # (R, k)
+    best = np.take_along_axis(values, tokens, axis=1)  # (R, k)
+    other_cases = vocabulary.other_case(values, tokens)  # (R, k)
+    if merging.any():
+        other_cases[merging] = -math.inf
+        tokens[merging] = vocabulary.spell_case(known[merging], tokens[merging])
     return _Choices(
         tokens.tolist(), best.tolist(), other_cases.tolist(), ends.tolist(), masses.tolist()
     )
+
+
+def _most_probable(values: Floats, count: int) -> Ints:
+    """Return the columns (R, k) of the largest values (R, V), the largest first."""
+    count = min(count, values.shape[1])
+    largest = np.argpartition(-values, count - 1, axis=1)[:, :count]
+    order = np.argsort(-np.take_along_axis(values, largest, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(largest, order, axis=1)
 
 
 class _Search:
@@ -145,7 +158,7 @@ class _Search:
         self._vocabulary = vocabulary
         self._rules = vocabulary.rules(plan.charset)
 
-    def masks(self) -> list[torch.Tensor]:
+    def masks(self) -> list[Bools]:
         """Return (V,) bool for each live hypothesis, the tokens that may follow."""
         masks = []
         for hypothesis in self.live:

@@ -14,13 +14,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 
-from qwen_captcha.backends.qwen2vl.decode_state import (
-    DecodeState,
-    NonFiniteLogitsError,
-    Prompts,
-)
+from qwen_captcha.backends.qwen2vl.arrays import Floats, Ints
+from qwen_captcha.backends.qwen2vl.language_model import CacheT, Prompts, check_finite
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 
 
@@ -63,7 +60,7 @@ def log_of_sum(first: float, second: float) -> float:
 
 
 def decode_greedily(
-    prompts: Prompts, vocabulary: Vocabulary, max_new_tokens: Sequence[int]
+    prompts: Prompts[CacheT], vocabulary: Vocabulary, max_new_tokens: Sequence[int]
 ) -> list[Decoded]:
     """Decode all rows of a batch.
 
@@ -82,19 +79,23 @@ def decode_greedily(
     Raises:
         NonFiniteLogitsError: The model's results cannot be used.
     """
-    rows = prompts.go_on()
+    cache, log_probabilities = prompts.cache, prompts.log_probabilities
+    kept = 0
     decoded = [Decoded() for _ in max_new_tokens]
     running = {index for index, limit in enumerate(max_new_tokens) if limit > 0}
     drafted: list[list[int]] = prompts.drafted.tolist()
     while running:
-        chosen, choices = _find_choices(rows, vocabulary)
+        chosen, choices = _find_choices(log_probabilities, vocabulary)
         right = 0
         while _add(choices, right, decoded, running, max_new_tokens, vocabulary):
             if right == len(choices[0]) - 1 or any(
                 drafted[row][right] != choices[row][right].token for row in running
             ):
                 # Finished rows go on as ballast: dropping them would copy the whole cache.
-                rows.choose(chosen[:, right:], right)
+                kept += right
+                tokens = chosen[:, right:][:, : prompts.steps - 1 - kept]
+                cache, log_probabilities = prompts.model.extend(cache, tokens, kept)
+                kept += 1
                 drafted = [[choice.token for choice in row[right + 1 :]] for row in choices]
                 break
             right += 1
@@ -102,23 +103,23 @@ def decode_greedily(
 
 
 def _find_choices(
-    rows: DecodeState, vocabulary: Vocabulary
-) -> tuple[torch.Tensor, list[list[_Choice]]]:
-    """Return the most probable tokens (B, N) behind each row and each draft token."""
-    log_probabilities = rows.log_probabilities()  # (B, N, V)
-    best, chosen = log_probabilities.max(dim=-1)  # (B, N) each
-    other = vocabulary.other_case(log_probabilities, chosen)  # (B, N)
-    # One NaN or infinity among the logits makes the sum not finite.
-    total = log_probabilities.sum(dim=-1)  # (B, N)
-    # Fetched together: each fetch waits for the device. Ids are below 2^24, exact in float32.
-    totals, *found = torch.stack([total, chosen.float(), best, other]).tolist()
-    if not all(math.isfinite(value) for row in totals for value in row):
-        raise NonFiniteLogitsError("The model's logits are not finite.")
+    log_probabilities: Floats, vocabulary: Vocabulary
+) -> tuple[Ints, list[list[_Choice]]]:
+    """Return the most probable tokens (B, N) behind each row and each draft token.
+
+    Args:
+        log_probabilities: (B, N, V).
+        vocabulary: The model's tokens.
+    """
+    check_finite(log_probabilities)
+    chosen = log_probabilities.argmax(axis=-1, keepdims=True)  # (B, N, 1)
+    best = np.take_along_axis(log_probabilities, chosen, axis=-1)  # (B, N, 1)
+    other = vocabulary.other_case(log_probabilities, chosen)  # (B, N, 1)
     choices = [
-        [_Choice(int(token), *scores) for token, *scores in zip(*row, strict=True)]
-        for row in zip(*found, strict=True)
+        [_Choice(*choice) for choice in zip(*row, strict=True)]
+        for row in zip(*(a[..., 0].tolist() for a in (chosen, best, other)), strict=True)
     ]
-    return chosen, choices
+    return chosen[..., 0], choices
 
 
 def _add(

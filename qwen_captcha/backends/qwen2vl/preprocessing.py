@@ -1,29 +1,27 @@
-"""Images and prompts made into the tensors of one padded batch.
+"""Images and prompts made into the arrays of one padded batch.
 
-Responsible for: the size at which the model sees an image, the chat template, special tokens in
-callers' prompts, left padding, M-RoPE positions. Invariant: a batch equals what the checkpoint's
-own processor returns for the same images and prompts, but the expensive part of a prompt is done
-once and not for each request.
+Responsible for: the size at which the model sees an image, special tokens in callers' prompts, left
+padding, M-RoPE positions. Invariant: a batch equals what the checkpoint's own processor returns for
+the same images and prompts, but the expensive part of a prompt is done once and not for each
+request.
 
 Dims: B batch, T tokens, P patches of the whole batch, N images of one size, L patches of one of
-them, C/H/W.
+them, C/H/W, h/w patches that are merged into one token.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
-from qwen_vl_utils import fetch_image
-from transformers import Qwen2VLModel, Qwen2VLProcessor
 
+from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.images.resize import size_shown, with_borders
 from qwen_captcha.recognition.reading import GenerationRequest
 
@@ -47,8 +45,8 @@ class Row:
         position_ids: (3, T), the M-RoPE positions: temporal, height, width.
     """
 
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
+    input_ids: Ints
+    position_ids: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,132 +55,158 @@ class Batch:
 
     Attributes:
         input_ids: (B, T).
-        attention_mask: (B, T) bool, False where padded.
+        is_image: (B, T), True for the tokens that stand for a part of the image.
+        attention_mask: (B, T), False where padded.
         position_ids: (3, B, T).
         pixel_values: (P, channels x 14 x 14), normalised; the second frame that the model expects
             of a still image would be equal to this one.
         grids: One for each image, in the order of the rows.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    position_ids: torch.Tensor
-    pixel_values: torch.Tensor
+    input_ids: Ints
+    is_image: Bools
+    attention_mask: Bools
+    position_ids: Ints
+    pixel_values: Floats
     grids: list[Grid]
 
 
-class Preprocessor:
-    """Turns requests into batches with a checkpoint's processor and its model's position rule.
+@dataclass(frozen=True, slots=True)
+class ProcessorConfig:
+    """What a checkpoint's processor does with images and prompts.
 
-    Args:
-        processor: The checkpoint's; its image processor's `size` is the range of pixels.
-        model: Computes M-RoPE positions.
+    Attributes:
+        tokenize: Returns the tokens of a whole chat about one image, given the prompt; the image is
+            one token.
+        special_tokens: Texts that a tokenizer takes for one of its special tokens.
+        image_token_id: The token that stands for an image, and then for each part of it.
+        pad_token_id: What rows are padded with.
+        patch_size: Side of a patch in pixels.
+        merge_size: Side of the square of patches that become one token.
+        pixel_range: Minimum and maximum pixels of an image as the model sees it.
+        rescale_factor: What values from 0 to 255 are multiplied by.
+        mean: What is then subtracted from the values of each channel.
+        deviation: What they are then divided by.
     """
 
-    def __init__(self, processor: Qwen2VLProcessor, model: Qwen2VLModel) -> None:
-        self._processor = processor
-        self._model = model
-        images = processor.image_processor
-        self._patch_size: int = images.patch_size
-        self._cell_side = images.patch_size * images.merge_size
-        self._cell_patches = images.merge_size**2
-        special = sorted(processor.tokenizer.get_added_vocab(), key=len, reverse=True)
+    tokenize: Callable[[str], list[int]]
+    special_tokens: Sequence[str]
+    image_token_id: int
+    pad_token_id: int
+    patch_size: int
+    merge_size: int
+    pixel_range: tuple[int, int]
+    rescale_factor: float
+    mean: Sequence[float]
+    deviation: Sequence[float]
+
+
+class Preprocessor:
+    """Turns requests into batches."""
+
+    def __init__(self, config: ProcessorConfig) -> None:
+        self._config = config
+        # As the processor does, instead of rescaling the values.
+        scale = np.float32(1 / config.rescale_factor)
+        self._mean = np.array(config.mean, np.float32)[:, None] * scale  # (C, 1)
+        self._deviation = np.array(config.deviation, np.float32)[:, None] * scale  # (C, 1)
+        special = sorted(config.special_tokens, key=len, reverse=True)
         self._special_tokens = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self._row = lru_cache(maxsize=CACHED_ROWS)(self._build_row)
 
     def size_shown(self, image: Image.Image) -> tuple[int, int]:
         """Return the width and height at which the model sees an image, in pixels."""
-        limits = self._processor.image_processor.size
+        min_pixels, max_pixels = self._config.pixel_range
         return size_shown(
             image.size,
-            cell_side=self._cell_side,
-            min_pixels=limits["shortest_edge"],
-            max_pixels=limits["longest_edge"],
+            cell_side=self._config.patch_size * self._config.merge_size,
+            min_pixels=min_pixels,
+            max_pixels=max_pixels,
         )
 
     def prepare(self, requests: Sequence[GenerationRequest]) -> Batch:
         """Return the batch of at least one request, a row each, in order."""
-        # `fetch_image` gets the size that the processor would choose. With a range of pixels
-        # instead, it rounds differently and the processor would resize its result once more.
-        images = [self._fetch(request.image) for request in requests]
+        images = [
+            with_borders(request.image).resize(
+                self.size_shown(request.image), Image.Resampling.BICUBIC
+            )
+            for request in requests
+        ]
         grids = [self._grid(image) for image in images]
         rows = [
             self._row(request.prompt, grid) for request, grid in zip(requests, grids, strict=True)
         ]
         return self._pad(rows, self._patches(images), grids)
 
-    def _fetch(self, image: Image.Image) -> Image.Image:
-        width, height = self.size_shown(image)
-        shown = {
-            "image": with_borders(image),
-            "resized_width": width,
-            "resized_height": height,
-        }
-        resized: Image.Image = fetch_image(shown)
-        return resized
-
     def _grid(self, image: Image.Image) -> Grid:
-        return Grid(image.height // self._patch_size, image.width // self._patch_size)
+        side = self._config.patch_size
+        return Grid(image.height // side, image.width // side)
 
-    def _patches(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """Return the normalised patches (P, values of one frame) of images of the sizes shown.
-
-        The steps are the processor's own; around them it spends more time on its arguments, and it
-        repeats the frame.
-        """
-        steps = self._processor.image_processor
+    def _patches(self, images: Sequence[Image.Image]) -> Floats:
+        """Return the normalised patches (P, values of one frame) of images of the sizes shown."""
+        side, merge = self._config.patch_size, self._config.merge_size
         patches = []
-        for _, run in groupby(images, lambda image: image.size):
+        for (width, height), run in groupby(images, lambda image: image.size):
             pixels = np.stack([np.asarray(image) for image in run])  # (N, H, W, C)
-            values = steps.rescale_and_normalize(
-                # In order, for arithmetic on strided numbers takes several times as long.
-                torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(),
-                steps.do_rescale,
-                steps.rescale_factor,
-                steps.do_normalize,
-                steps.image_mean,
-                steps.image_std,
-            )  # (N, C, H, W)
-            # (N, L, values of one frame)
-            flat, _, _ = steps.patchify(values, steps.patch_size, steps.merge_size, 1)
-            patches.append(flat.flatten(0, 1))
-        return torch.cat(patches)
+            rows, columns = height // side // merge, width // side // merge
+            cells = pixels.reshape(len(pixels), rows, merge, side, columns, merge, side, -1)
+            # (N, H / cell, W / cell, h, w, C, side, side)
+            ordered = cells.transpose(0, 1, 4, 2, 5, 7, 3, 6)
+            values = ordered.reshape(-1, len(self._mean), side**2).astype(np.float32)
+            values -= self._mean
+            values /= self._deviation
+            patches.append(values.reshape(len(values), -1))  # (N * L, values of one frame)
+        return np.concatenate(patches)
 
     def _build_row(self, prompt: str, grid: Grid) -> Row:
         """Return the tokens of a prompt about an image of `grid` patches."""
-        ids: list[int] = self._processor.tokenizer(self._render(prompt))["input_ids"]
-        image_id = self._processor.image_token_id
+        # A caller must not be able to end the turn, or to announce an image that is not there.
+        ids = self._config.tokenize(self._special_tokens.sub(" ", prompt))
+        image_id = self._config.image_token_id
         if ids.count(image_id) != 1:
             raise ValueError("The chat template of the checkpoint does not place one image.")
         place = ids.index(image_id)
-        cells = grid.rows * grid.columns // self._cell_patches
-        input_ids = torch.tensor(ids[:place] + [image_id] * cells + ids[place + 1 :])  # (T,)
-        position_ids, _ = self._model.get_rope_index(
-            input_ids[None],
-            mm_token_type_ids=(input_ids[None] == image_id).int(),
-            image_grid_thw=torch.tensor([[1, *grid]]),
-        )
-        return Row(input_ids, position_ids[:, 0])
+        rows, columns = (side // self._config.merge_size for side in grid)
+        input_ids = np.array(ids[:place] + [image_id] * (rows * columns) + ids[place + 1 :])  # (T,)
+        return Row(input_ids, _positions(len(ids), place, rows, columns))
 
-    def _render(self, prompt: str) -> str:
-        """Return the whole text that the chat template makes of a prompt."""
-        # A caller must not be able to end the turn, or to announce an image that is not there.
-        harmless = self._special_tokens.sub(" ", prompt)
-        content = [{"type": "image"}, {"type": "text", "text": harmless}]
-        text: str = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
-        return text
-
-    def _pad(self, rows: Sequence[Row], pixel_values: torch.Tensor, grids: list[Grid]) -> Batch:
+    def _pad(self, rows: Sequence[Row], pixel_values: Floats, grids: list[Grid]) -> Batch:
         longest = max(len(row.input_ids) for row in rows)
         shape = (len(rows), longest)
-        input_ids = torch.full(shape, self._processor.tokenizer.pad_token_id)
-        attention_mask = torch.zeros(shape, dtype=torch.bool)
-        position_ids = torch.zeros(3, *shape, dtype=torch.long)
+        input_ids = np.full(shape, self._config.pad_token_id)
+        attention_mask = np.zeros(shape, dtype=np.bool_)
+        position_ids = np.zeros((3, *shape), dtype=np.int64)
         for index, row in enumerate(rows):
             start = longest - len(row.input_ids)
             input_ids[index, start:] = row.input_ids
             attention_mask[index, start:] = True
             position_ids[:, index, start:] = row.position_ids
-        return Batch(input_ids, attention_mask, position_ids, pixel_values, grids)
+        is_image = input_ids == self._config.image_token_id
+        return Batch(input_ids, is_image, attention_mask, position_ids, pixel_values, grids)
+
+
+def _positions(tokens: int, place: int, rows: int, columns: int) -> Ints:
+    """Return the M-RoPE positions (3, T) of a chat.
+
+    Source: `get_rope_index` of Qwen2-VL in transformers.
+
+    Args:
+        tokens: Of the chat, the image as one.
+        place: Where among them the image is.
+        rows: Of tokens that the image becomes.
+        columns: The same.
+    """
+    before = np.broadcast_to(np.arange(place), (3, place))
+    image = np.indices((1, rows, columns)).reshape(3, -1) + place
+    after = np.arange(tokens - place - 1) + place + max(rows, columns)
+    return np.concatenate([before, image, np.broadcast_to(after, (3, len(after)))], axis=1)
+
+
+def runs_of_equal_size(grids: Sequence[Grid]) -> Iterator[tuple[int, int, int]]:
+    """Yield for each run of equal neighbours: images, first patch, patch after the last."""
+    start = 0
+    for grid, run in groupby(grids):
+        images = len(list(run))
+        end = start + images * grid.rows * grid.columns
+        yield images, start, end
+        start = end

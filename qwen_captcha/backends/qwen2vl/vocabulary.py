@@ -17,11 +17,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import torch
+from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
-from transformers import PreTrainedTokenizerFast
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.recognition.charsets import Charset
 from qwen_captcha.recognition.reading import TokenLogprob
 
@@ -29,6 +28,8 @@ from qwen_captcha.recognition.reading import TokenLogprob
 KEPT_CHARSETS = 64
 # What a token to come is drafted to be while nothing is known: answers go on after it.
 DRAFT_TEXT = "a"
+# Tokens that end an answer of any Qwen2-VL, also where a configuration names only one of them.
+END_TOKENS = ("<|im_end|>", "<|endoftext|>")
 # Of a sequence of 2, 3 and 4 bytes in UTF-8.
 _FIRST_CODE_POINTS = {2: 0x80, 3: 0x800, 4: 0x10000}
 
@@ -40,70 +41,62 @@ class Vocabulary:
         tokenizer: Spells them.
         size: V.
         end_ids: Each of these tokens ends an answer.
-        device: Where masks and tables are used.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerFast,
-        size: int,
-        end_ids: frozenset[int],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, size: int, end_ids: frozenset[int]) -> None:
         self.end_ids = end_ids
         # None for tokens that are no text.
         self.spellings = _spellings(tokenizer, size)
-        self.device = device
         # Characters that begin in each token, (V,).
-        self.characters = torch.tensor(
-            [count_characters(spelling or b"") for spelling in self.spellings], device=device
-        )
+        self.characters = np.array([count_characters(s or b"") for s in self.spellings])
         by_spelling = {text: token for token, text in enumerate(self.spellings) if text}
         # Each token's twin with all letters in the other case, itself where there is none; (V,).
-        self._twins = torch.tensor(
-            [by_spelling.get((s or b"").swapcase(), i) for i, s in enumerate(self.spellings)],
-            device=device,
+        self._twins = np.array(
+            [by_spelling.get((s or b"").swapcase(), i) for i, s in enumerate(self.spellings)]
         )
         self.draft_token = by_spelling.get(DRAFT_TEXT.encode(), 0)
-        keys, variants = _case_tables(self.spellings)
-        self._case_keys, self._case_variants = keys.to(device), variants.to(device)
+        self._cases = _CaseClasses(self.spellings)
         self._whole = _WholeTokens(self.spellings)
         self.rules = lru_cache(maxsize=KEPT_CHARSETS)(self._make_rules)
 
-    def other_case(self, log_probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    def other_case(self, log_probabilities: Floats, chosen: Ints) -> Floats:
         """Return the log-probability of chosen tokens in the other case of their letters.
 
         Args:
             log_probabilities: (..., V).
-            chosen: (...).
+            chosen: (..., k).
 
         Returns:
-            (...), -inf where a token has no other case.
+            (..., k), -inf where a token has no other case.
         """
-        chosen = chosen.unsqueeze(-1)  # (..., 1)
-        twins = self._twins.to(chosen.device)[chosen]
-        known = log_probabilities.gather(-1, twins)
-        return known.masked_fill_(twins == chosen, -math.inf).squeeze(-1)
+        twins = self._twins[chosen]
+        known = np.take_along_axis(log_probabilities, twins, axis=-1)
+        return np.where(twins == chosen, np.float32(-math.inf), known)
 
-    def merge_cases(self, log_probabilities: torch.Tensor) -> torch.Tensor:
+    def merge_cases(self, log_probabilities: Floats) -> Floats:
         """Return log-probabilities (B, V) with those of tokens that differ in case added up.
 
         One of the tokens, their key, has the sum; the others are impossible.
         """
-        keys = self._case_keys.to(log_probabilities.device)
-        merged = torch.zeros_like(log_probabilities)
-        return merged.index_add_(1, keys, log_probabilities.exp()).log()
+        return self._cases.merge(log_probabilities)
 
-    def spell_case(self, log_probabilities: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    def spell_case(self, log_probabilities: Floats, keys: Ints) -> Ints:
         """Return for tokens (B, k) of `merge_cases` the most probable of those added up, (B, k).
 
         Args:
             log_probabilities: (B, V), as they were before.
             keys: The tokens.
         """
-        variants = self._case_variants.to(keys.device)[keys]  # (B, k, M)
-        known = log_probabilities.gather(1, variants.flatten(1)).view(variants.shape)
-        return variants.gather(2, known.argmax(dim=2, keepdim=True)).squeeze(2)
+        return self._cases.most_probable(log_probabilities, keys)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of tokens, without the special ones.
+
+        Bytes that are no character are replaced, as the tokenizer does.
+        """
+        return b"".join(self.spellings[token] or b"" for token in token_ids).decode(
+            errors="replace"
+        )
 
     def read_tokens(self, token_ids: Sequence[int], scores: Sequence[float]) -> list[TokenLogprob]:
         """Return what tokens spell, whole characters each; a further score is the end token's.
@@ -124,14 +117,13 @@ class Vocabulary:
         return read
 
     def _make_rules(self, charset: Charset) -> CharsetRules:
-        return CharsetRules(self, charset, self._whole.inside(charset), self._whole.others)
+        return CharsetRules(charset, self._whole.inside(charset), self._whole.others)
 
 
 class CharsetRules:
     """Which tokens keep an answer inside a charset; made by `Vocabulary.rules`.
 
     Args:
-        vocabulary: The tokens.
         charset: The allowed characters.
         inside: (V,) bool, the tokens of whole characters that are all allowed.
         others: The tokens that hold a part of a character.
@@ -139,25 +131,23 @@ class CharsetRules:
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
         charset: Charset,
-        inside: torch.Tensor,
+        inside: Bools,
         others: Sequence[tuple[int, bytes]],
     ) -> None:
-        self._vocabulary = vocabulary
         self._charset = charset
         self._inside = inside
         self._others = others
-        self._masks: dict[bytes, torch.Tensor] = {}
+        self._masks: dict[bytes, Bools] = {}
 
-    def allowed(self, pending: bytes) -> torch.Tensor:
+    def allowed(self, pending: bytes) -> Bools:
         """Return (V,) bool, the tokens that may follow the first bytes of a character, or none."""
         if pending not in self._masks:
             # Only bytes that go on with a character can follow its first ones.
-            mask = torch.zeros_like(self._inside) if pending else self._inside.clone()
+            mask = np.zeros_like(self._inside) if pending else self._inside.copy()
             for token, spelling in self._others:
                 mask[token] = self.rest(pending + spelling) is not None
-            self._masks[pending] = mask.to(self._vocabulary.device)
+            self._masks[pending] = mask
         return self._masks[pending]
 
     def rest(self, data: bytes) -> bytes | None:
@@ -201,51 +191,116 @@ class _WholeTokens:
         self._starts = np.cumsum(lengths) - lengths
         self._code_points = np.fromiter(map(ord, "".join(texts.values())), dtype=np.int64)
 
-    def inside(self, charset: Charset) -> torch.Tensor:
+    def inside(self, charset: Charset) -> Bools:
         """Return (V,) bool, the tokens of which every character is in a charset."""
         borders = np.array([(first, last + 1) for first, last in charset.ranges]).reshape(-1)
         # Behind an odd number of borders a code point is inside a run.
         within = np.searchsorted(borders, self._code_points, side="right") % 2 == 1
-        mask = torch.zeros(self._size, dtype=torch.bool)
+        mask = np.zeros(self._size, dtype=np.bool_)
         if self._tokens.size:
-            mask[self._tokens] = torch.from_numpy(np.logical_and.reduceat(within, self._starts))
+            mask[self._tokens] = np.logical_and.reduceat(within, self._starts)
         return mask
 
 
-def _spellings(tokenizer: PreTrainedTokenizerFast, size: int) -> list[bytes | None]:
+class _CaseClasses:
+    """The tokens that are one but for the case of their ASCII letters.
+
+    Dims: K classes of several tokens, M tokens of the largest one.
+    """
+
+    def __init__(self, spellings: Sequence[bytes | None]) -> None:
+        by_letters: dict[bytes, list[int]] = defaultdict(list)
+        for token, spelling in enumerate(spellings):
+            if spelling:
+                by_letters[spelling.lower()].append(token)
+        classes = [tokens for tokens in by_letters.values() if len(tokens) > 1]
+        size = max(map(len, classes), default=1)
+        # Of each class, its first token in the place of those that it lacks; (K, M).
+        self._tokens = np.array(
+            [tokens + tokens[:1] * (size - len(tokens)) for tokens in classes], dtype=np.int64
+        ).reshape(-1, size)
+        counts = np.array(list(map(len, classes)), dtype=np.int64)
+        self._lacking = np.arange(size) >= counts[:, None]  # (K, M)
+        # The class of each token, -1 where it is alone; (V,).
+        self._class_of = np.full(len(spellings), -1)
+        self._class_of[self._tokens] = np.arange(len(classes))[:, None]
+
+    def merge(self, log_probabilities: Floats) -> Floats:
+        """Return log-probabilities (B, V) where the first token of a class has its sum."""
+        known = log_probabilities[:, self._tokens]  # (B, K, M)
+        known[:, self._lacking] = -math.inf
+        merged = log_probabilities.copy()
+        merged[:, self._tokens] = -math.inf
+        merged[:, self._tokens[:, 0]] = log_sum(known)
+        return merged
+
+    def most_probable(self, log_probabilities: Floats, keys: Ints) -> Ints:
+        """Return for the first tokens (B, k) of classes the most probable ones, (B, k)."""
+        tokens = np.repeat(keys[..., None], self._tokens.shape[1], axis=-1)  # (B, k, M)
+        several = self._class_of[keys] >= 0  # (B, k)
+        tokens[several] = self._tokens[self._class_of[keys[several]]]
+        rows = np.arange(len(keys))[:, None, None]
+        best = log_probabilities[rows, tokens].argmax(axis=-1)  # (B, k)
+        return np.take_along_axis(tokens, best[..., None], axis=-1)[..., 0]
+
+
+def log_sum(log_probabilities: Floats) -> Floats:
+    """Return the log of the sum of probabilities (..., V) along the last dim, (...)."""
+    best = log_probabilities.max(axis=-1, keepdims=True)
+    # Where all are impossible, so is their sum.
+    shift = np.where(np.isfinite(best), best, np.float32(0))
+    with np.errstate(divide="ignore"):
+        total = np.log(np.exp(log_probabilities - shift).sum(axis=-1))
+    return np.asarray(total + shift[..., 0], dtype=np.float32)
+
+
+def named_end_ids(tokenizer: Tokenizer, *named: int | Sequence[int] | None) -> frozenset[int]:
+    """Return every token that ends an answer.
+
+    Args:
+        tokenizer: Has the tokens that any Qwen2-VL ends with.
+        named: What the configurations name: one token, several or none.
+    """
+    ids = {token for text in END_TOKENS if (token := tokenizer.token_to_id(text)) is not None}
+    for value in named:
+        ids.update([value] if isinstance(value, int) else value or [])
+    return frozenset(ids)
+
+
+def _spellings(tokenizer: Tokenizer, size: int) -> list[bytes | None]:
     """Return the bytes of each token, None where it is special or the tokenizer lacks it."""
-    characters = {character: byte for byte, character in bytes_to_unicode().items()}
-    byte_level = isinstance(tokenizer.backend_tokenizer.decoder, ByteLevel)
-    no_text = {*tokenizer.all_special_ids, *tokenizer.get_added_vocab().values()}
+    byte_level = isinstance(tokenizer.decoder, ByteLevel)
+    no_text = tokenizer.get_added_tokens_decoder()
     spellings: list[bytes | None] = [None] * size
     for text, token in tokenizer.get_vocab().items():
         if token not in no_text and token < size:
-            spelled = bytes(characters[c] for c in text) if byte_level else text.encode()
-            spellings[token] = spelled
+            spellings[token] = _bytes_of(text) if byte_level else text.encode()
     return spellings
+
+
+def _bytes_of(text: str) -> bytes:
+    """Return the bytes that a token of a byte-level vocabulary stands for."""
+    return bytes(_BYTES[character] for character in text)
+
+
+def _byte_characters() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary stands for.
+
+    Source: `bytes_to_unicode` of GPT-2: visible characters of Latin-1 stand for themselves, the
+    others for characters from U+0100 on.
+    """
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in visible]
+    return {
+        **{chr(byte): byte for byte in visible},
+        **{chr(0x100 + place): byte for place, byte in enumerate(others)},
+    }
+
+
+_BYTES = _byte_characters()
 
 
 def count_characters(spelling: bytes) -> int:
     """Return how many characters begin in some bytes of UTF-8."""
     # Bytes 0x80 to 0xBF go on with a character.
     return sum(byte & 0xC0 != 0x80 for byte in spelling)
-
-
-def _case_tables(spellings: Sequence[bytes | None]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what belongs together in spite of the case of ASCII letters.
-
-    Returns:
-        The first of the tokens that belong together with each token, (V,); and all that belong
-        together with each such first one, (V, M), its own number for what is left of M.
-    """
-    classes: dict[bytes, list[int]] = defaultdict(list)
-    for token, spelling in enumerate(spellings):
-        if spelling:
-            classes[spelling.lower()].append(token)
-    most = max(map(len, classes.values()), default=1)
-    keys = torch.arange(len(spellings))
-    variants = keys.unsqueeze(1).repeat(1, most)
-    for tokens in classes.values():
-        keys[tokens] = tokens[0]
-        variants[tokens[0], : len(tokens)] = torch.tensor(tokens)
-    return keys, variants

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 
+import numpy as np
 import pytest
-import torch
 
 from qwen_captcha.backends.qwen2vl.beam_search import search
-from qwen_captcha.backends.qwen2vl.decode_state import NonFiniteLogitsError, Prompts
 from qwen_captcha.backends.qwen2vl.greedy import Decoded
+from qwen_captcha.backends.qwen2vl.language_model import NonFiniteLogitsError, Prompts
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
+from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchCache, PyTorchModel
+from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan
-from qwen_captcha.backends.qwen2vl.text_decoder import TextDecoder
-from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 from qwen_captcha.recognition.charsets import DIGITS, Charset
 from qwen_captcha.recognition.reading import GenerationRequest
@@ -36,41 +36,30 @@ SIZES = [(160, 60), (60, 160), (100, 30), (3, 3), (300, 100), (64, 64)]
 THREE = Charset.of("xyz")
 
 
-@pytest.fixture(autouse=True)
-def _no_gradients() -> Iterator[None]:
-    with torch.inference_mode():
-        yield
-
-
 @pytest.fixture(scope="module")
 def vocabulary() -> Vocabulary:
-    return Vocabulary(PROCESSOR.tokenizer, len(IDS), frozenset(END_IDS), torch.device("cpu"))
+    return Vocabulary(PROCESSOR.tokenizer.backend_tokenizer, len(IDS), frozenset(END_IDS))
 
 
-def prompts(sizes: Sequence[tuple[int, int]]) -> Prompts:
+def prompts(sizes: Sequence[tuple[int, int]]) -> Prompts[PyTorchCache]:
     """Read noise images of some sizes."""
     images = dict(zip(SIZES, noise_images(SIZES), strict=True))
-    batch = Preprocessor(PROCESSOR, MODEL.model).prepare(
+    batch = Preprocessor(processor_config(PROCESSOR)).prepare(
         [GenerationRequest(images[size], "what is it?", STEPS) for size in sizes]
     )
-    decoder = TextDecoder(MODEL)
-    embeddings = decoder.embed(batch.input_ids)
-    seen = VisionEncoder(MODEL.model.visual).encode(batch.pixel_values, batch.grids)
-    embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
-    drafted = torch.full((len(sizes), 2), IDS["x"])
-    return Prompts.read(
-        decoder, embeddings, batch.attention_mask, batch.position_ids, STEPS, drafted
-    )
+    drafted = np.full((len(sizes), 2), IDS["x"])
+    return Prompts.read(PyTorchModel(MODEL), batch, drafted, STEPS)
 
 
-def log_probability(read: Prompts, text: str) -> float:
+def log_probability(read: Prompts[PyTorchCache], text: str) -> float:
     """Return that of a text and the most probable end, one forced token after another."""
-    rows = read.go_on_at(torch.tensor([0]))
+    cache, behind = read.cache, read.log_probabilities
     total = 0.0
-    for character in text:
-        total += rows.log_probabilities()[0, 0, IDS[character]].item()
-        rows.choose(torch.tensor([[IDS[character]]]))
-    return total + rows.log_probabilities()[0, 0, list(END_IDS)].max().item()
+    for place, character in enumerate(text):
+        total += behind[0, 0, IDS[character]].item()
+        token = np.array([[IDS[character]]])
+        cache, behind = read.model.extend(cache, token, place, np.array([0]))
+    return total + behind[0, 0, list(END_IDS)].max().item()
 
 
 def text_of(decoded: Decoded) -> str:
@@ -105,8 +94,8 @@ def test_scores_are_shares_of_what_is_allowed(vocabulary: Vocabulary) -> None:
 def test_scores_count_either_case_of_a_letter(
     vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    twins = vocabulary._twins.clone()  # the small vocabulary has no capitals: say that y is one
-    twins[[IDS["x"], IDS["y"]]] = torch.tensor([IDS["y"], IDS["x"]])
+    twins = vocabulary._twins.copy()  # the small vocabulary has no capitals: say that y is one
+    twins[[IDS["x"], IDS["y"]]] = [IDS["y"], IDS["x"]]
     monkeypatch.setattr(vocabulary, "_twins", twins)
     plan = SearchPlan(0, STEPS, 9, 9, THREE, min_length=1, max_length=1)
     [found] = search(prompts(SIZES[:1]), vocabulary, [plan])
@@ -167,6 +156,6 @@ def test_where_nothing_is_allowed_nothing_is_found(vocabulary: Vocabulary) -> No
 
 def test_logits_that_are_not_finite_are_an_error(vocabulary: Vocabulary) -> None:
     read = prompts(SIZES[:1])
-    read.logits[0, 0, IDS["x"]] = float("nan")
+    read.log_probabilities[0, 0, IDS["x"]] = float("nan")
     with pytest.raises(NonFiniteLogitsError):
         search(read, vocabulary, [PLANS["digits"]])

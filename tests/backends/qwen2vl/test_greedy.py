@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from accelerate import dispatch_model
 from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl.decode_state import (
-    DecodeState,
-    NonFiniteLogitsError,
-    Prompts,
-)
 from qwen_captcha.backends.qwen2vl.greedy import Decoded, decode_greedily
+from qwen_captcha.backends.qwen2vl.language_model import NonFiniteLogitsError, Prompts
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
-from qwen_captcha.backends.qwen2vl.text_decoder import TextDecoder
-from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
+from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchModel
+from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
+from qwen_captcha.backends.qwen2vl.pytorch.text_decoder import TextDecoder
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import (
@@ -70,19 +68,13 @@ def decode(
 ) -> list[Decoded]:
     """Decode images with our loop, which first drafts these tokens of each."""
     limits = list(max_new_tokens or [MAX_NEW_TOKENS] * len(images))
-    preprocessor = Preprocessor(processor, model.model)
+    preprocessor = Preprocessor(processor_config(processor))
     batch = preprocessor.prepare(
         [GenerationRequest(image, PROMPT, MAX_NEW_TOKENS) for image in images]
     )
-    decoder = TextDecoder(model)
-    embeddings = decoder.embed(batch.input_ids)
-    seen = VisionEncoder(model.model.visual).encode(batch.pixel_values, batch.grids)
-    embeddings[batch.input_ids == IDS["<|image_pad|>"]] = seen
-    vocabulary = Vocabulary(processor.tokenizer, len(IDS), END_SET, decoder.device)
-    drafted = torch.tensor([list(drafts)] * len(images), dtype=torch.long)
-    prompts = Prompts.read(
-        decoder, embeddings, batch.attention_mask, batch.position_ids, max(limits), drafted
-    )
+    vocabulary = Vocabulary(processor.tokenizer.backend_tokenizer, len(IDS), END_SET)
+    draft_rows = np.array([list(drafts)] * len(images), dtype=np.int64)
+    prompts = Prompts.read(PyTorchModel(model), batch, draft_rows, max(limits))
     return decode_greedily(prompts, vocabulary, limits)
 
 
@@ -149,7 +141,7 @@ def test_an_accepted_draft_takes_no_pass_of_its_own(
     [image] = noise_images([(160, 60)])
     [row] = decode(model, processor, [image], [4])
     assert len(row.scores) > 1
-    monkeypatch.setattr(DecodeState, "choose", lambda *_: pytest.fail("another pass"))
+    monkeypatch.setattr(PyTorchModel, "extend", lambda *_: pytest.fail("another pass"))
     [drafted] = decode(model, processor, [image], [4], [*row.token_ids, 0, 0][:3])
     assert drafted.token_ids == row.token_ids
 

@@ -8,7 +8,7 @@ import pytest
 
 from evaluation.load.plain_generate import PlainGenerate, plain_settings
 from evaluation.load.synthetic_captchas import draw_captchas
-from qwen_captcha.backends.qwen2vl.placement import Precision
+from qwen_captcha.backends.qwen2vl.pytorch.placement import Precision
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.options import Kind
 from qwen_captcha.recognition.prompts import DEFAULT_PROMPTS

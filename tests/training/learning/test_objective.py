@@ -114,7 +114,7 @@ def test_an_answer_given_at_once_depends_on_the_image_alone(
 
 
 def test_the_service_drafts_what_training_gives(processor: Qwen2VLProcessor) -> None:
-    vocabulary = Vocabulary(processor.tokenizer, 6894, frozenset({2}), torch.device("cpu"))
+    vocabulary = Vocabulary(processor.tokenizer.backend_tokenizer, 6894, frozenset({2}))
     assert [vocabulary.draft_token] == processor.tokenizer.encode(DRAFT_TEXT)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import Qwen2VLForConditionalGeneration
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLDecoderLayer, Qwen2VLRMSNorm
 
-from qwen_captcha.backends.qwen2vl.layers import FusedLinear, Rotation
+from qwen_captcha.backends.qwen2vl.pytorch.layers import FusedLinear, Rotation
 
 
 class KeyValueCache:
@@ -65,10 +65,6 @@ class KeyValueCache:
     def advance(self, tokens: int) -> None:
         """Count the tokens of a pass, after its last layer."""
         self.length += tokens
-
-    def forget(self, tokens: int) -> None:
-        """Give the place of the last tokens to others; until then `advance` brings them back."""
-        self.length -= tokens
 
 
 class TextDecoder:

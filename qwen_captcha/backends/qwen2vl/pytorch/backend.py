@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import RemoteEngine
-from qwen_captcha.backends.qwen2vl.placement import (
+from qwen_captcha.backends.qwen2vl.pytorch.placement import (
     GIB,
     Gpu,
     LoadPlan,
@@ -41,6 +41,7 @@ from qwen_captcha.settings import set_unset_variables
 
 if TYPE_CHECKING:
     from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
+    from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchCache
 
 WARM_UP_PROMPT = "What does the image say?"
 WARM_UP_TOKENS = 4
@@ -84,7 +85,7 @@ class Qwen2VLBackend:
         self._gpu_available = hardware.count_gpus() > 0
         self._device = "cuda" if use_gpu and self._gpu_available else "cpu"
         self._capabilities = Capabilities()
-        self._engine: Qwen2VLEngine | None = None
+        self._engine: Qwen2VLEngine[PyTorchCache] | None = None
 
     @property
     def model_name(self) -> str:
@@ -177,11 +178,11 @@ class Qwen2VLBackend:
         log.info("%s is not here, or not all of it; it will be downloaded.", self._checkpoint)
         return checkpoint_files.described_weights(folder, self._checkpoint)
 
-    def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine:
+    def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[PyTorchCache]:
         limit_kernel_caches()
         # Seconds: torch and transformers are imported here and not before.
-        from qwen_captcha.backends.qwen2vl import loading
-        from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
+        from qwen_captcha.backends.qwen2vl.pytorch import loading
+        from qwen_captcha.backends.qwen2vl.pytorch.processor import create_engine
 
         plan = self._plan(files, loading.visible_gpus())
         threads = loading.use_available_cores(self._workers)
@@ -201,7 +202,7 @@ class Qwen2VLBackend:
             )
         model = loading.load_model(files.folder, plan)
         processor = loading.load_processor(files.folder, self._agreed_pixel_range(files))
-        engine = Qwen2VLEngine(model, processor)
+        engine = create_engine(model, processor)
         loading.spare_what_is_loaded()
         return engine
 

@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from qwen_captcha.backends.qwen2vl.backend import LIMITS
+from qwen_captcha.backends.qwen2vl.pytorch.backend import LIMITS
 
 MEMORY_OF_MANY_SHAPES = """
 import sys
-from qwen_captcha.backends.qwen2vl.backend import limit_kernel_caches
+from qwen_captcha.backends.qwen2vl.pytorch.backend import limit_kernel_caches
 limit_kernel_caches()
 assert "torch" not in sys.modules
 import psutil

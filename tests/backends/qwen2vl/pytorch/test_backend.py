@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
-from qwen_captcha.backends.qwen2vl.placement import (
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.placement import (
     CPU_SPARE_BYTES,
     GIB,
     Gpu,
@@ -321,7 +321,7 @@ def test_a_hub_name_is_downloaded_at_the_first_start(
 def test_a_check_needs_no_torch(checkpoint: Path) -> None:
     program = (
         "import sys\n"
-        "from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend\n"
+        "from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend\n"
         "options = dict(model_name='m', use_gpu=True, min_pixels=784, max_pixels=7840)\n"
         "backend = Qwen2VLBackend(sys.argv[1], **options)\n"
         "backend.check()\n"

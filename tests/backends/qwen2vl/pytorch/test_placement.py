@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwen_captcha.backends.qwen2vl.placement import (
+from qwen_captcha.backends.qwen2vl.pytorch.placement import (
     GIB,
     Gpu,
     LoadPlan,

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.hardware import usable_cores
-from qwen_captcha.backends.qwen2vl.placement import Gpu, LoadPlan
+from qwen_captcha.backends.qwen2vl.pytorch.placement import Gpu, LoadPlan
 from qwen_captcha.errors import ModelLoadError
 
 # Of glibc's `mallopt`.

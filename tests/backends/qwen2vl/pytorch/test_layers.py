@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from qwen_captcha.backends.hardware import cpu_flags
-from qwen_captcha.backends.qwen2vl import layers as layers_module
-from qwen_captcha.backends.qwen2vl.layers import FusedLinear
-from qwen_captcha.backends.qwen2vl.placement import FAST_BF16_FLAGS
+from qwen_captcha.backends.qwen2vl.pytorch import layers as layers_module
+from qwen_captcha.backends.qwen2vl.pytorch.layers import FusedLinear
+from qwen_captcha.backends.qwen2vl.pytorch.placement import FAST_BF16_FLAGS
 
 WIDTHS = {"one": [8], "several": [8, 4, 4]}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.qwen2vl.text_decoder import KeyValueCache, TextDecoder
+from qwen_captcha.backends.qwen2vl.pytorch.text_decoder import KeyValueCache, TextDecoder
 from tests.support.checkpoints import (
     SHAPES,
     Shape,

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qwen_captcha.backends.qwen2vl import loading
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
-from qwen_captcha.backends.qwen2vl.placement import LoadPlan
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import noise_image, write_small_checkpoint
@@ -44,7 +44,7 @@ def test_a_worker_takes_its_share_of_the_cores(
 FAULTS_OF_A_BATCH = """
 import resource
 import torch
-from qwen_captcha.backends.qwen2vl import loading
+from qwen_captcha.backends.qwen2vl.pytorch import loading
 
 def batch():
     assert sum(part[0].item() for part in [torch.ones(2**20) for _ in range(6)]) == 6  # 4 MiB each
@@ -71,7 +71,7 @@ def test_what_is_loaded_is_spared_and_what_comes_later_is_not() -> None:
     script = """
 import gc
 import weakref
-from qwen_captcha.backends.qwen2vl import loading
+from qwen_captcha.backends.qwen2vl.pytorch import loading
 
 class Knot:
     def __init__(self):

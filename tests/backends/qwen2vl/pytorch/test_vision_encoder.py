@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qwen_captcha.backends.qwen2vl.preprocessing import Grid
-from qwen_captcha.backends.qwen2vl.vision_encoder import VisionEncoder
+from qwen_captcha.backends.qwen2vl.pytorch.vision_encoder import VisionEncoder
 from tests.support.checkpoints import (
     SHAPES,
     Shape,

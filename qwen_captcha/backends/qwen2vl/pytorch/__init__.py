@@ -1,0 +1,1 @@
+"""A Qwen2-VL checkpoint of any size, run by PyTorch."""
