@@ -3,12 +3,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve test lint audit bench evaluate train weights fonts clean
+.PHONY: help serve serve-lite test lint audit bench evaluate train weights fonts clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
 
 serve: $(VENV)/serve.stamp  ## set up, start the service on port 5000 (PORT)
+	$(BIN)/python qwen_captcha_service.py
+
+serve-lite: $(VENV)/lite.stamp  ## the same without PyTorch, a tenth of the download: the bundled model
 	$(BIN)/python qwen_captcha_service.py
 
 test: $(VENV)/dev.stamp  ## set up, run all tests
@@ -49,9 +52,13 @@ $(VENV)/serve.stamp: requirements_qwen.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_qwen.txt
 	touch $@
 
+$(VENV)/lite.stamp: requirements_lite.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_lite.txt
+	touch $@
+
 $(VENV)/dev.stamp: requirements_dev.txt requirements_qwen.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_dev.txt
-	touch $@ $(VENV)/serve.stamp
+	touch $@ $(VENV)/serve.stamp $(VENV)/lite.stamp
 
 $(VENV)/compare.stamp: requirements_compare.txt | $(VENV)/dev.stamp
 	$(BIN)/python -m pip install --disable-pip-version-check -r requirements_compare.txt

@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw
 
 from evaluation.load.machine import peak_resident_bytes
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import GenerationRequest
 
@@ -73,7 +73,7 @@ class Cost:
 
 def measure(folder: Path, captchas: int) -> Cost:
     """Load the checkpoint in this process and read with it."""
-    backend = Qwen2VLBackend(
+    backend = PyTorchBackend(
         str(folder),
         model_name="published shape",
         use_gpu=False,
@@ -89,7 +89,7 @@ def measure(folder: Path, captchas: int) -> Cost:
     return Cost(ready_s, peak_resident_bytes(os.getpid()), first_token_s, captcha_s)
 
 
-def _median_seconds(backend: Qwen2VLBackend, captchas: int, tokens: int) -> float:
+def _median_seconds(backend: PyTorchBackend, captchas: int, tokens: int) -> float:
     seconds = []
     for number in range(captchas):
         task = GenerationRequest(_captcha(f"{1234 + number}"), PROMPT, tokens)

@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from qwen_captcha.backends.qwen2vl.onnx.graph_files import Precision
 from qwen_captcha.checkpoints.resolve import BUNDLED
 from qwen_captcha.errors import CaptchaServiceError, InvalidOption, ModelLoadError
 from qwen_captcha.logs import configure_logging
@@ -38,6 +39,7 @@ examples:
   %(prog)s fit captchas/ --out my-model
   %(prog)s doctor
   %(prog)s download Qwen/Qwen2-VL-2B-Instruct --mirror https://hf-mirror.com
+  %(prog)s export runs/mine/checkpoint
 
 All settings of the service are environment variables; docs/configuration.md lists them.
 """
@@ -138,6 +140,16 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("name", metavar="MODEL", help="such as Qwen/Qwen2-VL-2B-Instruct")
     download.add_argument("--mirror", metavar="URL", help="such as https://hf-mirror.com")
     download.set_defaults(run=run_download)
+
+    export = commands.add_parser("export", help="write a checkpoint's graphs for ONNX Runtime")
+    export.add_argument("folder", type=Path, metavar="FOLDER", help="a small checkpoint")
+    export.add_argument(
+        "--precision",
+        choices=list(Precision),
+        action="append",
+        help="only these graphs, for a checkpoint that int8 makes less accurate (default: all)",
+    )
+    export.set_defaults(run=run_export)
     return parser
 
 
@@ -251,6 +263,15 @@ def run_download(options: argparse.Namespace) -> int:
 def port_number(text: str) -> int:
     """Return a port as an argument; argparse names this function where it is none."""
     return whole_number(0, 65_535)(text)
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write the graphs of a checkpoint beside its weights."""
+    from qwen_captcha.backends.qwen2vl.onnx.export import export_graphs
+
+    for path in export_graphs(options.folder, options.precision or tuple(Precision)):
+        print(f"{path}  {path.stat().st_size / 1000:.1f} kB")
+    return 0
 
 
 def _images(names: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:

@@ -14,16 +14,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from qwen_captcha.backends import hardware
+from qwen_captcha.backends.qwen2vl.onnx.graph_files import computes_int8_fast
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import Settings, SettingsError, settings_from_environment
 
 MIN_PYTHON = (3, 11)
-PACKAGES = ("torch", "torchvision", "transformers", "accelerate", "qwen-vl-utils", "flask")
-INSTALL = "python -m pip install -r requirements_qwen.txt"
+PACKAGES = ("flask", "numpy", "onnxruntime", "pillow", "tokenizers")
+PYTORCH_PACKAGES = ("torch", "torchvision", "transformers", "accelerate")
+INSTALL = "python -m pip install -r requirements_lite.txt"
+INSTALL_PYTORCH = "python -m pip install -r requirements_qwen.txt"
 GIB = 1024**3
+# Of the bundled checkpoint with PyTorch; ONNX Runtime takes a quarter.
+MIN_MEMORY_BYTES = 2 * GIB
 # Qwen2-VL-2B in bf16 while it is downloaded.
 SPACE_FOR_A_MODEL_BYTES = 6 * GIB
 
@@ -61,8 +67,19 @@ def run_checks(program: str) -> Iterator[CheckResult]:
     """
     yield check_python(sys.version_info[:2])
     yield from check_packages()
-    yield from check_torch()
-    yield check_memory(hardware.available_memory_bytes())
+    yield check_cpu()
+    with_pytorch = find_spec("torch") is not None
+    if with_pytorch:
+        yield from check_torch()
+    else:
+        yield CheckResult(
+            State.NOTE,
+            "torch",
+            "not installed: ONNX Runtime serves the bundled checkpoint",
+            f"for other models: {INSTALL_PYTORCH}",
+        )
+    least = MIN_MEMORY_BYTES if with_pytorch else MIN_MEMORY_BYTES // 4
+    yield check_memory(hardware.available_memory_bytes(), least)
     yield check_cache()
     try:
         settings = settings_from_environment()
@@ -85,17 +102,37 @@ def check_python(found: tuple[int, ...]) -> CheckResult:
 
 
 def check_packages() -> Iterator[CheckResult]:
-    """Yield which packages are there."""
-    missing, there = [], []
-    for name in PACKAGES:
-        try:
-            there.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            missing.append(name)
+    """Yield which packages are there; those around PyTorch are needed together."""
+    groups: list[tuple[tuple[str, ...], str]] = [(PACKAGES, INSTALL)]
+    if find_spec("torch") is not None:
+        groups.append((PYTORCH_PACKAGES, INSTALL_PYTORCH))
+    versions = {name: _version(name) for names, _ in groups for name in names}
+    there = [f"{name} {number}" for name, number in versions.items() if number]
     if there:
         yield CheckResult(State.WELL, "packages", ", ".join(there))
-    if missing:
-        yield CheckResult(State.WRONG, "packages", f"{', '.join(missing)} missing", INSTALL)
+    for names, install in groups:
+        missing = [name for name in names if not versions[name]]
+        if missing:
+            yield CheckResult(State.WRONG, "packages", f"{', '.join(missing)} missing", install)
+
+
+def _version(package: str) -> str:
+    """Return the version of an installed package, empty where it is missing."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+def check_cpu() -> CheckResult:
+    """Return how many cores there are and what they compute fast."""
+    flags = hardware.cpu_flags()
+    int8 = "fast" if computes_int8_fast(flags) else "slow"
+    return CheckResult(
+        State.WELL,
+        "CPU",
+        f"{hardware.usable_cores()} cores, bf16 {_fast_bf16(flags)}, int8 {int8}",
+    )
 
 
 def check_torch() -> Iterator[CheckResult]:
@@ -103,10 +140,8 @@ def check_torch() -> Iterator[CheckResult]:
     try:
         import torch
     except (ImportError, OSError) as error:
-        yield CheckResult(State.WRONG, "torch", f"it cannot be imported: {error}", INSTALL)
+        yield CheckResult(State.WRONG, "torch", f"it cannot be imported: {error}", INSTALL_PYTORCH)
         return
-    cores = hardware.usable_cores()
-    yield CheckResult(State.WELL, "CPU", f"{cores} cores, bf16 {_fast_bf16(hardware.cpu_flags())}")
     gpus = hardware.count_gpus()
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name(0)
@@ -129,13 +164,14 @@ def check_torch() -> Iterator[CheckResult]:
         )
 
 
-def check_memory(available_bytes: int | None) -> CheckResult:
+def check_memory(available_bytes: int | None, least_bytes: int = MIN_MEMORY_BYTES) -> CheckResult:
     """Return how much memory there is; whether the model fits is the model's result."""
     if available_bytes is None:
         return CheckResult(State.NOTE, "memory", "the system does not tell", "look at it yourself")
     message = f"{available_bytes / GIB:.1f} GiB free, the limits of a container included"
-    if available_bytes < 2 * GIB:
-        return CheckResult(State.WRONG, "memory", message, "the bundled checkpoint needs 2 GiB")
+    if available_bytes < least_bytes:
+        fix = f"the bundled checkpoint needs {least_bytes / GIB:g} GiB"
+        return CheckResult(State.WRONG, "memory", message, fix)
     return CheckResult(State.WELL, "memory", message)
 
 
@@ -166,7 +202,8 @@ def check_model(settings: Settings, program: str) -> CheckResult:
     if not settings.qwen_model and backend.model_name == "bundled":
         fix = f"{program} download Qwen/Qwen2-VL-2B-Instruct gets the larger one"
         return CheckResult(State.NOTE, "model", "the small bundled checkpoint", fix)
-    return CheckResult(State.WELL, "model", f"{backend.model_name} on {backend.device}")
+    message = f"{backend.model_name} on {backend.device}, run by {backend.name}"
+    return CheckResult(State.WELL, "model", message)
 
 
 def check_port(host: str, port: int) -> CheckResult:

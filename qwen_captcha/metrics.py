@@ -131,6 +131,7 @@ class Metrics:
             "1 for the model that is loaded.",
             "livemax",
             "model",
+            "backend",
             "device",
             "version",
         )

@@ -146,7 +146,7 @@ class Reader:
         """Load the model and try it once; returns the seconds that reading one image took."""
         self.backend.load()
         self._metrics.model_info.labels(
-            self.backend.model_name, self.backend.device, __version__
+            self.backend.model_name, self.backend.name, self.backend.device, __version__
         ).set(1)
         start = self._monotonic()
         self.backend.read([TRIAL])

@@ -28,7 +28,7 @@ from qwen_captcha.value_parsers import (
     whole_number,
 )
 
-BACKENDS = ("local", "openai")
+BACKENDS = ("auto", "torch", "onnx", "openai")
 # `auto` asks the server; `openai` is any that does what OpenAI documents and no more.
 ENGINE_SERVERS = ("auto", "vllm", "sglang", "lmdeploy", "llama", "transformers", "openai")
 RATES = "a number and a span such as 20/second, with second, minute, hour or day"
@@ -139,9 +139,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("qwen_model", ("QWEN_MODEL",), "", str, "a hub name, a folder or `bundled`",
         "Model to serve; empty: Qwen/Qwen2-VL-2B-Instruct if it is complete in the local cache, "
         "else the bundled checkpoint."),
-    Variable("qwen_backend", ("QWEN_BACKEND",), "local", one_of(BACKENDS),
+    Variable("qwen_backend", ("QWEN_BACKEND",), "auto", one_of(BACKENDS),
         f"one of {', '.join(BACKENDS)}",
-        "What reads: the model in this process, or a server that speaks OpenAI's protocol."),
+        "What runs the model: PyTorch or ONNX Runtime in this process, or a server that speaks "
+        "OpenAI's protocol; auto: ONNX Runtime for a checkpoint that has graphs for it, such as "
+        "the bundled one, unless PyTorch finds a GPU, and PyTorch for all others."),
     Variable("openai_base_url", ("OPENAI_BASE_URL",), "", web_address,
         "an http or https address without user name and query",
         "Address of that server, with the path before /chat/completions: http://host:8000/v1."),
@@ -271,6 +273,12 @@ def set_variables(variables: Mapping[str, str]) -> None:
 def set_unset_variables(variables: Mapping[str, str]) -> None:
     """Set those variables of this process that are not set."""
     os.environ.update({**variables, **os.environ})
+
+
+def openmp_threads() -> int | None:
+    """Return the number of threads that OMP_NUM_THREADS asks for, None where it asks for none."""
+    text = os.environ.get("OMP_NUM_THREADS", "")
+    return int(text) if text.isdecimal() and int(text) > 0 else None
 
 
 def load_settings(environ: Mapping[str, str]) -> Settings:

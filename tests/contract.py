@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import math
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from PIL import Image
 
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.factory import create_backend
+from qwen_captcha.backends.qwen2vl.onnx.export import export_graphs
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.recognition.answer import (
     CONFIDENCE_UNKNOWN,
@@ -360,12 +362,14 @@ def send_over_http(
 
 @pytest.mark.skipif(not BUNDLED_CHECKPOINT.is_dir(), reason="there is no bundled checkpoint yet")
 class TestBundledCheckpoint(HttpContract):
-    """The contract over HTTP, with the model that the project ships."""
+    """The contract over HTTP, with the model that the project ships, run by PyTorch."""
+
+    backend = "torch"
 
     @pytest.fixture(scope="class")
     @classmethod
     def port(cls) -> Iterator[int]:
-        with running(ENTRY_SCRIPT, QWEN_MODEL="bundled") as server:
+        with running(ENTRY_SCRIPT, QWEN_MODEL="bundled", QWEN_BACKEND="torch") as server:
             server.wait_until_ready()
             yield server.port
 
@@ -385,7 +389,8 @@ class TestBundledCheckpoint(HttpContract):
         return send
 
     def test_health_names_the_model_that_runs(self, call: Call) -> None:
-        assert call("GET", "/health").json["model"] == "bundled"
+        health = call("GET", "/health").json
+        assert (health["model"], health["backend"]) == ("bundled", self.backend)
 
     def test_confidence_is_not_a_constant(self, call: Call) -> None:
         confidences = {
@@ -393,6 +398,22 @@ class TestBundledCheckpoint(HttpContract):
             for text in ("4711", "0815", "W8mZ", "iIl1")
         }
         assert len(confidences) > 1
+
+
+class TestOnnxRuntime(TestBundledCheckpoint):
+    """The contract over HTTP, with the model that the project ships, run by ONNX Runtime."""
+
+    backend = "onnx"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def port(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+        folder = tmp_path_factory.mktemp("onnx") / "bundled"
+        shutil.copytree(BUNDLED_CHECKPOINT, folder)
+        export_graphs(folder)
+        with running(ENTRY_SCRIPT, QWEN_MODEL=str(folder), USE_GPU="false") as server:
+            server.wait_until_ready()
+            yield server.port
 
 
 class OverAnEngine(HttpContract):
@@ -453,7 +474,9 @@ class TestTransformersServe(OverAnEngine):
         return False
 
     def test_the_texts_are_those_of_the_model_in_this_process(self, app: Flask) -> None:
-        settings = load_settings({"QWEN_MODEL": "bundled", "USE_GPU": "false"})
+        settings = load_settings(
+            {"QWEN_MODEL": "bundled", "USE_GPU": "false", "QWEN_BACKEND": "torch"}
+        )
         local = create_backend(settings)
         local.load()
         remote = app.extensions["captcha_service"].backend

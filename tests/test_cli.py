@@ -224,6 +224,7 @@ class TestDoctor:
         assert doctor.check_memory(doctor.GIB).state is State.WRONG
         assert doctor.check_memory(None).state is State.NOTE
         monkeypatch.setattr(doctor, "PACKAGES", ("flask", "no-such-package"))
+        monkeypatch.setattr(doctor, "PYTORCH_PACKAGES", ())
         there, missing = doctor.check_packages()
         assert (there.state, missing.state) == (State.WELL, State.WRONG)
         assert "no-such-package" in missing.message

@@ -173,7 +173,9 @@ def test_batches_are_measured(client: FlaskClient, app: Flask, backend: FakeBack
 
 
 def test_the_loaded_model_is_named(client: FlaskClient) -> None:
-    labels = {"model": "fake-model", "device": "cpu", "version": __version__}
+    labels = {
+        "model": "fake-model", "backend": "torch", "device": "cpu", "version": __version__
+    }  # fmt: skip
     assert value(scrape(client), "model_info", **labels) == 1
 
 

@@ -23,7 +23,7 @@ def test_defaults_are_the_documented_ones() -> None:
     settings = load_settings({})
     assert settings == Settings(
         qwen_model="",
-        qwen_backend="local",
+        qwen_backend="auto",
         openai_base_url="",
         openai_api_key=Secret(),
         openai_server="auto",

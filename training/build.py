@@ -24,6 +24,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from qwen_captcha.backends.qwen2vl.onnx.export import export_if_possible
 from qwen_captcha.recognition.calibration import CALIBRATION
 from training.rendering.alphabet import ALPHABET
 
@@ -174,7 +175,7 @@ def save_checkpoint(
     processor: Qwen2VLProcessor,
     folder: Path,
 ) -> None:
-    """Write a bf16 checkpoint (safetensors) with processor files and `captcha.json`.
+    """Write a bf16 checkpoint (safetensors) with processor files, `captcha.json` and graphs.
 
     A calibration that the folder holds is of other weights, and is removed.
     """
@@ -193,6 +194,8 @@ def save_checkpoint(
         "stretch": STRETCH,
     }
     (folder / "captcha.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    if not export_if_possible(folder):
+        print(f"No graphs were made: see `qwen-captcha export {folder}`.")
 
 
 def main() -> None:

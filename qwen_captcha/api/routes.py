@@ -138,6 +138,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
             "device": backend.device,
             "model_status": service.model_state,
             "gpu_available": backend.gpu_available,
+            "backend": backend.name,
             "calibrated": backend.capabilities.calibration is not None,
         }
         if backend.remote is not None:

@@ -36,6 +36,10 @@ class Backend(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """What runs the model, as the settings name it: `torch`, `onnx`, `openai` or `ppocr`."""
+
+    @property
     def model_name(self) -> str:
         """Hub name, folder name or `bundled`, as `/health` reports it. Known before `load`."""
 

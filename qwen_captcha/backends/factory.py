@@ -6,16 +6,28 @@ torch nor transformers is imported.
 
 from __future__ import annotations
 
+import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.hardware import count_gpus
-from qwen_captcha.checkpoints.resolve import resolve_model
+from qwen_captcha.backends.qwen2vl.onnx.graph_files import has_graphs
+from qwen_captcha.checkpoints.resolve import BUNDLED, ResolvedModel, resolve_model
+from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+
+INSTALL_PYTORCH = "pip install -r requirements_qwen.txt (or pip install 'qwen-captcha[qwen]')"
 
 
 def create_backend(settings: Settings) -> Backend:
     """Return the backend that the settings ask for, checked but not loaded.
+
+    `QWEN_BACKEND` names it. Where that is `auto`, a checkpoint that has graphs for ONNX Runtime is
+    run by it, unless PyTorch is installed and there is a GPU to use; PyTorch runs all others.
 
     Raises:
         ModelLoadError: There is no such checkpoint, or it cannot be used here.
@@ -23,7 +35,7 @@ def create_backend(settings: Settings) -> Backend:
     """
     if settings.qwen_backend == "openai":
         return remote_backend(settings, settings.qwen_model)
-    return _local_backend(settings, settings.qwen_model)
+    return _local_backend(settings, settings.qwen_model, settings.qwen_backend)
 
 
 def create_second_backend(settings: Settings) -> Backend | None:
@@ -42,22 +54,53 @@ def create_second_backend(settings: Settings) -> Backend | None:
         from qwen_captcha.backends.ppocr.backend import PPOCRBackend
 
         return PPOCRBackend(workers=settings.workers)
-    return _local_backend(settings, settings.qwen_cascade)
+    return _local_backend(settings, settings.qwen_cascade, "auto")
 
 
-def _local_backend(settings: Settings, model: str) -> Backend:
-    """Return the backend of a checkpoint in this process."""
-    from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+def _local_backend(settings: Settings, model_name: str, runtime: str) -> Backend:
+    """Return the backend of a checkpoint in this process, run as QWEN_BACKEND would say it."""
+    has_pytorch = find_spec("torch") is not None
+    if not model_name and not has_pytorch:
+        log.info("PyTorch is not installed: the small bundled checkpoint is served.")
+    model = resolve_model(model_name or ("" if has_pytorch else BUNDLED))
+    on_gpu = has_pytorch and settings.use_gpu and count_gpus() > 0
+    with_graphs = has_graphs(Path(model.checkpoint)) and not on_gpu
+    if runtime == "onnx" or (runtime == "auto" and with_graphs):
+        return _onnx_backend(settings, model)
+    if not has_pytorch:
+        raise ModelLoadError(
+            f"{model.model_name} is run by PyTorch, which is not installed here. "
+            f"{INSTALL_PYTORCH}, or serve a checkpoint that has graphs for ONNX Runtime: the "
+            "bundled one, or a folder after `qwen-captcha export FOLDER` elsewhere."
+        )
+    return _pytorch_backend(settings, model)
+
+
+def _onnx_backend(settings: Settings, model: ResolvedModel) -> Backend:
+    from qwen_captcha.backends.qwen2vl.onnx.backend import OnnxBackend
+
+    backend = OnnxBackend(
+        model.checkpoint,
+        model_name=model.model_name,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        workers=settings.workers,
+    )
+    backend.check()
+    return backend
+
+
+def _pytorch_backend(settings: Settings, model: ResolvedModel) -> Backend:
+    from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 
     if settings.workers > 1 and settings.use_gpu and count_gpus() > 0:
         raise SettingsError(
             f"WORKERS={settings.workers} cannot be used: it must be 1 on a GPU, where each worker "
             "would hold the model once more and they would take turns."
         )
-    checkpoint, model_name = resolve_model(model)
-    backend = Qwen2VLBackend(
-        checkpoint,
-        model_name=model_name,
+    backend = PyTorchBackend(
+        model.checkpoint,
+        model_name=model.model_name,
         use_gpu=settings.use_gpu,
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,

@@ -56,7 +56,7 @@ def cpu_flags(proc: Path = PROC) -> frozenset[str]:
     """Return the processor's features as Linux names them, such as `avx512_bf16`."""
     for line in _lines(proc / "cpuinfo"):
         key, _, value = line.partition(":")
-        if key.strip() == "flags":
+        if key.strip() in ("flags", "Features"):  # on x86, on ARM
             return frozenset(value.split())
     return frozenset()
 

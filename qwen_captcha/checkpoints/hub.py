@@ -2,7 +2,8 @@
 
 Responsible for: telling hub names from folders, cached snapshots, downloads, and the sentence that
 says how to get a checkpoint. Invariant: the network is asked only by `download`, and every refusal
-is one line that names what to do.
+is one line that names what to do. huggingface_hub, whose import takes as long as that of all the
+rest of a start with ONNX Runtime, is imported where it is needed.
 """
 
 from __future__ import annotations
@@ -12,19 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
 from qwen_captcha.errors import ModelLoadError
 
 HUB_HOST = "huggingface.co"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-# `HfHubHTTPError` inherits from its HTTP library's base class, which is no OSError.
-_DOWNLOAD_ERRORS: tuple[type[Exception], ...] = (
-    OSError,
-    HFValidationError,
-    *HfHubHTTPError.__bases__,
-)
 
 
 def is_hub_name(checkpoint: str) -> bool:
@@ -34,12 +26,16 @@ def is_hub_name(checkpoint: str) -> bool:
 
 def cached_folder(repo_id: str) -> Path | None:
     """Return the cached snapshot of a hub name's main revision, None where there is none."""
+    from huggingface_hub import try_to_load_from_cache
+
     config = try_to_load_from_cache(repo_id, "config.json")
     return Path(config).parent if isinstance(config, str) else None
 
 
 def is_offline() -> bool:
     """Tell whether HF_HUB_OFFLINE forbids downloads."""
+    from huggingface_hub import constants
+
     return bool(constants.HF_HUB_OFFLINE)
 
 
@@ -49,6 +45,12 @@ def download(repo_id: str, patterns: Sequence[str]) -> Path:
     Raises:
         ModelLoadError: Downloads are forbidden, the hub cannot be reached or has no such name.
     """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # `HfHubHTTPError` inherits from its HTTP library's base class, which is no OSError.
+    bases: tuple[type[Exception], ...] = HfHubHTTPError.__bases__
+    failures: tuple[type[Exception], ...] = (OSError, HFValidationError, *bases)
     if is_offline():
         raise ModelLoadError(
             f"{repo_id} is not in the local cache and HF_HUB_OFFLINE forbids downloading it. "
@@ -58,7 +60,7 @@ def download(repo_id: str, patterns: Sequence[str]) -> Path:
         constants.HF_HUB_DISABLE_XET = True  # a mirror has no Xet storage
     try:
         return Path(snapshot_download(repo_id, allow_patterns=list(patterns)))
-    except _DOWNLOAD_ERRORS as error:
+    except failures as error:
         reason = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         raise ModelLoadError(
             f"{repo_id} cannot be downloaded: {reason[0].rstrip('.')}. {how_to_get(repo_id)}"

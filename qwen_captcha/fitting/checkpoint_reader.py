@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.fitting.calibrating import tasks_of
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 from qwen_captcha.settings import load_settings
@@ -29,7 +29,7 @@ class CheckpointReader:
 
     def __init__(self, checkpoint: str, name: str, *, use_gpu: bool) -> None:
         settings = load_settings({})
-        self._backend = Qwen2VLBackend(
+        self._backend = PyTorchBackend(
             checkpoint,
             model_name=name,
             use_gpu=use_gpu,

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
+from qwen_captcha.backends.qwen2vl.onnx.export import export_if_possible
 from qwen_captcha.checkpoints.files import FACTS
 from qwen_captcha.fitting.errors import FittingError
 from qwen_captcha.fitting.rehearsal import REHEARSAL
@@ -50,6 +51,7 @@ class CheckpointWriter:
                 if (self._base / name).is_file():
                     shutil.copyfile(self._base / name, partial / name)
             self._place(partial)
+        export_if_possible(self._out)
 
     def _place(self, partial: Path) -> None:
         if self._out.is_dir():

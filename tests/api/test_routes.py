@@ -211,6 +211,7 @@ def test_health_has_the_documented_fields(client: FlaskClient) -> None:
         "device": "cpu",
         "model_status": "ready",
         "gpu_available": False,
+        "backend": "torch",
         "calibrated": False,
     }
 

@@ -1,13 +1,99 @@
+"""Which backend runs a checkpoint."""
+
 from __future__ import annotations
+
+import logging
+from pathlib import Path
 
 import pytest
 
-from qwen_captcha.backends.factory import create_second_backend
+from qwen_captcha.backends import factory, hardware
+from qwen_captcha.backends.factory import create_backend, create_second_backend
+from qwen_captcha.backends.qwen2vl.onnx.export import export_graphs
+from qwen_captcha.checkpoints import resolve
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import load_settings
+from tests.support.checkpoints import write_small_checkpoint
 
 SERVER = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint without graphs."""
+    return write_small_checkpoint(tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with graphs."""
+    folder = write_small_checkpoint(tmp_path_factory.mktemp("exported"))
+    export_graphs(folder)
+    return folder
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, pytorch: bool = True, gpus: int = 0) -> None:
+    """Make this a machine with or without PyTorch and GPUs."""
+    monkeypatch.setattr(factory, "find_spec", lambda name: object() if pytorch else None)
+    for module in (factory, hardware):
+        monkeypatch.setattr(module, "count_gpus", lambda: gpus)
+
+
+def chosen(folder: Path, **variables: str) -> str:
+    """Return the name of the backend that serves a checkpoint."""
+    return create_backend(load_settings({"QWEN_MODEL": str(folder), **variables})).name
+
+
+@pytest.mark.parametrize(
+    ("gpus", "use_gpu", "expected"),
+    [(0, "true", "onnx"), (1, "true", "torch"), (1, "false", "onnx")],
+    ids=["no GPU", "a GPU", "a GPU that is left alone"],
+)
+def test_graphs_are_run_by_onnx_runtime_unless_a_gpu_is_used(
+    monkeypatch: pytest.MonkeyPatch, exported: Path, gpus: int, use_gpu: str, expected: str
+) -> None:
+    machine(monkeypatch, gpus=gpus)
+    assert chosen(exported, USE_GPU=use_gpu) == expected
+
+
+def test_a_checkpoint_without_graphs_is_run_by_pytorch(
+    monkeypatch: pytest.MonkeyPatch, plain: Path
+) -> None:
+    machine(monkeypatch)
+    assert chosen(plain) == "torch"
+
+
+def test_a_setting_forces_a_backend(
+    monkeypatch: pytest.MonkeyPatch, plain: Path, exported: Path
+) -> None:
+    machine(monkeypatch)
+    assert chosen(exported, QWEN_BACKEND="torch") == "torch"
+    assert chosen(exported, QWEN_BACKEND="onnx") == "onnx"
+    with pytest.raises(ModelLoadError, match=f"qwen-captcha export {plain}"):
+        chosen(plain, QWEN_BACKEND="onnx")
+    with pytest.raises(ModelLoadError, match="someone/reader is no folder"):
+        chosen(Path("someone/reader"), QWEN_BACKEND="onnx")
+
+
+def test_without_pytorch_graphs_are_run_and_other_checkpoints_say_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, plain: Path, exported: Path
+) -> None:
+    machine(monkeypatch, pytorch=False, gpus=1)
+    assert chosen(exported) == "onnx"
+    for variables in ({}, {"QWEN_BACKEND": "torch"}):
+        with pytest.raises(ModelLoadError, match=r"not installed here\. pip install"):
+            chosen(plain, **variables)
+
+
+def test_without_pytorch_the_default_is_the_bundled_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, exported: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    machine(monkeypatch, pytorch=False)
+    monkeypatch.setattr(resolve, "BUNDLED_CHECKPOINT", exported)
+    with caplog.at_level(logging.INFO):
+        assert create_backend(load_settings({})).model_name == "bundled"
+    assert "PyTorch is not installed" in caplog.text
 
 
 def test_without_a_cascade_there_is_no_second_backend() -> None:

@@ -141,6 +141,8 @@ def test_processor_features_are_read(proc: Path) -> None:
     assert hardware.cpu_flags(proc) == frozenset()
     write(proc, {"cpuinfo": "processor\t: 0\nflags\t\t: fpu avx512_bf16\n"})
     assert hardware.cpu_flags(proc) == {"fpu", "avx512_bf16"}
+    write(proc, {"cpuinfo": "processor\t: 0\nFeatures\t: fp asimddp\n"})
+    assert hardware.cpu_flags(proc) == {"fp", "asimddp"}
 
 
 class FakeNvml:

@@ -27,7 +27,8 @@ from tests.support.live_server import (
 )
 
 SOURCES = (
-    "pyproject.toml", "README.md", "LICENSE", "requirements_qwen.txt", "qwen_captcha_service.py",
+    "pyproject.toml", "README.md", "LICENSE", "requirements_lite.txt", "requirements_qwen.txt",
+    "qwen_captcha_service.py",
 )  # fmt: skip
 MAX_BUILD_S = 300.0
 
@@ -92,12 +93,22 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
         metadata = message_from_bytes(archive.read(name))
-    lines = (PROJECT / "requirements_qwen.txt").read_text(encoding="utf-8").splitlines()
-    required = [line for line in lines if not line.startswith("#")]
-    assert metadata["Version"] == __version__
     packages = [needed.replace("'", '"') for needed in metadata.get_all("Requires-Dist", [])]
-    assert [needed for needed in packages if "; extra ==" not in needed] == required
+    assert metadata["Version"] == __version__
+    assert [p for p in packages if "extra ==" not in p] == pins("requirements_lite.txt")
+    extra = {p.split(";")[0].strip() for p in packages if p.endswith('extra == "qwen"')}
+    assert extra == set(pins("requirements_qwen.txt")) - set(pins("requirements_lite.txt"))
     assert any(needed.startswith("peft==") and "extra ==" in needed for needed in packages)
+
+
+def pins(name: str) -> list[str]:
+    """Return the lines of a file of requirements that are no comments."""
+    lines = (PROJECT / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def test_the_install_with_pytorch_has_all_of_the_light_one() -> None:
+    assert set(pins("requirements_lite.txt")) < set(pins("requirements_qwen.txt"))
 
 
 def test_the_installed_command_reads_from_another_folder(installed: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 from evaluation.published_layout import Shape, write_into_cache
 from evaluation.services.published_vocabulary import Vocabulary
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.checkpoints.files import is_complete_in_cache
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.charsets import (
@@ -96,9 +96,9 @@ def half_downloaded(home: Path, tmp_path: Path) -> Iterator[Path]:
     return copy
 
 
-def new_backend() -> Qwen2VLBackend:
+def new_backend() -> PyTorchBackend:
     low, high = PIXEL_RANGE
-    return Qwen2VLBackend(
+    return PyTorchBackend(
         REPO_ID, model_name=REPO_ID, use_gpu=False, min_pixels=low, max_pixels=high
     )
 

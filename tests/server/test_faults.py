@@ -19,7 +19,7 @@ from flask.testing import FlaskClient
 from evaluation.load.synthetic_captchas import draw_captchas
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.qwen2vl.preprocessing import Grid
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.backends.qwen2vl.pytorch.vision_encoder import VisionEncoder
 from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
 from qwen_captcha.settings import load_settings
@@ -42,7 +42,7 @@ LOADERS = 6
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     """Return the service over a small checkpoint, ready, without a cache."""
     folder = write_small_checkpoint(tmp_path_factory.mktemp("small"))
-    backend = Qwen2VLBackend(
+    backend = PyTorchBackend(
         str(folder), model_name="small", use_gpu=False, min_pixels=3136, max_pixels=15680
     )
     app = create_app(load_settings({"CACHE_SIZE": "0"}), backend)

@@ -140,9 +140,11 @@ def small_processor() -> Qwen2VLProcessor:
     )
 
 
-def write_small_checkpoint(folder: Path, facts: object | None = None) -> Path:
+def write_small_checkpoint(
+    folder: Path, facts: object | None = None, shape: Shape | None = None
+) -> Path:
     """Write a small checkpoint in bf16, with a `captcha.json` if there are facts; return it."""
-    small_model(Shape()).to(torch.bfloat16).save_pretrained(folder)
+    small_model(shape or Shape()).to(torch.bfloat16).save_pretrained(folder)
     small_processor().save_pretrained(folder)
     if facts is not None:
         (folder / "captcha.json").write_text(json.dumps(facts), encoding="utf-8")

@@ -45,6 +45,7 @@ class FakeBackend:
         load_error: Raised by `load`.
     """
 
+    name = "torch"
     model_name = "fake-model"
     device = "cpu"
     gpu_available = False

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.recognition.answer import image_shown
 from qwen_captcha.recognition.reading import GenerationRequest
@@ -32,7 +32,7 @@ IMAGES = 60
 def test_validation_reads_as_the_service_does(monkeypatch: pytest.MonkeyPatch) -> None:
     level = replace(LEVELS[-1], kinds=(("digits", 1.0), ("latin", 1.0), ("math", 1.0)))
     monkeypatch.setattr(held_out, "LEVELS", (level,))
-    backend = Qwen2VLBackend(
+    backend = PyTorchBackend(
         str(BUNDLED_CHECKPOINT),
         model_name="bundled",
         use_gpu=False,

@@ -194,6 +194,11 @@ SCHEMAS: Mapping[str, Schema] = {
             "device": {"type": "string", "examples": ["cuda", "cpu"]},
             "model_status": {"type": "string", "enum": [state.value for state in ModelState]},
             "gpu_available": {"type": "boolean"},
+            "backend": {
+                "type": "string",
+                "enum": ["torch", "onnx", "openai"],
+                "description": "What runs the model.",
+            },
             "calibrated": {
                 "type": "boolean",
                 "description": "Whether the confidence is calibrated for this model.",

@@ -68,6 +68,8 @@ class OpenAIBackend:
         pause: Waits for a number of seconds.
     """
 
+    name = "openai"
+
     def __init__(
         self,
         base_url: str,

@@ -36,6 +36,7 @@ class PPOCRBackend:
         ModelLoadError: Its packages are not installed.
     """
 
+    name = "ppocr"
     model_name = MODEL_NAME
     device = "cpu"
     remote: RemoteEngine | None = None

@@ -7,9 +7,7 @@ weights exist once in memory.
 
 from __future__ import annotations
 
-import atexit
 import ctypes
-import gc
 import logging
 import platform
 from pathlib import Path
@@ -63,18 +61,6 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
         libc.mallopt(M_MMAP_THRESHOLD, MAX_RETAINED_BYTES)
-
-
-def spare_what_is_loaded() -> None:
-    """Leave all objects that exist now out of Python's search for garbage.
-
-    Libraries and a model are half a million, and looking at them all held everything up for a
-    quarter of a second, several times in a minute under load.
-    """
-    gc.collect()
-    gc.freeze()
-    # Libraries report what is still there when the interpreter ends.
-    atexit.register(gc.unfreeze)
 
 
 def load_model(folder: Path, plan: LoadPlan) -> Qwen2VLForConditionalGeneration:

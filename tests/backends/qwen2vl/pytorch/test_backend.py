@@ -14,7 +14,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.qwen2vl.pytorch import loading
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.backends.qwen2vl.pytorch.placement import (
     CPU_SPARE_BYTES,
     GIB,
@@ -55,8 +55,8 @@ def _plain_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
-def new_backend(checkpoint: Path | str, *, use_gpu: bool = False) -> Qwen2VLBackend:
-    return Qwen2VLBackend(
+def new_backend(checkpoint: Path | str, *, use_gpu: bool = False) -> PyTorchBackend:
+    return PyTorchBackend(
         str(checkpoint),
         model_name="tiny",
         use_gpu=use_gpu,
@@ -65,7 +65,7 @@ def new_backend(checkpoint: Path | str, *, use_gpu: bool = False) -> Qwen2VLBack
     )
 
 
-def read_one(backend: Qwen2VLBackend) -> str:
+def read_one(backend: PyTorchBackend) -> str:
     [reading] = backend.read([GenerationRequest(noise_image(160, 60), "what is it?", 8)])
     assert reading.log_probability is not None
     assert reading.log_probability < 0
@@ -95,13 +95,13 @@ def test_the_model_is_warm_before_it_is_ready(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    read = Qwen2VLBackend.read
+    read = PyTorchBackend.read
 
-    def count(backend: Qwen2VLBackend, tasks: list[GenerationRequest]) -> object:
+    def count(backend: PyTorchBackend, tasks: list[GenerationRequest]) -> object:
         sizes.append(len(tasks))
         return read(backend, tasks)
 
-    monkeypatch.setattr(Qwen2VLBackend, "read", count)
+    monkeypatch.setattr(PyTorchBackend, "read", count)
     new_backend(checkpoint).load()
     assert sizes == [1, 2]
 
@@ -117,7 +117,7 @@ def test_a_checkpoint_says_what_it_can_do(specialist: Path) -> None:
     assert backend.capabilities == Capabilities(follows_prompts=False, answers_questions=False)
 
 
-def pixel_range(backend: Qwen2VLBackend, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+def pixel_range(backend: PyTorchBackend, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Return the range that the processor is loaded with."""
     ranges: list[tuple[int, int]] = []
     load_processor = loading.load_processor
@@ -321,9 +321,9 @@ def test_a_hub_name_is_downloaded_at_the_first_start(
 def test_a_check_needs_no_torch(checkpoint: Path) -> None:
     program = (
         "import sys\n"
-        "from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend\n"
+        "from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend\n"
         "options = dict(model_name='m', use_gpu=True, min_pixels=784, max_pixels=7840)\n"
-        "backend = Qwen2VLBackend(sys.argv[1], **options)\n"
+        "backend = PyTorchBackend(sys.argv[1], **options)\n"
         "backend.check()\n"
         "print(backend.device, [m for m in ('torch', 'transformers') if m in sys.modules])\n"
     )

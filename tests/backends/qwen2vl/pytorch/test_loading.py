@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from qwen_captcha.backends.qwen2vl.pytorch import loading
-from qwen_captcha.backends.qwen2vl.pytorch.backend import Qwen2VLBackend
+from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import GenerationRequest
@@ -71,13 +71,14 @@ def test_what_is_loaded_is_spared_and_what_comes_later_is_not() -> None:
     script = """
 import gc
 import weakref
-from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl import backend
+import torch, transformers
 
 class Knot:
     def __init__(self):
         self.self = self
 
-loading.spare_what_is_loaded()
+backend.spare_what_is_loaded()
 known, knot = len(gc.get_objects()), weakref.ref(Knot())
 assert gc.get_freeze_count() > 100 * known
 gc.collect()
@@ -122,8 +123,8 @@ def trapped(tmp_path: Path) -> Path:
     return folder
 
 
-def backend_of(folder: Path) -> Qwen2VLBackend:
-    return Qwen2VLBackend(
+def backend_of(folder: Path) -> PyTorchBackend:
+    return PyTorchBackend(
         str(folder), model_name="trapped", use_gpu=False, min_pixels=3136, max_pixels=15680
     )
 

@@ -1,0 +1,197 @@
+"""What the backends of a Qwen2-VL checkpoint in this process share.
+
+Responsible for: the order of things from a checkpoint's name to a warm model. Invariants: a check
+needs neither torch nor ONNX Runtime (importing torch takes seconds, so it is imported only while
+loading); one thread loads, and the same thread alone reads.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw
+
+from qwen_captcha.backends import hardware
+from qwen_captcha.backends.base import RemoteEngine
+from qwen_captcha.checkpoints.files import CheckpointFiles
+from qwen_captcha.errors import ModelLoadError
+from qwen_captcha.recognition.calibration import (
+    Calibration,
+    CalibrationError,
+    read_calibration,
+)
+from qwen_captcha.recognition.reading import (
+    Capabilities,
+    GenerationOutput,
+    GenerationRequest,
+)
+
+if TYPE_CHECKING:
+    from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
+
+GIB = 1024**3
+WARM_UP_PROMPT = "What does the image say?"
+WARM_UP_TOKENS = 4
+WARM_UP_BATCH_SIZES = (1, 2)
+
+log = logging.getLogger(__name__)
+
+
+class Qwen2VLBackend(ABC):
+    """A Qwen2-VL checkpoint in this process; see `base.Backend`.
+
+    Args:
+        checkpoint: Folder or hub name.
+        model_name: What `/health` calls it.
+        min_pixels: Smaller images are enlarged to this, unless the checkpoint has its own range.
+        max_pixels: Larger images are reduced to this, unless the checkpoint has its own range.
+        workers: Processes like this one that share the cores.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        model_name: str,
+        min_pixels: int,
+        max_pixels: int,
+        workers: int = 1,
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._model_name = model_name
+        self._pixel_range = (min_pixels, max_pixels)
+        self._workers = workers
+        # What the driver says.
+        self._gpu_available = hardware.count_gpus() > 0
+        self._capabilities = Capabilities()
+        self._engine: Qwen2VLEngine[Any] | None = None
+
+    @property
+    def model_name(self) -> str:
+        """Hub name, folder name or `bundled`."""
+        return self._model_name
+
+    @property
+    def gpu_available(self) -> bool:
+        """Whether this process sees a GPU."""
+        return self._gpu_available
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the checkpoint can do."""
+        return self._capabilities
+
+    @property
+    def remote(self) -> RemoteEngine | None:
+        """None: the model is in this process."""
+        return None
+
+    def load(self) -> None:
+        """Download what is missing, load the model and read with it once.
+
+        Raises:
+            ModelLoadError: With one line that says what is wrong and what to do.
+        """
+        files = self._find_files()
+        log.info("Loading %s from %s …", self._model_name, files.folder)
+        started_s = time.monotonic()
+        self._capabilities = Capabilities(
+            follows_prompts=files.facts.follows_prompts,
+            answers_questions=files.facts.answers_questions,
+            crops_to_text=files.facts.crops_to_text,
+            stretch=files.facts.stretch,
+            calibration=_read_calibration(files),
+        )
+        try:
+            self._engine = self._load_engine(files)
+            spare_what_is_loaded()
+            self._warm_up()
+        except (ArithmeticError, ValueError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"{self._model_name} was loaded but cannot read an image: {error}"
+            ) from error
+        log.info(
+            "%s is ready after %.1f s; the process holds %s of memory",
+            self._model_name,
+            time.monotonic() - started_s,
+            gib(hardware.resident_memory_bytes()),
+        )
+
+    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+        """Read a batch; the result has one output a request, in order.
+
+        Raises:
+            MemoryError: The batch does not fit; the caller may try a smaller one.
+            RuntimeError: The model is not loaded.
+        """
+        if self._engine is None:
+            raise RuntimeError("The model is not loaded.")
+        return self._engine.read(requests)
+
+    @abstractmethod
+    def _find_files(self) -> CheckpointFiles:
+        """Return the files of the checkpoint, downloaded if need be.
+
+        Raises:
+            ModelLoadError: They are not to be had.
+        """
+
+    @abstractmethod
+    def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[Any]:
+        """Return the engine that reads with these files.
+
+        Raises:
+            ModelLoadError: They do not make a model.
+        """
+
+    def _agreed_pixel_range(self, files: CheckpointFiles) -> tuple[int, int]:
+        """Return the checkpoint's own range of pixels where it has one, else the settings'."""
+        own = files.facts.pixel_range
+        if own is None or own == self._pixel_range:
+            return self._pixel_range
+        log.info(
+            "%s was trained on images of %d to %d pixels and keeps that range; "
+            "MIN_PIXELS=%d and MAX_PIXELS=%d have no effect.",
+            self._model_name,
+            *own,
+            *self._pixel_range,
+        )
+        return own
+
+    def _warm_up(self) -> None:
+        """Read a drawn image, alone and in a batch, so that no caller waits for a first time."""
+        image = Image.new("RGB", (160, 60), "white")
+        ImageDraw.Draw(image).text((40, 10), "A1", fill="black", font_size=32)
+        request = GenerationRequest(image, WARM_UP_PROMPT, WARM_UP_TOKENS)
+        for size in WARM_UP_BATCH_SIZES:
+            self.read([request] * size)
+
+
+def _read_calibration(files: CheckpointFiles) -> Calibration | None:
+    try:
+        return read_calibration(files.folder)
+    except CalibrationError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+def gib(size: int | None) -> str:
+    """Return a size as the log has it."""
+    return "an unknown amount" if size is None else f"{size / GIB:.2f} GiB"
+
+
+def spare_what_is_loaded() -> None:
+    """Leave all objects that exist now out of Python's search for garbage.
+
+    Libraries and a model are half a million, and looking at them all held everything up for a
+    quarter of a second, several times in a minute under load.
+    """
+    gc.collect()
+    gc.freeze()
+    # Libraries report what is still there when the interpreter ends.
+    atexit.register(gc.unfreeze)

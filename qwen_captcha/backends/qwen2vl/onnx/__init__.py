@@ -1,0 +1,1 @@
+"""A small Qwen2-VL checkpoint, run by ONNX Runtime."""

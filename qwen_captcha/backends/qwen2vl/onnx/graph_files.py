@@ -1,0 +1,55 @@
+"""Where the graphs of a checkpoint lie, and which of them this processor runs.
+
+A checkpoint has graphs in fp32, and in int8 where its maker found them as accurate: int8 is used
+where it is there and the processor multiplies it fast.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+FOLDER = "onnx"
+# Of x86 and of ARM. Without them, x86 processors add up products of int8 with saturation, which
+# changes results.
+FAST_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
+
+
+class Part(StrEnum):
+    """What a graph computes."""
+
+    VISION = "vision"
+    TEXT = "text"
+
+
+class Precision(StrEnum):
+    """How the matrices of a graph are stored and multiplied."""
+
+    INT8 = "int8"
+    FP32 = "fp32"
+
+
+def graph_path(folder: Path, part: Part, precision: Precision) -> Path:
+    """Return the file of one graph of a checkpoint."""
+    return folder / FOLDER / f"{part}_{precision}.onnx"
+
+
+def has_graphs(folder: Path, precision: Precision = Precision.FP32) -> bool:
+    """Return whether a checkpoint has all graphs of a precision."""
+    return all(graph_path(folder, part, precision).is_file() for part in Part)
+
+
+def choose_precision(folder: Path, flags: frozenset[str]) -> Precision:
+    """Return which graphs of a checkpoint are run.
+
+    Args:
+        folder: The checkpoint.
+        flags: The processor's features.
+    """
+    fast = computes_int8_fast(flags) and has_graphs(folder, Precision.INT8)
+    return Precision.INT8 if fast else Precision.FP32
+
+
+def computes_int8_fast(flags: frozenset[str]) -> bool:
+    """Return whether a processor has instructions that add up products of int8."""
+    return not flags.isdisjoint(FAST_INT8_FLAGS)

@@ -1,0 +1,243 @@
+"""The graphs of a checkpoint in ONNX Runtime, as the search's `LanguageModel`.
+
+A forward pass is one call that does not hold Python's interpreter lock. Invariant: one thread uses
+a model.
+
+Dims: B rows, N images of one size in the vision encoder, else tokens of one pass, L patches of an
+image, T tokens of the prompts, K tokens so far, C width, G key-value heads, S size of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
+from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
+from qwen_captcha.backends.qwen2vl.language_model import (
+    extension_mask,
+    prompt_mask,
+    with_later_positions,
+)
+from qwen_captcha.backends.qwen2vl.onnx.config import (
+    ModelConfig,
+    read_model_config,
+    read_processor_config,
+    read_vocabulary,
+)
+from qwen_captcha.backends.qwen2vl.onnx.graph_files import Part, Precision, graph_path
+from qwen_captcha.backends.qwen2vl.onnx.rotary import Rotary, text_rotary, vision_rotary
+from qwen_captcha.backends.qwen2vl.onnx.weights import (
+    EMBEDDING,
+    Arrays,
+    Tensors,
+    text_arrays,
+    vision_arrays,
+)
+from qwen_captcha.backends.qwen2vl.preprocessing import (
+    Batch,
+    Grid,
+    Preprocessor,
+    runs_of_equal_size,
+)
+from qwen_captcha.checkpoints.files import SINGLE_WEIGHTS
+
+CACHED_ROTATIONS = 64
+# Of ONNX Runtime's log: errors alone.
+ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxCache:
+    """A batch after a pass.
+
+    Attributes:
+        states: Keys and values (B, G, K, S) by the names that the graph takes them by.
+        attention_mask: (B, T) of the prompts.
+        rotary: (B, steps - 1, S / 2) of the tokens to come.
+    """
+
+    states: Mapping[str, Floats]
+    attention_mask: Bools
+    rotary: Rotary
+
+
+def load_engine(
+    folder: Path, precision: Precision, threads: int, pixel_range: tuple[int, int]
+) -> Qwen2VLEngine[OnnxCache]:
+    """Return the engine of a checkpoint that has its graphs.
+
+    Raises:
+        KeyError: A weight or an entry of a file is missing.
+        OSError: A file is missing.
+        ValueError: A file is damaged, or a graph is of another model.
+    """
+    model = OnnxModel(folder, read_model_config(folder), precision, threads)
+    preprocessor = Preprocessor(read_processor_config(folder, pixel_range))
+    return Qwen2VLEngine(model, preprocessor, read_vocabulary(folder, model.vocabulary_size))
+
+
+class OnnxModel:
+    """Runs a checkpoint's graphs on the CPU; see `LanguageModel`.
+
+    Args:
+        folder: The checkpoint.
+        config: Its numbers.
+        precision: Which of its graphs are run.
+        threads: How many threads share one operator.
+    """
+
+    def __init__(
+        self, folder: Path, config: ModelConfig, precision: Precision, threads: int
+    ) -> None:
+        tensors = Tensors(folder / SINGLE_WEIGHTS)
+        self._config = config
+        self._embeddings = tensors[EMBEDDING]  # (V, C)
+        # Kept, because the sessions use their memory.
+        self._arrays = vision_arrays(tensors, precision), text_arrays(tensors, precision)
+        self._vision, self._text = (
+            _session(graph_path(folder, part, precision), arrays, threads)
+            for part, arrays in zip(Part, self._arrays, strict=True)
+        )
+        self._vision_head_size = _dim(self._vision, "cos") * 2
+        self._head_size = _dim(self._text, "cos") * 2
+        self._state_names = [
+            name.name
+            for name in self._text.get_inputs()
+            if name.name.startswith(("keys", "values"))
+        ]
+        self._vision_rotary = lru_cache(maxsize=CACHED_ROTATIONS)(self._build_vision_rotary)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens the model can choose among."""
+        return len(self._embeddings)
+
+    def prefill(self, batch: Batch, drafted: Ints, steps: int) -> tuple[OnnxCache, Floats]:
+        """Read the images and prompts of a batch."""
+        rows, tokens = batch.input_ids.shape
+        end = tokens + drafted.shape[1]
+        embeddings = self._embeddings[np.concatenate([batch.input_ids, drafted], axis=1)]
+        embeddings[:, :tokens][batch.is_image] = self._see(batch)
+        rotary = text_rotary(
+            with_later_positions(batch.position_ids, steps),
+            head_size=self._head_size,
+            theta=self._config.theta,
+            sections=self._config.mrope_sections,
+        )
+        nothing = np.empty((rows, self._config.key_value_heads, 0, self._head_size), np.float32)
+        states, log_probabilities = self._forward(
+            embeddings,
+            rotary.between(0, end),
+            prompt_mask(batch.attention_mask, drafted.shape[1]),
+            dict.fromkeys(self._state_names, nothing),
+            wanted=1 + drafted.shape[1],
+        )
+        later = rotary.between(tokens, tokens + steps - 1)
+        return OnnxCache(states, batch.attention_mask, later), log_probabilities
+
+    def extend(
+        self, cache: OnnxCache, tokens: Ints, kept: int, rows: Ints | None = None
+    ) -> tuple[OnnxCache, Floats]:
+        """Read more tokens."""
+        attention_mask, rotary, states = cache.attention_mask, cache.rotary, cache.states
+        before, count = attention_mask.shape[1] + kept, tokens.shape[1]
+        if rows is not None:
+            attention_mask, rotary = attention_mask[rows], rotary.rows(rows)
+            states = {name: array[rows] for name, array in states.items()}
+        states, log_probabilities = self._forward(
+            self._embeddings[tokens],
+            rotary.between(kept, kept + count),
+            extension_mask(attention_mask, kept, count),
+            {name: array[:, :, :before] for name, array in states.items()},
+            wanted=count,
+        )
+        return OnnxCache(states, attention_mask, rotary), log_probabilities
+
+    def _see(self, batch: Batch) -> Floats:
+        """Return the image tokens (P / 4, C) of a batch, image after image."""
+        tokens, image = [], 0
+        for images, start, end in runs_of_equal_size(batch.grids):
+            rotary = self._vision_rotary(batch.grids[image])
+            length = (end - start) // images
+            patches = batch.pixel_values[start:end].reshape(images, length, -1)  # (N, L, values)
+            cos, sin = (np.broadcast_to(part, (images, *part.shape)) for part in rotary)
+            [seen] = _run(self._vision, ["tokens"], {"patches": patches, "cos": cos, "sin": sin})
+            tokens.append(seen.reshape(-1, seen.shape[-1]))
+            image += images
+        return np.concatenate(tokens)
+
+    def _forward(
+        self,
+        embeddings: Floats,
+        rotary: Rotary,
+        mask: Bools | None,
+        states: Mapping[str, Floats],
+        wanted: int,
+    ) -> tuple[Mapping[str, Floats], Floats]:
+        """Return keys and values so far, and the log-probabilities behind the last tokens."""
+        rows, tokens, _ = embeddings.shape
+        before = next(iter(states.values())).shape[2]
+        if mask is None:
+            mask = np.tri(tokens, before + tokens, before, dtype=np.bool_)[None, None]
+        inputs = {
+            "embeddings": embeddings,
+            "cos": rotary.cos,
+            "sin": rotary.sin,
+            "mask": np.broadcast_to(mask, (rows, 1, *mask.shape[2:])),
+            "wanted": np.array([-wanted]),
+            **states,
+        }
+        names = [f"new_{name}" for name in self._state_names]
+        log_probabilities, *new = _run(self._text, ["log_probabilities", *names], inputs)
+        return dict(zip(self._state_names, new, strict=True)), log_probabilities
+
+    def _build_vision_rotary(self, grid: Grid) -> Rotary:
+        return vision_rotary(
+            grid,
+            head_size=self._vision_head_size,
+            theta=self._config.vision_theta,
+            merge_size=self._config.merge_size,
+        )
+
+
+def _session(path: Path, arrays: Arrays, threads: int) -> onnxruntime.InferenceSession:
+    """Return a graph with its weights, ready to run."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = ERRORS_ONLY
+    # Threads wait actively for the next operator, but not for the next image.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+    options.add_external_initializers(list(arrays), values)
+    # From memory: of a file, the weights would be looked for beside it.
+    try:
+        return onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's errors have no base of their own.
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path.name} does not fit the weights: {reason}") from error
+
+
+def _dim(session: onnxruntime.InferenceSession, name: str) -> int:
+    """Return the size of an input's last dim."""
+    [size] = [entry.shape[-1] for entry in session.get_inputs() if entry.name == name]
+    return int(size)
+
+
+def _run(
+    session: onnxruntime.InferenceSession,
+    outputs: Sequence[str],
+    inputs: Mapping[str, NDArray[Any]],
+) -> list[Floats]:
+    arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+    results: list[Floats] = session.run(outputs, arrays)
+    return results
