@@ -4,8 +4,8 @@ Responsible for: starting the service and its yardstick, the order of the measur
 line. Invariant: both sides read the same images with the same checkpoint on the same machine with
 the same number of threads, in turns; no service outlives the run.
 
-Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr] [--json FILE]`; a quick look
-is `python -m evaluation.bench --rounds 1 --images 32`.
+Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr torch] [--json FILE]`; a quick
+look is `python -m evaluation.bench --rounds 1 --images 32`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,16 +80,24 @@ _FAILURES = (
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """Another reader of captchas: its name, and what it makes of one image."""
+    """Another reader of captchas.
+
+    Attributes:
+        name: What it is called.
+        read: Returns what it makes of one image.
+        read_all: Returns what it makes of many, as fast as it can.
+    """
 
     name: str
-    read: Callable[[bytes], str]
+    read: Callable[[bytes], str | None]
+    read_all: Callable[[Sequence[bytes]], list[str | None]]
 
 
 def service_environment(plan: Plan) -> dict[str, str]:
     """Return the variables that every measured service is started with."""
     return {
         "QWEN_MODEL": plan.model,
+        "QWEN_BACKEND": plan.backend,
         "HOST": "127.0.0.1",
         "OMP_NUM_THREADS": str(plan.threads),
         "LOG_LEVEL": "warning",
@@ -109,13 +119,14 @@ def measure(plan: Plan) -> BenchReport:
     images = [image for image, _ in draw_captchas(plan.images)]
     environment = service_environment(plan)
     _say("Starting the service, cache off …")
-    with running_service({**environment, "CACHE_SIZE": "0"}) as service:
+    with ExitStack() as stack:
+        service = stack.enter_context(running_service({**environment, "CACHE_SIZE": "0"}))
         device = str(service.health.get("device"))
         plain = load_plain(plan, device)
         _say(f"Measuring {plan.images} images in three ways, {plan.rounds} times …")
-        rival = load_rival() if plan.against_ddddocr else None
-        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read, rival)
-        rivalry = None if rival is None else measure_rivalry(service.url, images, rival)
+        rivals = [rival for name in plan.against for rival in load_rivals(name, plan, stack)]
+        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read, rivals)
+        rivalries = [measure_rivalry(service.url, images, rival) for rival in rivals]
         peak = peak_resident_bytes(service.pid)
     _say("Starting the service, cache on …")
     with (
@@ -127,10 +138,11 @@ def measure(plan: Plan) -> BenchReport:
         machine=describe_machine(plan.threads),
         commit=commit_of(PROJECT),
         plan=plan,
+        backend=str(service.health.get("backend")),
         device=device,
         precision=plain.settings.precision,
         ways=ways,
-        rivalry=rivalry,
+        rivalries=rivalries,
         agreement=agreed,
         start_to_ready_s=(service.start_to_ready_s, caching_service.start_to_ready_s),
         peak_resident_bytes=peak,
@@ -153,14 +165,35 @@ def load_plain(plan: Plan, device: str) -> PlainGenerate:
     return PlainGenerate(plain_settings(settings, device, plan.threads))
 
 
-def load_rival() -> Rival:
-    """Load ddddocr's larger model into this process; it takes the threads that it chooses.
+def load_rivals(name: str, plan: Plan, stack: ExitStack) -> list[Rival]:
+    """Return ready rivals, which end with the stack.
+
+    Args:
+        name: One of `Plan.against`.
+        plan: What is measured.
+        stack: Holds their services.
 
     Raises:
         ReaderError: ddddocr is not installed.
+        ServiceStartError: The service did not become ready.
     """
-    reader = DdddocrReader(beta=True)
-    return Rival(reader.name, reader.transcribe)
+    if name == "ddddocr":  # Its models take the threads that they choose.
+        return [_ddddocr(DdddocrReader(beta=beta)) for beta in (True, False)]
+    environment = {**service_environment(plan), "QWEN_BACKEND": name, "CACHE_SIZE": "0"}
+    service = stack.enter_context(running_service(environment))
+    client = stack.enter_context(ServiceClient(service.url))
+    clients = stack.enter_context(concurrent_clients(service.url, CLIENTS))
+    return [
+        Rival(
+            f"{CONCURRENT}, QWEN_BACKEND={name}",
+            lambda image: client.ocr(image)[0].raw_response,
+            lambda images: [answer.raw_response for answer in clients.read(images)],
+        )
+    ]
+
+
+def _ddddocr(reader: DdddocrReader) -> Rival:
+    return Rival(reader.name, reader.transcribe, lambda images: [*map(reader.transcribe, images)])
 
 
 def measure_rivalry(url: str, images: Sequence[bytes], rival: Rival) -> Rivalry:
@@ -174,7 +207,7 @@ def measure_ways(
     images: Sequence[bytes],
     rounds: int,
     plain_read: Callable[[bytes], str],
-    rival: Rival | None = None,
+    rivals: Sequence[Rival] = (),
 ) -> tuple[list[Way], dict[str, float]]:
     """Read the images in every way, once to warm up and compare, then once a round.
 
@@ -183,7 +216,7 @@ def measure_ways(
         images: Distinct images, a multiple of `BATCH_IMAGES`.
         rounds: How often each way is measured.
         plain_read: The old way of reading one image.
-        rival: Another reader in this process, measured with the rest.
+        rivals: Other readers, measured with the rest.
 
     Returns:
         The ways, the old one first, and each of the others' share of images that it reads alike.
@@ -194,8 +227,8 @@ def measure_ways(
             BATCH: lambda: [a.raw_response for a in read_in_batches(client, images, BATCH_IMAGES)],
             CONCURRENT: lambda: [a.raw_response for a in clients.read(images)],
         }
-        if rival is not None:
-            ways[rival.name] = lambda: [rival.read(image) for image in images]
+        for rival in rivals:
+            ways[rival.name] = partial(rival.read_all, images)
         texts = {name: read() for name, read in ways.items()}
         measured = measure_rounds(ways, len(images), rounds)
     return measured, {name: agreement(texts[name], texts[PLAIN]) for name in (BATCH, CONCURRENT)}
@@ -210,13 +243,25 @@ def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:
     parser.add_argument("--images", type=_images, default=64, help="images each way and round")
     parser.add_argument("--rounds", type=_positive, default=5)
     parser.add_argument("--threads", type=_threads, default=usable_cores())
+    parser.add_argument("--backend", choices=["auto", "torch", "onnx"], default="auto")
     parser.add_argument(
-        "--against", choices=["ddddocr"], help="its larger model reads the same images, too"
+        "--against",
+        choices=["ddddocr", "torch"],
+        nargs="+",
+        default=(),
+        help="read the same images with both models of ddddocr, with a service on PyTorch",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
     chosen = parser.parse_args(argv)
-    against = chosen.against is not None
-    return Plan(chosen.model, chosen.images, chosen.rounds, chosen.threads, against), chosen.json
+    plan = Plan(
+        chosen.model,
+        chosen.images,
+        chosen.rounds,
+        chosen.threads,
+        chosen.backend,
+        tuple(chosen.against),
+    )
+    return plan, chosen.json
 
 
 def _positive(text: str) -> int:

@@ -26,19 +26,22 @@ class Plan:
         images: Images that each way reads in a round.
         rounds: How often each way is measured.
         threads: Threads that each model may use.
-        against_ddddocr: Whether ddddocr's larger model reads the same images in this process.
+        backend: Value of `QWEN_BACKEND`.
+        against: Further readers of the same images: `ddddocr`, both of its models in this process;
+            `torch`, a service with that backend.
     """
 
     model: str
     images: int
     rounds: int
     threads: int
-    against_ddddocr: bool = False
+    backend: str = "auto"
+    against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Rivalry:
-    """One captcha at a time, ours over HTTP, the rival's in process, read in turns.
+    """One captcha at a time, ours over HTTP and by the rival, read in turns.
 
     Attributes:
         rival: Its name, also that of its way.
@@ -59,10 +62,11 @@ class BenchReport:
         machine: Where it ran.
         commit: The commit that ran, with `+` after it where files differ from it.
         plan: What was asked for.
+        backend: What runs the service's model.
         device: `cpu` or `cuda`, on both sides.
-        precision: Number type of the weights, on both sides.
+        precision: Number type of the yardstick's weights.
         ways: The yardstick, then the service's ways.
-        rivalry: One captcha against a rival, or None where none was asked for.
+        rivalries: One captcha against each rival that was asked for.
         agreement: Way -> share of images that it reads exactly as the yardstick does.
         start_to_ready_s: Seconds from process start to the first 200 of `/health`, each start.
         peak_resident_bytes: Peak memory of the service's processes, or None where unknown.
@@ -73,10 +77,11 @@ class BenchReport:
     machine: Machine
     commit: str | None
     plan: Plan
+    backend: str
     device: str
     precision: str
     ways: Sequence[Way]
-    rivalry: Rivalry | None
+    rivalries: Sequence[Rivalry]
     agreement: Mapping[str, float]
     start_to_ready_s: Sequence[float]
     peak_resident_bytes: int | None
@@ -89,15 +94,18 @@ def render_report(report: BenchReport) -> str:
     before = [
         ["machine", _machine_line(report.machine)],
         ["commit", report.commit or ABSENT],
-        ["model", f"{report.plan.model}, {report.precision} on {report.device}"],
+        [
+            "model",
+            f"{report.plan.model}, run by {report.backend} on {report.device}; plain generate in "
+            f"{report.precision}",
+        ],
         [
             "images",
             f"{report.plan.images} a round, {_count(report.plan.rounds, 'round')}, cache off",
         ],
     ]
-    rival = report.rivalry
     after = [
-        *([["one captcha", _rival_line(rival)]] if rival is not None else []),
+        *(["one captcha", _rival_line(rivalry)] for rivalry in report.rivalries),
         ["same text", _agreement_line(report.agreement)],
         ["start to ready", f"{median(report.start_to_ready_s):.1f} s"],
         ["peak memory", _memory(report.peak_resident_bytes)],

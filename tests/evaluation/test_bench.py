@@ -76,8 +76,13 @@ def test_every_way_reads_every_image_once_to_warm_up_and_once_a_round(
 
 def test_a_rival_is_a_way_of_its_own_and_read_in_turns(reader: StubReader, url: str) -> None:
     read: list[bytes] = []
-    rival = Rival("rival", lambda image: read.append(image) or "")
-    ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, rival)
+
+    def read_one(image: bytes) -> str:
+        read.append(image)
+        return ""
+
+    rival = Rival("rival", read_one, lambda images: [*map(read_one, images)])
+    ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, [rival])
     assert [way.name for way in ways] == [PLAIN, BATCH, CONCURRENT, "rival"]
     assert read == IMAGES * 3
     assert set(agreed) == {BATCH, CONCURRENT}
@@ -107,9 +112,9 @@ def test_a_cache_that_answers_ends_the_measurement(reader: StubReader, url: str)
         pytest.param(
             [
                 *("--model=m", "--images=96", "--rounds=1", "--threads=1", "--json=f.json"),
-                *("--against", "ddddocr"),
+                *("--backend", "onnx", "--against", "ddddocr", "torch"),
             ],
-            Plan("m", 96, 1, 1, against_ddddocr=True),
+            Plan("m", 96, 1, 1, "onnx", ("ddddocr", "torch")),
             Path("f.json"),
             id="all",
         ),

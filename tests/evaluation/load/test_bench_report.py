@@ -17,13 +17,14 @@ REPORT = BenchReport(
     machine=Machine("AMD EPYC", 2, 1, "Linux 6.1", {"python": "3.11.2", "torch": "2.15.0"}),
     commit="0123456789+",
     plan=Plan(model="bundled", images=64, rounds=2, threads=1),
+    backend="onnx",
     device="cpu",
     precision="bfloat16",
     ways=(
         Way("plain generate", (10.0, 12.0), Spread(11.0, 10.0, 12.0), ONE),
         Way("/ocr from 16 clients", (40.0, 36.0), Spread(38.0, 36.0, 40.0), Spread(3.5, 3.0, 4.0)),
     ),
-    rivalry=None,
+    rivalries=(),
     agreement={"/ocr from 16 clients": 0.984375},
     start_to_ready_s=(7.24, 6.9),
     peak_resident_bytes=912_345_678,
@@ -37,7 +38,7 @@ def test_the_report_as_a_terminal_shows_it() -> None:
         """\
 machine  AMD EPYC, 2 cores, 1 thread a model, Linux 6.1, python 3.11.2, torch 2.15.0
 commit   0123456789+
-model    bundled, bfloat16 on cpu
+model    bundled, run by onnx on cpu; plain generate in bfloat16
 images   64 a round, 2 rounds, cache off
 
                       images/s  lowest – highest  times  lowest – highest
@@ -53,7 +54,7 @@ cached reply    2.10 ms, +0.70 ms to /health (1.40 ms)"""
 
 
 def test_a_rival_has_a_line() -> None:
-    text = render_report(replace(REPORT, rivalry=Rivalry("ddddocr 1.6.1 beta", 0.021, 0.028)))
+    text = render_report(replace(REPORT, rivalries=(Rivalry("ddddocr 1.6.1 beta", 0.021, 0.028),)))
     assert (
         "one captcha     21.0 ms through /ocr, 28.0 ms ddddocr 1.6.1 beta: 0.75 of its time"
         in text.splitlines()
