@@ -13,6 +13,7 @@ import json
 import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from qwen_captcha.backends.qwen2vl.onnx.graph_files import Precision
@@ -194,6 +195,9 @@ def run_label(options: argparse.Namespace) -> int:
 
 def run_fit(options: argparse.Namespace) -> int:
     """Fit a model to labelled images, and print how it goes."""
+    if find_spec("torch") is None:
+        print('fit needs PyTorch: pip install "qwen-captcha[qwen]"', file=sys.stderr)
+        return EXIT_WRONG_USE
     settings = settings_from_environment()
     configure_logging("warning", settings.log_format)
     from qwen_captcha.fitting.errors import FittingError

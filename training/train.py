@@ -27,9 +27,8 @@ from pathlib import Path
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from qwen_captcha.backends.hardware import cpu_flags
-from qwen_captcha.backends.qwen2vl.pytorch.placement import FAST_BF16_FLAGS
 from qwen_captcha.fitting.optimizers import Optimizers
+from qwen_captcha.fitting.trainer import fast_bf16
 from qwen_captcha.fitting.vision import compiled_block, run_block
 from training.build import (
     build_config,
@@ -56,11 +55,6 @@ _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
 _REPORT_EVERY_S = 15.0
-
-
-def fast_bf16() -> bool:
-    """Return whether bf16 arithmetic is faster than fp32 here."""
-    return torch.cuda.is_available() or not FAST_BF16_FLAGS.isdisjoint(cpu_flags())
 
 
 class Trainer:

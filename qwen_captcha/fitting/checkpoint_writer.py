@@ -50,8 +50,8 @@ class CheckpointWriter:
             for name in _COPIED:
                 if (self._base / name).is_file():
                     shutil.copyfile(self._base / name, partial / name)
+            export_if_possible(partial)
             self._place(partial)
-        export_if_possible(self._out)
 
     def _place(self, partial: Path) -> None:
         if self._out.is_dir():
@@ -73,8 +73,10 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def _replace_files(source: Path, target: Path) -> None:
-    for file in source.iterdir():
-        os.replace(file, target / file.name)
+    for file in [path for path in source.rglob("*") if path.is_file()]:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        os.replace(file, place)
 
 
 @contextmanager

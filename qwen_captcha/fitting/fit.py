@@ -18,10 +18,12 @@ from functools import partial
 from pathlib import Path
 
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+from transformers.utils import logging as transformers_logging
 
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
 from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.checkpoints.files import (
     CheckpointFiles,
     download_checkpoint,
@@ -102,6 +104,7 @@ def fit(
         FittingError: The images, the base or the machine cannot be used.
         ModelLoadError: The base cannot be loaded.
     """
+    transformers_logging.disable_progress_bar()  # One for each time that weights are written.
     check_out(request.out)
     _check_enough([sample.label for sample in samples])
     prepared = _prepare(samples, request, say)
@@ -345,7 +348,7 @@ def _load(prepared: _Prepared) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VL
 def _material(
     prepared: _Prepared, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor
 ) -> Material:
-    size_shown = Preprocessor(processor, model.model).size_shown
+    size_shown = Preprocessor(processor_config(processor)).size_shown
     show = partial(image_shown, capabilities=prepared.capabilities)
     own, rehearsal = prepared.own, prepared.rehearsal
     return Material(

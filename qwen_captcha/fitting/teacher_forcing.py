@@ -17,6 +17,7 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.preprocessing import Grid, Preprocessor
+from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT
 from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
 from qwen_captcha.fitting.vision import encode_images
@@ -48,7 +49,7 @@ class TeacherForcing:
         self._model = model
         self._tokenizer = processor.tokenizer
         self._image_token_id: int = processor.image_token_id
-        self._preprocessor = Preprocessor(processor, model.model)
+        self._preprocessor = Preprocessor(processor_config(processor))
         self._prompt = prompt
         self._end: int = self._tokenizer.convert_tokens_to_ids(END)
         [self._guess] = self._tokens(DRAFT_TEXT)

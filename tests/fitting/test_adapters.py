@@ -8,6 +8,7 @@ import torch
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
 from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.fitting import adapters
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter
@@ -48,7 +49,7 @@ def test_adapters_learn_and_are_merged_into_a_checkpoint_that_loads(
     processor = loading.load_processor(published_base, PIXEL_RANGE)
     frozen = model.model.language_model.norm.weight.detach().clone()
     adapted = adapters.add_adapters(model)
-    size_shown = Preprocessor(processor, model.model).size_shown
+    size_shown = Preprocessor(processor_config(processor)).size_shown
     texts = ["a3b9", "7qqx", "0421"]
     made = [Example(text, draw_text(text), text, text) for text in texts]
     own = Examples(made, lambda picture: picture, size_shown)

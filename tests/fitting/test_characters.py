@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
-from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch.processor import create_engine
 from qwen_captcha.fitting.characters import add_characters, missing_characters
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter
 from qwen_captcha.fitting.errors import FittingError
@@ -63,7 +63,7 @@ def test_a_checkpoint_with_new_characters_is_served_and_obeys_them(
     add_characters(model, processor, NEW)
     CheckpointWriter(tmp_path / "new", small_base, processor).write_weights(model)
     served = loading.load_model(tmp_path / "new", LoadPlan(Precision.FP32))
-    reader = Qwen2VLEngine(served, loading.load_processor(tmp_path / "new", PIXEL_RANGE))
+    reader = create_engine(served, loading.load_processor(tmp_path / "new", PIXEL_RANGE))
     only = DecodingConstraints(charset=Charset.of("жЩ"), min_length=4, max_length=4)
     [reading] = reader.read([GenerationRequest(draw_text("1234"), "read", 12, only)])
     assert len(reading.raw_response) == 4

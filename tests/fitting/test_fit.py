@@ -119,6 +119,14 @@ def test_the_command_says_what_is_wrong_in_one_line(
     assert said.count("\n") == 1
 
 
+def test_without_pytorch_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("qwen_captcha.cli.find_spec", lambda _: None)
+    assert main(["fit", "captchas", "--out", "mine"]) == 2
+    assert capsys.readouterr().err == 'fit needs PyTorch: pip install "qwen-captcha[qwen]"\n'
+
+
 def test_minutes_must_be_more_than_none(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["fit", "captchas", "--out", "mine", "--minutes", "0"])

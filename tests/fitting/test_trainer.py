@@ -13,6 +13,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
 from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
+from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.fitting.examples import Example, Examples
 from qwen_captcha.fitting.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import Material, Recipe, Test, Trainer
@@ -41,7 +42,7 @@ class Run:
                 on_step(tick)
                 yield float(tick)
 
-        size_shown = Preprocessor(self.processor, self.model.model).size_shown
+        size_shown = Preprocessor(processor_config(self.processor)).size_shown
         clock = ticks()
 
         def examples(texts: list[str]) -> Examples:
