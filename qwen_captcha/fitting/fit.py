@@ -48,7 +48,7 @@ from qwen_captcha.fitting.errors import FittingError
 from qwen_captcha.fitting.examples import Example, Examples
 from qwen_captcha.fitting.rehearsal import read_rehearsal
 from qwen_captcha.fitting.teacher_forcing import TeacherForcing
-from qwen_captcha.fitting.trainer import Material, Recipe, Test, Trainer
+from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.recognition.answer import answer_from_output, image_shown
 from qwen_captcha.recognition.calibration import CALIBRATION
@@ -372,7 +372,7 @@ def _score(outcomes: Sequence[Outcome], images: int) -> Score:
     return Score(sum(outcome.right for outcome in outcomes), images)
 
 
-def _line(test: Test, minutes: float) -> str:
+def _line(test: HeldOutScore, minutes: float) -> str:
     """Return a line of progress."""
     left = round(60 * minutes * (1 - test.share))
     return (

@@ -79,7 +79,7 @@ class Material:
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class HeldOutScore:
     """What the model makes of the images that it does not learn from.
 
     Attributes:
@@ -127,7 +127,7 @@ class Trainer:
         *,
         seconds: float,
         clock: Callable[[], float],
-        report: Callable[[Test], None],
+        report: Callable[[HeldOutScore], None],
         keep: Callable[[], None],
     ) -> None:
         self._forcing = forcing
@@ -152,7 +152,7 @@ class Trainer:
         self._share = 0.0
         self._best: tuple[float, list[torch.Tensor]] | None = None
         self._skipped = 0.0
-        self._base_test: Test | None = None
+        self._base_test: HeldOutScore | None = None
 
     @property
     def improved(self) -> bool:
@@ -222,7 +222,7 @@ class Trainer:
                 used[self._forcing.token_ids(examples.texts)] = 1
         return used
 
-    def _consider(self, weights: Sequence[torch.Tensor]) -> Test:
+    def _consider(self, weights: Sequence[torch.Tensor]) -> HeldOutScore:
         """Test weights, keep them if they are the best so far, and return the test."""
         with self._with_weights(weights):
             test = self._test()
@@ -232,17 +232,17 @@ class Trainer:
                 self._keep()
         return test
 
-    def score(self, test: Test) -> float:
+    def score(self, test: HeldOutScore) -> float:
         """Return what a test is worth, less being better."""
         assert self._base_test is not None
         forgotten = max(0.0, test.rehearsal_loss - self._base_test.rehearsal_loss)
         return test.loss + _FORGETTING * forgotten
 
     @torch.inference_mode()
-    def _test(self) -> Test:
+    def _test(self) -> HeldOutScore:
         own = self._read(self._material.own_held_out)
         rehearsal = self._read(self._material.rehearsal_held_out)
-        test = Test(self._share, self.steps, *own, *rehearsal)
+        test = HeldOutScore(self._share, self.steps, *own, *rehearsal)
         self._report(test)
         return test
 

@@ -16,7 +16,7 @@ from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.fitting.examples import Example, Examples
 from qwen_captcha.fitting.teacher_forcing import TeacherForcing
-from qwen_captcha.fitting.trainer import Material, Recipe, Test, Trainer
+from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from tests.support.checkpoints import IDS, PIXEL_RANGE
 from tests.support.own_captchas import draw_text
 
@@ -29,7 +29,7 @@ class Run:
 
     model: Qwen2VLForConditionalGeneration
     processor: Qwen2VLProcessor
-    tests: list[Test] = field(default_factory=list)
+    tests: list[HeldOutScore] = field(default_factory=list)
     kept: list[torch.Tensor] = field(default_factory=list)
 
     def trainer(
