@@ -140,7 +140,13 @@ def test_label_ends_cleanly_and_names_the_next_command(tmp_path: Path) -> None:
         (folder / name).write_bytes(IMAGE)
     command = [sys.executable, "-m", "qwen_captcha", "label", str(folder), "--model", "/nowhere"]
     process = subprocess.Popen(
-        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     address = process.stdout.readline().split()[-1]

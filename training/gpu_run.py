@@ -169,7 +169,14 @@ def _smaller(name: str, content: bytes) -> tuple[str, bytes]:
 
 
 def run(
-    folder: Path, out: Path, minutes: float, batch_size: int, learning_rate: float, depth: int
+    folder: Path,
+    out: Path,
+    minutes: float,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    depth: int,
+    level: int,
 ) -> float:
     """Train in a packed folder and write the checkpoint in pieces; return images a second.
 
@@ -181,8 +188,8 @@ def run(
     if not begin.is_dir():
         _module(folder, ["training.grow", _BEGIN, str(begin), "--depth", str(depth)])
     before = _seconds(state) if resumed else 0.0
-    arguments = ["--out", str(state), "--init", str(begin), "--level", "6", "--real", _REAL]
-    arguments += ["--minutes", f"{before / 60 + minutes:g}", "--fonts", _FONTS]
+    arguments = ["--out", str(state), "--init", str(begin), "--level", str(level)]
+    arguments += ["--real", _REAL, "--minutes", f"{before / 60 + minutes:g}", "--fonts", _FONTS]
     arguments += ["--batch-size", str(batch_size), "--learning-rate", f"{learning_rate:g}"]
     arguments += ["--workers", str(max(1, (os.cpu_count() or 2) - 1)), "--decay", "0.8"]
     started = time.monotonic()
@@ -246,6 +253,7 @@ def main() -> None:
     running.add_argument("--batch-size", type=int, default=256)
     running.add_argument("--learning-rate", type=float, default=1.2e-3)
     running.add_argument("--depth", type=int, default=6, help="vision blocks (6)")
+    running.add_argument("--level", type=int, default=6, help="of the curriculum (6)")
     joining = commands.add_parser("join", help="put what came back together")
     joining.add_argument("pieces", type=Path)
     joining.add_argument("folder", type=Path)
@@ -258,9 +266,10 @@ def main() -> None:
             arguments.folder.resolve(),
             arguments.out.resolve(),
             arguments.minutes,
-            arguments.batch_size,
-            arguments.learning_rate,
-            arguments.depth,
+            batch_size=arguments.batch_size,
+            learning_rate=arguments.learning_rate,
+            depth=arguments.depth,
+            level=arguments.level,
         )
         print(f"{speed:.0f} images a second")
     else:

@@ -42,7 +42,7 @@ from training.learning.dataset import Batch, CaptchaStream, Mix, open_loader
 from training.learning.objective import Objective, to_patches
 from training.learning.progress import Progress, Recent
 from training.learning.real_captchas import RealCaptchas, is_archive, read_archives
-from training.rendering.fonts import FONT_ROOT, FontLibrary
+from training.rendering.fonts import FONT_ROOT, FontLibrary, FontsMissingError
 from training.validate import rendered, validate
 
 _GLYPH_WEIGHT = 0.5
@@ -262,13 +262,17 @@ class Trainer:
         """Write how the checkpoint came about and what it reads to `training.json` in it."""
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         objective = Objective(model, self.processor.tokenizer).to(self.device).eval()
-        held_out = FontLibrary.open(held_out=True, root=self.arguments.fonts)
-        description = {
+        description: dict[str, object] = {
             "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
             "progress": asdict(self.progress),
             "recent": self.recent.summary(),
-            "held_out_fonts": validate(objective, rendered(500, held_out)),
         }
+        try:
+            held_out = FontLibrary.open(held_out=True, root=self.arguments.fonts)
+        except FontsMissingError:  # a machine that has the typefaces of training alone
+            pass
+        else:
+            description["held_out_fonts"] = validate(objective, rendered(500, held_out))
         text = json.dumps(description, indent=2) + "\n"
         (folder / "training.json").write_text(text, encoding="utf-8")
         print(text)

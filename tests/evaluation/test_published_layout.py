@@ -31,6 +31,7 @@ from qwen_captcha.recognition.charsets import (
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Case
 from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
+from tests.support.captchas import CAPTCHA
 from tests.support.checkpoints import (
     documented_inputs,
     noise_images,
@@ -206,7 +207,7 @@ def test_a_half_downloaded_checkpoint_is_refused(
 
 def test_the_service_answers_from_it(home: Path, tmp_path: Path) -> None:
     image = tmp_path / "captcha.png"
-    noise_images([(160, 60)])[0].save(image)
+    image.write_bytes(CAPTCHA)
     variables = {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "USE_GPU": "false"}
     with running(ENTRY_SCRIPT, **variables, QWEN_MODEL="") as server:
         server.wait_until_ready()

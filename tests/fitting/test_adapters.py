@@ -42,6 +42,7 @@ def test_without_peft_the_command_that_installs_it_is_named(
         adapters.check_large("big", WEIGHTS, gpus=1)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks it
 def test_adapters_learn_and_are_merged_into_a_checkpoint_that_loads(
     published_base: Path, tmp_path: Path
 ) -> None:
