@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -38,6 +38,7 @@ _MAX_FONT_BYTES = 18 * 2**20
 MAX_PIECE_BYTES = 15 * 2**20
 _WEBP_QUALITY = 80  # of real images, most of which are several times as large without loss
 _FONTS, _REAL, _BEGIN = "fonts", "real", "checkpoint"
+_ARCHIVE = "checkpoint.tar"  # what comes back, in pieces
 _CODE = ("qwen_captcha", "training")
 
 
@@ -196,19 +197,16 @@ def run(
     _module(folder, ["training.train", *arguments, *(["--resume"] if resumed else [])])
     print(f"trained and validated in {time.monotonic() - started:.0f} s")
     out.mkdir(parents=True, exist_ok=True)
-    for path in sorted((state / "checkpoint").iterdir()):
-        for piece, content in enumerate(_pieces(path.read_bytes())):
-            (out / f"{path.name}.{piece:02}").write_bytes(content)
-    shutil.copy(state / "log.jsonl", out / "log.jsonl.00")
+    shutil.copy(state / "log.jsonl", state / "checkpoint")
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        archive.add(state / "checkpoint", arcname=".")
+    content = stream.getvalue()
+    for piece, start in enumerate(range(0, len(content), MAX_PIECE_BYTES)):
+        part = content[start : start + MAX_PIECE_BYTES]
+        (out / f"{_ARCHIVE}.{piece:02}").write_bytes(part)
     images, seconds = _progress(state)
     return images / max(1e-9, seconds)
-
-
-def _pieces(content: bytes) -> Iterator[bytes]:
-    yield from (
-        content[start : start + MAX_PIECE_BYTES]
-        for start in range(0, max(1, len(content)), MAX_PIECE_BYTES)
-    )
 
 
 def _module(folder: Path, command: Sequence[str]) -> None:
@@ -228,12 +226,11 @@ def _seconds(state: Path) -> float:
 
 
 def join(pieces: Path, folder: Path) -> None:
-    """Put the files of a checkpoint together again from their pieces."""
+    """Put a checkpoint together again from the pieces of its archive."""
     folder.mkdir(parents=True, exist_ok=True)
-    names = sorted({path.name.rpartition(".")[0] for path in pieces.iterdir() if path.is_file()})
-    for name in names:
-        parts = sorted(path for path in pieces.iterdir() if path.name.rpartition(".")[0] == name)
-        (folder / name).write_bytes(b"".join(part.read_bytes() for part in parts))
+    content = b"".join(part.read_bytes() for part in sorted(pieces.glob(f"{_ARCHIVE}.*")))
+    with tarfile.open(fileobj=BytesIO(content)) as archive:
+        archive.extractall(folder, filter="data")
 
 
 def main() -> None:

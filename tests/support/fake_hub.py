@@ -37,8 +37,9 @@ class FakeHub(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def names(self) -> list[str]:
-        """Return the names of the files in the repository."""
-        return sorted(path.name for path in self.folder.iterdir())
+        """Return the paths of the files in the repository."""
+        files = (path for path in self.folder.rglob("*") if path.is_file())
+        return sorted(path.relative_to(self.folder).as_posix() for path in files)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -60,9 +61,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(self._json({"id": hub.repo_id, "sha": REVISION, "siblings": siblings}))
         elif path == f"/api/models/{hub.repo_id}/tree/{REVISION}":
             self._reply(self._json([self._entry(name) for name in hub.names()]))
-        elif (name := path.rpartition("/")[2]) in hub.withheld:
+        elif (name := path.removeprefix(f"/{hub.repo_id}/resolve/{REVISION}/")) in hub.withheld:
             self._reply(b"{}", status=404, error="EntryNotFound")
-        elif path.startswith(f"/{hub.repo_id}/resolve/{REVISION}/"):
+        elif name in hub.names():
             content = (hub.folder / name).read_bytes()
             if with_body:
                 hub.served.append(name)

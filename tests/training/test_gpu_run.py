@@ -79,14 +79,18 @@ def test_a_pack_holds_all_that_a_run_needs(
 
 def test_pieces_are_joined_to_the_same_files(tmp_path: Path) -> None:
     content = bytes(range(256)) * 100
+    stream = BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as written:
+        gpu_run._add(written, "model.safetensors", content)
+        gpu_run._add(written, "onnx/text.onnx", b"graph")
     pieces = tmp_path / "pieces"
     pieces.mkdir()
-    for index in range(3):
-        (pieces / f"model.safetensors.{index:02}").write_bytes(content[index * 9000 :][:9000])
-    (pieces / "captcha.json.00").write_bytes(b"{}")
+    for index in range(0, len(stream.getvalue()), 9000):
+        part = stream.getvalue()[index : index + 9000]
+        (pieces / f"checkpoint.tar.{index // 9000:02}").write_bytes(part)
     gpu_run.join(pieces, tmp_path / "joined")
-    assert (tmp_path / "joined/model.safetensors").read_bytes() == content[:27000]
-    assert (tmp_path / "joined/captcha.json").read_bytes() == b"{}"
+    assert (tmp_path / "joined/model.safetensors").read_bytes() == content
+    assert (tmp_path / "joined/onnx/text.onnx").read_bytes() == b"graph"
 
 
 @pytest.mark.live
