@@ -267,7 +267,7 @@ class ImageArchive:
         return row if row and (self.folder / row[0]).exists() else None
 
     def _repair(self, db: sqlite3.Connection) -> None:
-        """Make database and files agree: somebody has deleted files, or a process was killed."""
+        """Make database and files agree after files were deleted or a process was killed."""
         listed = {file for (file,) in db.execute("SELECT file FROM images")}
         with self._labels.change() as labels:
             there = {path.name for path in self.folder.iterdir()}
@@ -321,7 +321,7 @@ def _record(
 
 
 def _is_open(file: str, refused: str, labels: Labels) -> bool:
-    """Return whether nobody has said more of an image than that an answer was refused."""
+    """Return whether all that is known of an image is that an answer was refused."""
     label = labels.labels.get(file)
     if label is not None:
         return label.text == refused

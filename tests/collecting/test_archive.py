@@ -214,7 +214,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(
     assert len(images(archive.folder)) == 3
 
 
-def test_files_that_somebody_deleted_or_a_killed_process_left_are_noticed(tmp_path: Path) -> None:
+def test_files_that_were_deleted_or_left_by_a_killed_process_are_noticed(tmp_path: Path) -> None:
     archive = ImageArchive(tmp_path, 3, MIB)
     archive.keep([answer(1), answer(2)])
     (tmp_path / images(tmp_path)[answer(1).data]).unlink()
