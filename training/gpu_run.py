@@ -15,6 +15,7 @@ A CPU does the same slowly: `python -m training.gpu_run run --minutes 2 --out OU
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
+from training.generators.archive import add_file
 from training.rendering.alphabet import ALPHABET
 from training.rendering.fonts import FONT_ROOT, package_table
 
@@ -143,19 +145,13 @@ def _pack_archive(source: Path, target: Path, limit: int) -> int:
             if used + size > limit - 4096:
                 break
             used += size
-            _add(written, name, content)
+            add_file(written, name, content)
             rows.append(f"{name}\t{rest}")
-        _add(written, "labels.tsv", "\n".join(rows).encode("utf-8"))
+        add_file(written, "labels.tsv", "\n".join(rows).encode("utf-8"))
     if not rows:
         target.unlink()
         return 0
     return target.stat().st_size
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    archive.addfile(member, BytesIO(content))
 
 
 def _smaller(name: str, content: bytes) -> tuple[str, bytes]:
@@ -188,7 +184,7 @@ def run(
     begin = folder / "grown"
     if not begin.is_dir():
         _module(folder, ["training.grow", _BEGIN, str(begin), "--depth", str(depth)])
-    before = _seconds(state) if resumed else 0.0
+    before = _progress(state)[1] if resumed else 0.0
     arguments = ["--out", str(state), "--init", str(begin), "--level", str(level)]
     arguments += ["--real", _REAL, "--minutes", f"{before / 60 + minutes:g}", "--fonts", _FONTS]
     arguments += ["--batch-size", str(batch_size), "--learning-rate", f"{learning_rate:g}"]
@@ -215,14 +211,8 @@ def _module(folder: Path, command: Sequence[str]) -> None:
 
 def _progress(state: Path) -> tuple[int, float]:
     """Return the images and seconds of a run so far."""
-    import json
-
     last = json.loads((state / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return int(last["images"]), float(last["seconds"])
-
-
-def _seconds(state: Path) -> float:
-    return _progress(state)[1]
 
 
 def join(pieces: Path, folder: Path) -> None:

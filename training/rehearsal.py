@@ -24,6 +24,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from qwen_captcha.fitting.rehearsal import REHEARSAL
 from qwen_captcha.samples import LABELS_FILE
+from training.generators.archive import add_file
 from training.held_out import draw_held_out
 from training.learning.real_captchas import RealCaptcha, is_archive, read_archives
 from training.rendering.fonts import FontLibrary
@@ -64,9 +65,9 @@ def write_archive(path: Path, rows: Iterable[Row]) -> int:
     with tarfile.open(path, "w") as archive:
         for index, (pixels, text) in enumerate(shuffled):
             name = f"{index:05}.webp"
-            _add(archive, name, encoded(pixels))
+            add_file(archive, name, encoded(pixels))
             labels.append(f"{name}\t{text}")
-        _add(archive, LABELS_FILE, ("\n".join(labels) + "\n").encode())
+        add_file(archive, LABELS_FILE, ("\n".join(labels) + "\n").encode())
     return len(shuffled)
 
 
@@ -78,12 +79,6 @@ def encoded(pixels: NDArray[np.uint8]) -> bytes:
         file = io.BytesIO()
         image.save(file, "WEBP", quality=_QUALITY)
     return file.getvalue()
-
-
-def _add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    archive.addfile(member, io.BytesIO(data))
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from training import gpu_run
 from training.build import build_config, build_model, build_processor, save_checkpoint
+from training.generators.archive import add_file
 from training.rendering import fonts
 
 DEJAVU = Path(matplotlib.get_data_path()) / "fonts/ttf"
@@ -44,9 +45,9 @@ def archive(path: Path, count: int) -> None:
             stream = BytesIO()
             pixels = noise.integers(0, 255, (40, 100, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(stream, "PNG")
-            gpu_run._add(written, f"{index}.png", stream.getvalue())
+            add_file(written, f"{index}.png", stream.getvalue())
             rows.append(f"{index}.png\tab{index}\talnum")
-        gpu_run._add(written, "labels.tsv", "\n".join(rows).encode())
+        add_file(written, "labels.tsv", "\n".join(rows).encode())
 
 
 @pytest.mark.usefixtures("table")
@@ -81,8 +82,8 @@ def test_pieces_are_joined_to_the_same_files(tmp_path: Path) -> None:
     content = bytes(range(256)) * 100
     stream = BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as written:
-        gpu_run._add(written, "model.safetensors", content)
-        gpu_run._add(written, "onnx/text.onnx", b"graph")
+        add_file(written, "model.safetensors", content)
+        add_file(written, "onnx/text.onnx", b"graph")
     pieces = tmp_path / "pieces"
     pieces.mkdir()
     for index in range(0, len(stream.getvalue()), 9000):

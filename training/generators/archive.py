@@ -31,9 +31,9 @@ def write_archive(path: Path, drawings: Iterable[Drawing]) -> int:
             for number, drawing in enumerate(drawings):
                 content, suffix = smallest_file(drawing.image)
                 name = f"{number:04}.{suffix}"
-                _add(archive, name, content)
+                add_file(archive, name, content)
                 lines.append(_line(name, drawing))
-            _add(archive, LABELS_FILE, "".join(lines).encode())
+            add_file(archive, LABELS_FILE, "".join(lines).encode())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -49,7 +49,8 @@ def _line(name: str, drawing: Drawing) -> str:
     return "\t".join(fields) + "\n"
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+def add_file(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a file with `content` to an archive that is open for writing."""
     entry = tarfile.TarInfo(name)
     entry.size = len(content)
     archive.addfile(entry, io.BytesIO(content))

@@ -46,8 +46,7 @@ _USES = 3
 _BANK = 3000  # drawings that a worker holds, of which it takes one by chance
 _JOINED = 0.12  # share of the captchas to which another one is joined, where they fit
 _UNCHANGED = 0.3  # share of the captchas that are shown as they are
-# How far the grid that an image is resized to may be from its own shape, as a factor; and how much
-# a number of tokens far from the middle of the range counts beside that.
+# Standard deviation of the chance in choosing a grid for an image, as a natural log of the aspect.
 _GRID_JITTER = 0.12
 
 
