@@ -20,7 +20,7 @@ from training.rendering.effects import jpeg
 Pixels = NDArray[np.uint8]
 Boxes = NDArray[np.float32]
 
-_STACKED = 0.15  # of joined captchas, the share that stand in two lines
+_STACKED = 0.25  # of joined captchas, the share that stand in two lines
 MAX_JOINED = 16  # characters
 
 

@@ -66,7 +66,7 @@ _MOSTLY_CHINESE = (
     ("chinese_math", 0.4),
     ("chinese", 8.0),
 )
-_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 7.0))
+_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 5.0))
 
 # Small images first: a level costs as many patches as it needs. Thousands of Chinese characters
 # last: brought in before Latin codes were read, their loss was half of all and did not fall. They

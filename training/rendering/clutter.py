@@ -25,6 +25,7 @@ _INVERTING = 3  # a strike that inverts letters is this many times as thick as o
 Image = NDArray[np.float32]
 Canvas = NDArray[np.uint8]  # an image while lines are drawn on it
 Colour = tuple[float, float, float]
+Rectangle = tuple[float, float, float, float]  # left, top, width, height
 
 
 def _field(noise: np.random.Generator, size: tuple[int, int], cell: float, channels: int) -> Image:
@@ -265,6 +266,31 @@ def draw_strike(
     share = coverage[..., None] / np.float32(255)
     over = 255 - image if style.strike_inverts else np.array(colour, np.float32)
     image += share * (over - image)
+
+
+def erase(
+    image: Image, ground: Image, style: Style, letters: list[Rectangle], rng: random.Random
+) -> None:
+    """Take spots and strips out of the letters, so that the ground shows again, in place.
+
+    Args:
+        image: (H, W, 3), with the text.
+        ground: (H, W, 3), what it was before.
+        style: Gives the number of spots and strips.
+        letters: Left, top, width and height of each letter in pixels.
+        rng: Source of randomness.
+    """
+    holes = np.zeros(image.shape[:2], np.uint8)
+    for _ in range(style.erasers):
+        left, top, width, height = rng.choice(letters)
+        x, y = int(left + rng.random() * width), int(top + rng.random() * height)
+        radius = max(1, round(rng.uniform(0.05, 0.13) * height))
+        if rng.random() < 0.6:
+            cv2.circle(holes, (x, y), radius, 1, -1)
+        else:
+            end = (int(left + rng.random() * width), int(top + rng.random() * height))
+            cv2.line(holes, (x, y), end, 1, max(1, radius // 2))
+    image[holes > 0] = ground[holes > 0]
 
 
 def draw_dots(image: Image, style: Style, ink: Colour, base: Colour, rng: random.Random) -> None:

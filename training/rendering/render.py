@@ -243,7 +243,14 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
         clutter.draw_dots(image, style, first, base, part["dots"])
     if placed:
         warp = None if style.warp_everything else source
+        ground = image.copy()
         _ink_text(image, placed, style, em, inks, warp, part)
+        if style.erasers:
+            letters = [
+                (float(glyph.left), float(glyph.top), glyph.mask.shape[1], glyph.mask.shape[0])
+                for glyph in placed
+            ]
+            clutter.erase(image, ground, style, letters, part["erasers"])
         if style.strike:
             rng = part["strike"]
             colour = first if rng.random() < 0.7 else _ink_colour(style, base, rng)

@@ -53,6 +53,7 @@ class Style:
     strike_smooth: bool
     strike_hatched: bool
     strike_inverts: bool
+    erasers: int
     lines_in_ink: bool
     lines_over: bool
     smooth_lines: bool
@@ -147,6 +148,7 @@ _TRAITS: dict[str, Any] = {
     "swirl": 0.0,
     "lens": 0.0,
     "scatter": 0.0,
+    "erasers": 0,
     "blur": 0.0,
     "noise": 0.0,
     "specks": 0.0,
@@ -195,7 +197,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
     trait = Traits(rng.getrandbits(64))
     # One latent for all clutter, so that quiet and busy styles both occur.
     crowd = trait["crowd"].random() * d
-    dark = trait["dark"].random() < 0.1 * d
+    dark = trait["dark"].random() < 0.15 * d
     # Clutter over pale text is unreadable.
     strong_text = crowd > 0.5 or trait["strong_text"].random() < 0.6
     grain = 1.0 if strong_text else 0.4  # and so is what is behind it
@@ -215,8 +217,8 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         if trait["align"].random() < d
         else 0.5,
         font_per_character=trait["font_per_character"].random() < 0.25 * d,
-        rotation=_maybe(trait["rotation"], 0.6 * d, 3, 40)
-        * (1.0 if trait["rotation"].random() < 0.3 else 0.55),
+        rotation=_maybe(trait["rotation"], 0.6 * d, 3, 60)
+        * (1.0 if trait["rotation"].random() < 0.35 else 0.5),
         shear=_maybe(trait["shear"], 0.3 * d, 0.1, 0.5),
         quad=_maybe(trait["quad"], 0.2 * d, 0.05, 0.3),
         common_shear=trait["common_shear"].gauss(0, 0.32)
@@ -237,7 +239,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         colours=trait["colours"].choices(("black", "one", "each"), (3, 9 * d, 7 * d))[0],
         contrast=trait["contrast"].uniform(0.6, 1.0)
         if strong_text
-        else trait["contrast"].uniform(1 - 0.6 * d, 0.85),
+        else trait["contrast"].uniform(1 - 0.5 * d, 0.85),
         dark_background=dark,
         background=trait["background"].choices(
             ("white", *_BACKGROUNDS), (5, *(weight * d for weight in _BACKGROUNDS.values()))
@@ -260,6 +262,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         strike_smooth=trait["strike_smooth"].random() < 0.65,
         strike_hatched=trait["strike_hatched"].random() < 0.2,
         strike_inverts=trait["strike_inverts"].random() < 0.15 * d,
+        erasers=_count(trait["erasers"], 0.08 * d, 3, 14),
         lines_in_ink=trait["lines_in_ink"].random() < 0.4,
         lines_over=trait["lines_over"].random() < 0.7,
         smooth_lines=trait["smooth_lines"].random() < 0.5,
@@ -273,10 +276,10 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         jagged=trait["jagged"].random()
         < 0.4,  # warps as most generators compute them, pixel by pixel
         warp_everything=trait["warp_everything"].random() < 0.5,
-        blur=_maybe(trait["blur"], 0.22 * d, 0.005, 0.022),
-        noise=grain * _maybe(trait["noise"], 0.22 * d, 2, 22),
+        blur=_maybe(trait["blur"], 0.12 * d, 0.005, 0.018),
+        noise=grain * _maybe(trait["noise"], 0.16 * d, 2, 20),
         specks=_maybe(trait["specks"], 0.12 * d, 0.002, 0.05),
-        low_resolution=_maybe(trait["low_resolution"], 0.25 * d, 0.45, 0.85),
+        low_resolution=_maybe(trait["low_resolution"], 0.15 * d, 0.5, 0.85),
         palette=trait["palette"].choice((4, 8, 16, 32, 128))
         if trait["palette"].random() < 0.12 * d
         else 0,

@@ -40,8 +40,8 @@ _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
 _LENGTHS = (
-    *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 5), (8, 5), (9, 2), (10, 2)),
-    *((11, 1), (12, 1), (13, 0.5), (14, 0.5), (15, 0.4), (16, 0.6)),
+    *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 6), (8, 6), (9, 3), (10, 3)),
+    *((11, 1.5), (12, 1.5), (13, 0.8), (14, 0.8), (15, 0.6), (16, 0.8)),
 )
 _WORDS = 0.22  # share of the Latin codes that are words
 _WORD_LIST = Path("/usr/share/dict/words")  # Debian's wamerican; made-up words where it is missing
@@ -51,10 +51,10 @@ _HAN_LENGTHS = ((1, 1), (2, 3), (3, 3), (4, 10), (5, 2), (6, 0.5))
 _HAN_FREQUENT = 0.4  # share of the codes whose characters are all frequent ones
 _OPERATORS = (
     *(("+", 8), ("-", 7), ("*", 4), ("×", 4), ("x", 2), ("X", 1), ("/", 2), ("÷", 2)),
-    *((":", 0.5), ("·", 0.5)),
+    *((":", 1.2), ("·", 1.2)),
 )
 _LARGEST = ((9, 9), (20, 3), (99, 8), (999, 4))  # operands and how often they are that large
-_BRACKETS, _UNKNOWN = 0.05, 0.07  # share of the expressions with either
+_BRACKETS, _UNKNOWN = 0.1, 0.07  # share of the expressions with either
 _ENDINGS = (("=?", 7), ("=", 5), ("", 3), ("?", 0.3))
 _HAN_DIGITS = ("零一二三四五六七八九十", "零壹贰叁肆伍陆柒捌玖拾")
 _HAN_OPERATORS = ("加", "减", "乘", "除以", "乘以", "加上", "减去", "+", "-", "×")
@@ -78,14 +78,14 @@ def _spaced(rng: random.Random, parts: list[str]) -> str:
 
 def _expression(rng: random.Random) -> str:
     top = _weighted(rng, _LARGEST)
-    operands = 3 if top < 999 and rng.random() < 0.15 else 2
+    operands = 3 if top < 999 and rng.random() < 0.2 else 2
     parts = [str(rng.randint(0, top))]
     for _ in range(operands - 1):
         parts += [_weighted(rng, _OPERATORS), str(rng.randint(0, top))]
     if operands == 2 and rng.random() < _UNKNOWN:
         parts[rng.choice((0, 2))] = "?"
         return _spaced(rng, [*parts, "=", str(rng.randint(0, top))])
-    if operands == 3 and rng.random() < _BRACKETS / 0.15:
+    if operands == 3 and rng.random() < _BRACKETS / 0.2:
         opened = rng.choice((0, 2))
         parts[opened], parts[opened + 2] = f"({parts[opened]}", f"{parts[opened + 2]})"
     return _spaced(rng, [*parts, _weighted(rng, _ENDINGS)])

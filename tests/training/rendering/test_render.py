@@ -393,3 +393,13 @@ def test_a_thick_strike_inverts_letters(fonts: FontLibrary) -> None:
     changed = np.abs(before - after).max(axis=2) > 100
     assert changed.mean() > 0.05
     assert np.abs(after[changed] - (255 - before[changed])).mean() < 12
+
+
+def test_erasers_take_ink_out_of_the_letters_and_nothing_else(fonts: FontLibrary) -> None:
+    style = replace(plain_print(), colours="black", contrast=1.0)
+    whole, erased = (
+        render("mmmm", one, aspect=3.0, fonts=fonts, seed=2).image.astype(int)
+        for one in (style, replace(style, erasers=12))
+    )
+    assert (erased >= whole).all()
+    assert 0.02 < 1 - (erased < 128).sum() / (whole < 128).sum() < 0.6
