@@ -4,8 +4,8 @@ Responsible for: starting the service and its yardstick, the order of the measur
 line. Invariant: both sides read the same images with the same checkpoint on the same machine with
 the same number of threads, in turns; no service outlives the run.
 
-Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr torch] [--json FILE]`; a quick
-look is `python -m evaluation.bench --rounds 1 --images 32`.
+Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr rapidocr torch]
+[--json FILE]`; a quick look is `python -m evaluation.bench --rounds 1 --images 32`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from evaluation.accuracy.readers.base import ReaderError
 from evaluation.accuracy.readers.ddddocr import DdddocrReader
+from evaluation.accuracy.readers.ppocr import PPOCRReader
 from evaluation.load.bench_report import (
     BenchReport,
     Plan,
@@ -174,11 +175,13 @@ def load_rivals(name: str, plan: Plan, stack: ExitStack) -> list[Rival]:
         stack: Holds their services.
 
     Raises:
-        ReaderError: ddddocr is not installed.
+        ReaderError: ddddocr or rapidocr is not installed.
         ServiceStartError: The service did not become ready.
     """
     if name == "ddddocr":  # Its models take the threads that they choose.
-        return [_ddddocr(DdddocrReader(beta=beta)) for beta in (True, False)]
+        return [_in_process(DdddocrReader(beta=beta)) for beta in (True, False)]
+    if name == "rapidocr":
+        return [_in_process(PPOCRReader(plan.threads))]
     environment = {**service_environment(plan), "QWEN_BACKEND": name, "CACHE_SIZE": "0"}
     service = stack.enter_context(running_service(environment))
     client = stack.enter_context(ServiceClient(service.url))
@@ -192,7 +195,7 @@ def load_rivals(name: str, plan: Plan, stack: ExitStack) -> list[Rival]:
     ]
 
 
-def _ddddocr(reader: DdddocrReader) -> Rival:
+def _in_process(reader: DdddocrReader | PPOCRReader) -> Rival:
     return Rival(reader.name, reader.transcribe, lambda images: [*map(reader.transcribe, images)])
 
 
@@ -246,10 +249,11 @@ def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:
     parser.add_argument("--backend", choices=["auto", "torch", "onnx"], default="auto")
     parser.add_argument(
         "--against",
-        choices=["ddddocr", "torch"],
+        choices=["ddddocr", "rapidocr", "torch"],
         nargs="+",
         default=(),
-        help="read the same images with both models of ddddocr, with a service on PyTorch",
+        help="read the same images with both models of ddddocr, with PP-OCRv6 small of rapidocr, "
+        "with a service on PyTorch",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report")
     chosen = parser.parse_args(argv)

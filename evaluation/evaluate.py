@@ -3,7 +3,7 @@
 Responsible for: the command line and the order of the run. Invariant: all readers of a run see the
 same images; the table is printed before a file is written.
 
-Run: `python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr]
+Run: `python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr rapidocr]
 [--json FILE] [--html FILE]`, for a folder in one of the layouts of `samples.py`.
 """
 
@@ -67,13 +67,18 @@ def evaluate(arguments: argparse.Namespace) -> Report:
     return Report(source, judged, summarise(judged), count_warnings(judged), rivals)
 
 
-def _rivals(name: str | None) -> list[Reader]:
+def _rivals(names: Sequence[str]) -> list[Reader]:
     """Return the readers to compare with, before anything is read."""
-    if name is None:
-        return []
-    from evaluation.accuracy.readers.ddddocr import DdddocrReader
+    readers: list[Reader] = []
+    if "ddddocr" in names:
+        from evaluation.accuracy.readers.ddddocr import DdddocrReader
 
-    return [DdddocrReader(beta=False), DdddocrReader(beta=True)]
+        readers += [DdddocrReader(beta=False), DdddocrReader(beta=True)]
+    if "rapidocr" in names:
+        from evaluation.accuracy.readers.ppocr import PPOCRReader
+
+        readers.append(PPOCRReader())
+    return readers
 
 
 def _rival(reader: Reader, families: Sequence[Family], ours: Judged) -> Rival:
@@ -104,7 +109,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="request option of every image, such as kind=digits; may be repeated",
     )
-    command.add_argument("--against", choices=["ddddocr"], help="read with both its models, too")
+    command.add_argument(
+        "--against",
+        choices=["ddddocr", "rapidocr"],
+        nargs="+",
+        default=(),
+        help="read with both models of ddddocr, with PP-OCRv6 small of rapidocr",
+    )
     command.add_argument("--json", type=Path, metavar="FILE", help="write figures and predictions")
     command.add_argument("--html", type=Path, metavar="FILE", help="write a page with pictures")
     command.add_argument(
