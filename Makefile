@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help serve serve-lite test lint audit bench evaluate train weights fonts clean
+.PHONY: help serve serve-lite test lint audit bench evaluate train weights reference fonts clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -37,6 +37,9 @@ train: $(VENV)/dev.stamp  ## a CPU smoke run of the training, a few minutes
 
 weights: $(VENV)/dev.stamp  ## remake the bundled checkpoint from the landed one, hours: make weights REAL=FOLDER of archives
 	$(BIN)/python -m training.recipe runs/recipe --real $(or $(REAL),runs/drawn) --begin landed
+
+reference: $(VENV)/dev.stamp  ## write the tables of settings, options, errors and metrics into the docs
+	$(BIN)/python -m docs.reference
 
 fonts:  ## install the typefaces and the word list that captchas are drawn with (Debian, as root)
 	apt-get install -y --no-install-recommends $$($(PYTHON) -c "import json; print(*json.load(open('training/rendering/fonts.json')))") wamerican

@@ -1,8 +1,43 @@
-"""The one exception tree that callers may meet, each class with its HTTP status and slug.
+"""The exceptions that callers may receive, each class with its HTTP status and slug.
 
-Responsible for: what can go wrong while a captcha is read, as data. Views and the service raise;
-one handler in `routes.py` renders. Invariant: a message is a sentence for the caller, without
-paths, stack traces or secrets.
+Views and the service raise them; one handler in `api/routes.py` renders them. A message is a
+sentence for the caller, without paths, stack traces or secrets.
+
+    CaptchaServiceError  500 internal_error
+      InternalError  500 internal_error
+      BadRequest  400 bad_request
+        MissingImage  400 missing_image
+        EmptyImage  400 empty_image
+        InvalidBase64  400 invalid_base64
+        InvalidOption  400 invalid_option
+        CallerLeft  400 caller_left
+      Unauthorized  401 unauthorized
+      OriginNotAllowed  403 origin_not_allowed
+      NotFound  404 not_found
+        UnknownRequest  404 unknown_request
+      MethodNotAllowed  405 method_not_allowed
+      Gone  410 gone
+      TooLarge  413 too_large
+        BodyTooLarge  413 body_too_large
+        ImageTooLarge  413 image_too_large
+        TooManyPixels  413 too_many_pixels
+        TooManyFrames  413 too_many_frames
+        TooManyImages  413 too_many_images
+      UnsupportedImageType  415 unsupported_image_type
+      UndecodableImage  422 undecodable_image
+      UnreadableShape  422 unreadable_shape
+      RateLimited  429 rate_limited
+      ServiceUnavailable  503 unavailable
+        QueueFull  503 queue_full
+        ModelLoading  503 model_loading
+        ModelFailed  503 model_failed
+        Draining  503 draining
+        OutOfMemory  503 out_of_memory
+        EngineFailed  503 engine_failed
+          EngineUnreachable  503 engine_unreachable
+        EngineBusy  503 engine_busy
+      EngineRefused  500 engine_refused
+      DeadlineExceeded  504 deadline_exceeded
 """
 
 from __future__ import annotations
@@ -19,8 +54,8 @@ class CaptchaServiceError(Exception):
         error_type: Stable slug, the `error_type` field of the reply.
         retry_after_s: Seconds after which a retry makes sense, or None where waiting does
             not help. Sent as `Retry-After`.
-        elsewhere: Whether another instance can take the request now. Not where this one has too
-            much work: others then have as much, and would get all of this one's on top.
+        elsewhere: Whether another instance can take the request now. False for a full queue:
+            the other instances then have as much work, and the requests would add to it.
     """
 
     status: ClassVar[int] = 500
@@ -41,11 +76,11 @@ IMAGE_FAILED = "The model failed on this image; the service has logged why."
 
 
 class InternalError(CaptchaServiceError):
-    """A bug; the message is that the request or the image failed, and never more than that."""
+    """A bug; the message contains no more than that the request or the image failed."""
 
 
 class BadRequest(CaptchaServiceError):
-    """The request cannot be understood."""
+    """The request is malformed."""
 
     status = 400
     error_type = "bad_request"
@@ -70,26 +105,26 @@ class InvalidBase64(BadRequest):
 
 
 class InvalidOption(BadRequest):
-    """An option has a value that is not allowed; the message names the option and what is."""
+    """The value of an option is not allowed; the message names the option and what is allowed."""
 
     error_type = "invalid_option"
 
 
 class CallerLeft(BadRequest):
-    """The caller hung up while the image waited for the model, which was not asked then."""
+    """The client disconnected while the image waited; the model did not read it."""
 
     error_type = "caller_left"
 
 
 class Unauthorized(CaptchaServiceError):
-    """The service wants an API key, and the request has none that it knows."""
+    """The service requires an API key, and the request has no valid one."""
 
     status = 401
     error_type = "unauthorized"
 
 
 class OriginNotAllowed(CaptchaServiceError):
-    """A browser asks for a page of an origin that is not in CORS_ORIGINS."""
+    """A browser sent the request for a page whose origin is not in CORS_ORIGINS."""
 
     status = 403
     error_type = "origin_not_allowed"
@@ -103,7 +138,7 @@ class NotFound(CaptchaServiceError):
 
 
 class UnknownRequest(NotFound):
-    """No image is kept for the request that the feedback is about."""
+    """No image is stored for the request that the feedback names."""
 
     error_type = "unknown_request"
 
@@ -116,7 +151,7 @@ class MethodNotAllowed(CaptchaServiceError):
 
 
 class Gone(CaptchaServiceError):
-    """The route of another server that this one does not offer; the message names the other way."""
+    """A route of another server that this one does not offer; the message names the alternative."""
 
     status = 410
     error_type = "gone"
@@ -160,7 +195,7 @@ class TooManyImages(TooLarge):
 
 
 class UnsupportedImageType(CaptchaServiceError):
-    """The bytes are of no format that is read."""
+    """The bytes are not of a supported image format."""
 
     status = 415
     error_type = "unsupported_image_type"
@@ -174,7 +209,7 @@ class UndecodableImage(CaptchaServiceError):
 
 
 class UnreadableShape(CaptchaServiceError):
-    """The image decodes, but its aspect ratio is beyond what the model can be shown."""
+    """The image decodes, but the model does not support its aspect ratio."""
 
     status = 422
     error_type = "unreadable_shape"
@@ -188,7 +223,7 @@ class RateLimited(CaptchaServiceError):
 
 
 class ServiceUnavailable(CaptchaServiceError):
-    """The request cannot be taken now; a later retry may succeed."""
+    """The service does not accept the request now; a later retry may succeed."""
 
     status = 503
     error_type = "unavailable"
@@ -208,27 +243,27 @@ class ModelLoading(ServiceUnavailable):
 
 
 class ModelFailed(ServiceUnavailable):
-    """The model broke while serving."""
+    """The model failed while serving."""
 
     error_type = "model_failed"
     elsewhere = True
 
 
 class Draining(ServiceUnavailable):
-    """The service is shutting down and takes no new work."""
+    """The service is shutting down and accepts no new requests."""
 
     error_type = "draining"
     elsewhere = True
 
 
 class OutOfMemory(ServiceUnavailable):
-    """One image alone did not fit into the device's memory."""
+    """A single image does not fit into the device's memory."""
 
     error_type = "out_of_memory"
 
 
 class EngineFailed(ServiceUnavailable):
-    """The engine behind the service broke, or its reply cannot be used."""
+    """The engine behind the service failed, or its reply is not usable."""
 
     error_type = "engine_failed"
 
@@ -240,13 +275,13 @@ class EngineUnreachable(EngineFailed):
 
 
 class EngineBusy(ServiceUnavailable):
-    """The engine behind the service takes no more work at this moment."""
+    """The engine behind the service accepts no more requests at the moment."""
 
     error_type = "engine_busy"
 
 
 class EngineRefused(CaptchaServiceError):
-    """The engine behind the service refuses what it is sent; waiting does not help."""
+    """The engine behind the service rejects the request; a retry does not help."""
 
     error_type = "engine_refused"
 
@@ -259,7 +294,7 @@ class DeadlineExceeded(CaptchaServiceError):
 
 
 def every_error_type() -> Iterator[type[CaptchaServiceError]]:
-    """Yield each class of the tree once, base first, for the docs and their test."""
+    """Yield each class of the tree once, base first."""
     stack: list[type[CaptchaServiceError]] = [CaptchaServiceError]
     while stack:
         error = stack.pop(0)

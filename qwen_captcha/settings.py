@@ -1,27 +1,28 @@
-"""Every setting of the service: its variable, default, allowed values and meaning.
+"""The settings of the service, each declared once: type, default, allowed values and meaning.
 
-The one table `VARIABLES` drives parsing, documentation and tests. Nothing else reads `os.environ`.
-`broken_relation` finds settings that are fine alone but not together. Invariant: a `Settings` can
-be used as it is, so that a mistake stops the start with one line and never a request.
+The fields of `Settings` drive parsing and the tables of the documentation. `load_settings` checks
+each value alone and all of them together, so that a mistake ends the start with one line. Nothing
+else reads `os.environ`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 from qwen_captcha.value_parsers import (
     FALSE_WORDS,
     MIN_KEY_CHARACTERS,
     TRUE_WORDS,
     Secret,
-    api_keys,
     boolean,
     decimal_number,
     listening_address,
     one_of,
     origins,
+    parse_api_keys,
     rate,
     secret,
     web_address,
@@ -34,7 +35,7 @@ ENGINE_SERVERS = ("auto", "vllm", "sglang", "lmdeploy", "llama", "transformers",
 RATES = "a number and a span such as 20/second, with second, minute, hour or day"
 LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-# Longest part of a refused value that the error line repeats.
+# Maximum characters of a rejected value in the error line.
 MAX_QUOTED_CHARACTERS = 60
 
 MIB = 1024 * 1024
@@ -44,215 +45,306 @@ class SettingsError(Exception):
     """A setting cannot be used; the message is the one line that a user reads."""
 
 
+T = TypeVar("T")
+
+
+def setting(
+    default: str,
+    parse: Callable[[str], T],
+    allowed: str,
+    help: str,
+    *,
+    aliases: tuple[str, ...] = (),
+    hidden: bool = False,
+) -> T:
+    """Declare a field of `Settings`; the arguments are those of `Variable`.
+
+    Returns:
+        A dataclass field. Its type is that of the parsed value, so that a checker compares it with
+        the annotation.
+    """
+    declaration = {
+        "default": default,
+        "parse": parse,
+        "allowed": allowed,
+        "help": help,
+        "aliases": aliases,
+        "hidden": hidden,
+    }
+    return field(default=parse(default), metadata=declaration)
+
+
+def whole(
+    default: int, minimum: int, maximum: int, help: str, *, aliases: tuple[str, ...] = ()
+) -> int:
+    """Declare a setting that is a whole number in a range."""
+    allowed = f"a whole number from {minimum} to {maximum}"
+    parse = whole_number(minimum, maximum)
+    return setting(str(default), parse, allowed, help, aliases=aliases)
+
+
+def decimal(default: float, minimum: float, maximum: float, help: str) -> float:
+    """Declare a setting that is a decimal number in a range."""
+    allowed = f"a number from {minimum:.10g} to {maximum:.10g}"
+    return setting(f"{default:g}", decimal_number(minimum, maximum), allowed, help)
+
+
+def choice(choices: Sequence[str], help: str) -> str:
+    """Declare a setting that is one of some words; the first is the default."""
+    return setting(choices[0], one_of(choices), f"one of {', '.join(choices)}", help)
+
+
+def flag(default: str, help: str) -> bool:
+    """Declare a setting that is on or off."""
+    return setting(default, boolean, f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}", help)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The validated settings; `VARIABLES` says what each of them means."""
+    """The validated settings, each with its default.
 
-    qwen_model: str
-    qwen_backend: str
-    openai_base_url: str
-    openai_api_key: Secret
-    openai_server: str
-    openai_concurrency: int
-    qwen_cascade: str
-    cascade_below: float
-    use_gpu: bool
-    min_pixels: int
-    max_pixels: int
-    max_new_tokens: int
-    host: str
-    port: int
-    http_threads: int
-    workers: int
-    api_keys: tuple[Secret, ...]
-    rate_limit_per_address: str
-    rate_limit_per_key: str
-    trusted_proxy_count: int
-    cors_origins: tuple[str, ...]
-    max_body_bytes: int
-    max_image_bytes: int
-    max_image_pixels: int
-    max_frames: int
-    max_batch_images: int
-    max_prompt_characters: int
-    max_batch_size: int
-    max_queue_delay_ms: float
-    max_queue_size: int
-    ocr_timeout_s: float
-    batch_ocr_timeout_s: float
-    drain_timeout_s: float
-    cache_size: int
-    cache_ttl_s: float
-    collect_dir: str
-    collect_max_images: int
-    collect_max_bytes: int
-    log_level: str
-    log_format: str
-    log_answers: bool
+    The environment variable of a setting is its name in upper case.
+    """
+
+    qwen_model: str = setting(
+        "",
+        str,
+        "a hub name, a folder or `bundled`",
+        "Model to serve; empty: Qwen/Qwen2-VL-2B-Instruct if it is complete in the local cache, "
+        "else the bundled checkpoint.",
+    )
+    qwen_backend: str = choice(
+        BACKENDS,
+        "Engine of the model: PyTorch or ONNX Runtime in this process, or a server with OpenAI's "
+        "protocol; auto: ONNX Runtime for a checkpoint with graphs for it, such as the bundled "
+        "one, unless PyTorch finds a GPU, and PyTorch for all others.",
+    )
+    openai_base_url: str = setting(
+        "",
+        web_address,
+        "an http or https address without user name and query",
+        "Address of that server, with the path before /chat/completions: http://host:8000/v1.",
+    )
+    openai_api_key: Secret = setting(
+        "",
+        secret,
+        "a text of visible ASCII characters",
+        "Key sent to that server; never logged.",
+        hidden=True,
+    )
+    openai_server: str = choice(
+        ENGINE_SERVERS,
+        "Software of that server, because each accepts other extensions of OpenAI's protocol; "
+        "auto asks the server.",
+    )
+    openai_concurrency: int = whole(16, 1, 1024, "Maximum concurrent requests to that server.")
+    qwen_cascade: str = setting(
+        "",
+        str,
+        "a hub name, a folder, `openai`, `openai:NAME` or `ppocr`",
+        "Second reader, for images whose first answer has a low confidence; openai is the server "
+        "at OPENAI_BASE_URL, with the name of its model where it lists several; empty: none.",
+    )
+    cascade_below: float = decimal(
+        0.5, 0, 1, "Answers with a confidence below this value go to the second reader."
+    )
+    use_gpu: bool = flag("true", "Use CUDA if there is a GPU; false forces the CPU.")
+    min_pixels: int = whole(
+        64_000,
+        784,
+        100_000_000,
+        "Minimum pixels of an image in front of the model; smaller images are enlarged.",
+    )
+    max_pixels: int = whole(
+        360_000,
+        784,
+        100_000_000,
+        "Maximum pixels of an image in front of the model; larger images are reduced.",
+    )
+    # A 2B model on two CPU cores needs 0.24 s a token: 32 stay within a request's deadline.
+    max_new_tokens: int = whole(32, 1, 4096, "Maximum tokens in a response of the model.")
+    host: str = setting(
+        "0.0.0.0", listening_address, "an address or a host name", "Address to listen on."
+    )
+    port: int = whole(
+        5000,
+        0,
+        65_535,
+        "Port to listen on; 0 takes a free one and logs it. PORT takes precedence.",
+        aliases=("FLASK_RUN_PORT",),
+    )
+    # One for each admitted image, and for each slow upload. Unneeded threads are not started.
+    http_threads: int = whole(
+        512,
+        2,
+        4096,
+        "Maximum threads for HTTP, more than MAX_QUEUE_SIZE so that /health always has one. A "
+        "request holds one while it is read or answered, a slow upload too.",
+    )
+    workers: int = whole(
+        1,
+        1,
+        256,
+        "Number of processes, each with the model, an equal share of the cores, and a queue and "
+        "a cache of its own; for the CPU only.",
+    )
+    drain_timeout_s: float = decimal(
+        30, 1, 3600, "Maximum seconds to finish accepted requests after SIGTERM."
+    )
+    api_keys: tuple[Secret, ...] = setting(
+        "",
+        parse_api_keys,
+        f"keys of at least {MIN_KEY_CHARACTERS} visible ASCII characters, with commas between them",
+        "Keys, one of which a request must send as `Authorization: Bearer` or `X-API-Key`; empty: "
+        "no key is required. Probes and pages require none.",
+        hidden=True,
+    )
+    rate_limit_per_address: str = setting(
+        "",
+        rate,
+        RATES,
+        "Maximum requests from one address (of IPv6 one /64), counted by each worker; empty: no "
+        "limit.",
+    )
+    rate_limit_per_key: str = setting(
+        "",
+        rate,
+        RATES,
+        "Maximum requests with one of API_KEYS, counted by each worker; empty: no limit.",
+    )
+    trusted_proxy_count: int = whole(
+        0,
+        0,
+        16,
+        "Number of proxies in front whose X-Forwarded-For is trusted, 1 behind deploy/nginx.conf; "
+        "with 0 the client's address is that of the connection.",
+    )
+    cors_origins: tuple[str, ...] = setting(
+        "",
+        origins,
+        "origins such as https://example.org with commas between them, or *",
+        "Origins whose pages may call from a browser; empty: only the service's own.",
+    )
+    # nginx: client_max_body_size must match.
+    max_body_bytes: int = whole(
+        64 * MIB, 1024, 1024 * MIB, "Maximum size of a request body in bytes."
+    )
+    max_image_bytes: int = whole(
+        10 * MIB, 1024, 1024 * MIB, "Maximum size of an image file in bytes."
+    )
+    # A phone's photograph passes; 128 of them decoded in the queue are 4.8 GB.
+    max_image_pixels: int = whole(
+        12_500_000,
+        784,
+        1_000_000_000,
+        "Maximum pixels of an image, checked before it is decoded.",
+    )
+    max_frames: int = whole(100, 1, 10_000, "Maximum frames of an animation.")
+    max_batch_images: int = whole(
+        64, 1, 4096, "Maximum images in one /batch-ocr request; at most MAX_QUEUE_SIZE."
+    )
+    max_prompt_characters: int = whole(
+        2000, 1, 2000, "Maximum length of a request's prompt in characters."
+    )
+    # A larger batch asks for the interpreter less often, which counts when many ask for it.
+    max_batch_size: int = whole(32, 1, 1024, "Maximum images in one forward pass of the model.")
+    # The 32 images of a batch are decoded in about 10 ms.
+    max_queue_delay_ms: float = decimal(
+        25,
+        0,
+        1000,
+        "Maximum wait for images that are still being decoded, to share a forward pass; a "
+        "request that is alone never waits.",
+    )
+    max_queue_size: int = whole(
+        128,
+        1,
+        4095,
+        "Maximum images that are accepted and not yet answered; further ones are rejected.",
+    )
+    # The Go client gives up after 10 s.
+    ocr_timeout_s: float = decimal(
+        8, 0.1, 3600, "Deadline of an /ocr request in seconds; after it the reply is 504."
+    )
+    batch_ocr_timeout_s: float = decimal(
+        60,
+        0.1,
+        3600,
+        "Deadline of a /batch-ocr request in seconds; images that are unread by then fail.",
+    )
+    cache_size: int = whole(
+        4096,
+        0,
+        10_000_000,
+        "Maximum answers in the cache; 0 disables the cache and the sharing of identical requests.",
+    )
+    cache_ttl_s: float = decimal(
+        3600, 0.001, 31_536_000, "Seconds after which a cached answer expires."
+    )
+    collect_dir: str = setting(
+        "",
+        str,
+        "a folder",
+        "Folder in which images are stored with their answers, to train on; empty: none is stored.",
+    )
+    collect_max_images: int = whole(
+        10_000,
+        1,
+        10_000_000,
+        "Maximum number of images in COLLECT_DIR; the oldest without a label are removed first.",
+    )
+    collect_max_bytes: int = whole(
+        256 * MIB,
+        MIB,
+        1024 * 1024 * MIB,
+        "Maximum bytes of images and database in COLLECT_DIR.",
+    )
+    log_level: str = setting(
+        "info",
+        one_of(LOG_LEVELS),
+        f"one of {', '.join(LOG_LEVELS)}",
+        "Lowest severity that is logged.",
+    )
+    log_format: str = choice(
+        LOG_FORMATS, "Format of a log line; auto is text in a terminal, else one JSON object."
+    )
+    log_answers: bool = flag("false", "Log the text of each answer; images are never logged.")
 
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """One row of the settings table.
+    """The declaration of one setting.
 
     Attributes:
         field: The attribute of `Settings`.
-        names: The environment variables that set it; where several are set, the first wins.
         default: The value as one would write it into the environment.
         parse: Turns the text into the value; raises ValueError where it cannot.
-        allowed: What is allowed, completing the sentence "it must be …".
-        help: What the setting does, one sentence.
+        allowed: The allowed values, completing the sentence "it must be …".
+        help: The effect of the setting, one or two sentences.
+        aliases: Further environment variables that set it; the earlier one takes precedence.
         hidden: Its value is never shown.
     """
 
     field: str
-    names: tuple[str, ...]
     default: str
     parse: Callable[[str], object]
     allowed: str
     help: str
-    hidden: bool = False
+    aliases: tuple[str, ...]
+    hidden: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The environment variables that set it, by precedence."""
+        return (self.field.upper(), *self.aliases)
 
 
-def _whole_number(
-    field: str, names: str, default: int, low: int, high: int, help_text: str
-) -> Variable:
-    """Return the row of a setting that is a whole number in a range."""
-    allowed = f"a whole number from {low} to {high}"
-    return Variable(
-        field, tuple(names.split()), str(default), whole_number(low, high), allowed, help_text
-    )
+VARIABLES = tuple(Variable(declared.name, **declared.metadata) for declared in fields(Settings))
 
-
-def _decimal_number(
-    field: str, names: str, default: float, low: float, high: float, help_text: str
-) -> Variable:
-    """Return the row of a setting that is a decimal number in a range."""
-    allowed = f"a number from {low:.10g} to {high:.10g}"
-    return Variable(
-        field, tuple(names.split()), f"{default:g}", decimal_number(low, high), allowed, help_text
-    )
-
-
-# fmt: off
-VARIABLES: tuple[Variable, ...] = (
-    Variable("qwen_model", ("QWEN_MODEL",), "", str, "a hub name, a folder or `bundled`",
-        "Model to serve; empty: Qwen/Qwen2-VL-2B-Instruct if it is complete in the local cache, "
-        "else the bundled checkpoint."),
-    Variable("qwen_backend", ("QWEN_BACKEND",), "auto", one_of(BACKENDS),
-        f"one of {', '.join(BACKENDS)}",
-        "What runs the model: PyTorch or ONNX Runtime in this process, or a server that speaks "
-        "OpenAI's protocol; auto: ONNX Runtime for a checkpoint that has graphs for it, such as "
-        "the bundled one, unless PyTorch finds a GPU, and PyTorch for all others."),
-    Variable("openai_base_url", ("OPENAI_BASE_URL",), "", web_address,
-        "an http or https address without user name and query",
-        "Address of that server, with the path before /chat/completions: http://host:8000/v1."),
-    Variable("openai_api_key", ("OPENAI_API_KEY",), "", secret,
-        "a text of visible ASCII characters",
-        "Key that is sent to that server; never logged.", hidden=True),
-    Variable("openai_server", ("OPENAI_SERVER",), "auto", one_of(ENGINE_SERVERS),
-        f"one of {', '.join(ENGINE_SERVERS)}",
-        "Which server it is, because they differ in what they take beyond OpenAI's protocol; "
-        "auto asks it."),
-    _whole_number("openai_concurrency", "OPENAI_CONCURRENCY", 16, 1, 1024,
-        "Most images that are with that server at once."),
-    Variable("qwen_cascade", ("QWEN_CASCADE",), "", str,
-        "a hub name, a folder, `openai`, `openai:NAME` or `ppocr`",
-        "Second reader, for the images that the first one is not sure of; openai is the server at "
-        "OPENAI_BASE_URL, with the name of its model where it lists several; empty: none."),
-    _decimal_number("cascade_below", "CASCADE_BELOW", 0.5, 0, 1,
-        "Answers with a confidence below this are passed on to the second reader."),
-    Variable("use_gpu", ("USE_GPU",), "true", boolean,
-        f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",
-        "Use CUDA when there is one; false forces the CPU."),
-    _whole_number("min_pixels", "MIN_PIXELS", 64_000, 784, 100_000_000,
-        "Smaller images are enlarged to this many pixels before the model sees them."),
-    _whole_number("max_pixels", "MAX_PIXELS", 360_000, 784, 100_000_000,
-        "Larger images are reduced to this many pixels before the model sees them."),
-    # A 2B model on two CPU cores needs 0.24 s a token: 32 stay within a request's deadline.
-    _whole_number("max_new_tokens", "MAX_NEW_TOKENS", 32, 1, 4096,
-        "Longest response of the model, in tokens."),
-    Variable("host", ("HOST",), "0.0.0.0", listening_address, "an address or a host name",
-        "Address to listen on."),
-    _whole_number("port", "PORT FLASK_RUN_PORT", 5000, 0, 65_535,
-        "Port to listen on; 0 takes a free one, which the log names. PORT wins over the other."),
-    # One for each admitted image, and for each caller who sends slowly. What is not needed is not
-    # started.
-    _whole_number("http_threads", "HTTP_THREADS", 512, 2, 4096,
-        "Most threads that serve HTTP; more than MAX_QUEUE_SIZE, so that /health is never starved. "
-        "One is held by each request that is read or answered, slow uploads too."),
-    _whole_number("workers", "WORKERS", 1, 1, 256,
-        "Processes that each hold the model once, with an equal share of the cores, a queue and "
-        "a cache of their own; for the CPU only."),
-    Variable("api_keys", ("API_KEYS",), "", api_keys,
-        f"keys of at least {MIN_KEY_CHARACTERS} visible ASCII characters, with commas between them",
-        "Keys, one of which a request must have as `Authorization: Bearer` or `X-API-Key`; empty: "
-        "none is needed. Probes and pages need none.", hidden=True),
-    Variable("rate_limit_per_address", ("RATE_LIMIT_PER_ADDRESS",), "", rate, RATES,
-        "Most requests from one address (of IPv6 one /64), counted by each worker; empty: any."),
-    Variable("rate_limit_per_key", ("RATE_LIMIT_PER_KEY",), "", rate, RATES,
-        "Most requests with one of API_KEYS, counted by each worker; empty: any."),
-    _whole_number("trusted_proxy_count", "TRUSTED_PROXY_COUNT", 0, 0, 16,
-        "Proxies in front whose X-Forwarded-For is believed, 1 behind deploy/nginx.conf; with 0 "
-        "the address is that of the connection."),
-    Variable("cors_origins", ("CORS_ORIGINS",), "", origins,
-        "origins such as https://example.org with commas between them, or *",
-        "Origins whose pages may call from a browser; empty: none but this service's own."),
-    # nginx: client_max_body_size must match.
-    _whole_number("max_body_bytes", "MAX_BODY_BYTES", 64 * MIB, 1024, 1024 * MIB,
-        "Largest request body in bytes."),
-    _whole_number("max_image_bytes", "MAX_IMAGE_BYTES", 10 * MIB, 1024, 1024 * MIB,
-        "Largest image file in bytes."),
-    # A phone's photograph passes; 128 of them decoded in the queue are 4.8 GB.
-    _whole_number("max_image_pixels", "MAX_IMAGE_PIXELS", 12_500_000, 784, 1_000_000_000,
-        "Largest image in pixels, counted before it is decoded."),
-    _whole_number("max_frames", "MAX_FRAMES", 100, 1, 10_000,
-        "Longest animation in frames."),
-    _whole_number("max_batch_images", "MAX_BATCH_IMAGES", 64, 1, 4096,
-        "Most images in one /batch-ocr request; at most MAX_QUEUE_SIZE."),
-    _whole_number("max_prompt_characters", "MAX_PROMPT_CHARACTERS", 2000, 1, 2000,
-        "Longest prompt of a caller, in characters."),
-    # A larger batch asks for the interpreter less often, which counts when many ask for it.
-    _whole_number("max_batch_size", "MAX_BATCH_SIZE", 32, 1, 1024,
-        "Most images that share one forward pass of the model."),
-    # The 32 images of a batch are decoded in about 10 ms.
-    _decimal_number("max_queue_delay_ms", "MAX_QUEUE_DELAY_MS", 25, 0, 1000,
-        "Longest wait for images that are still being decoded, to share a forward pass with; "
-        "a request that is alone never waits."),
-    _whole_number("max_queue_size", "MAX_QUEUE_SIZE", 128, 1, 4095,
-        "Most images that are accepted and not yet answered; further ones are refused."),
-    # The Go client gives up after 10 s.
-    _decimal_number("ocr_timeout_s", "OCR_TIMEOUT_S", 8, 0.1, 3600,
-        "Seconds after which an /ocr request is answered with 504."),
-    _decimal_number("batch_ocr_timeout_s", "BATCH_OCR_TIMEOUT_S", 60, 0.1, 3600,
-        "Seconds after which the unread images of a /batch-ocr request fail."),
-    _decimal_number("drain_timeout_s", "DRAIN_TIMEOUT_S", 30, 1, 3600,
-        "Seconds that accepted requests have to finish after SIGTERM."),
-    _whole_number("cache_size", "CACHE_SIZE", 4096, 0, 10_000_000,
-        "Most answers kept; 0 switches the cache and the sharing of identical requests off."),
-    _decimal_number("cache_ttl_s", "CACHE_TTL_S", 3600, 0.001, 31_536_000,
-        "Seconds after which a kept answer expires."),
-    Variable("collect_dir", ("COLLECT_DIR",), "", str, "a folder",
-        "Folder in which images are kept with their answers, to train on; empty: none is kept."),
-    _whole_number("collect_max_images", "COLLECT_MAX_IMAGES", 10_000, 1, 10_000_000,
-        "Maximum number of images in COLLECT_DIR; the oldest without a label make room."),
-    _whole_number("collect_max_bytes", "COLLECT_MAX_BYTES", 256 * MIB, MIB, 1024 * 1024 * MIB,
-        "Maximum bytes of images and database in COLLECT_DIR."),
-    Variable("log_level", ("LOG_LEVEL",), "info", one_of(LOG_LEVELS),
-        f"one of {', '.join(LOG_LEVELS)}", "Least severe messages that are logged."),
-    Variable("log_format", ("LOG_FORMAT",), "auto", one_of(LOG_FORMATS),
-        f"one of {', '.join(LOG_FORMATS)}",
-        "Look of the log's lines; auto is text in a terminal, else one JSON object a line."),
-    Variable("log_answers", ("LOG_ANSWERS",), "false", boolean,
-        f"one of {', '.join(TRUE_WORDS + FALSE_WORDS)}",
-        "Log what each captcha was read as; images are never logged."),
-)
-# fmt: on
-
-# Read by huggingface_hub itself; listed for the documentation.
-PASSED_THROUGH: Mapping[str, str] = {
-    "HF_HOME": "Folder of the model cache; read by huggingface_hub.",
-    "HF_ENDPOINT": "Address of a mirror of the model hub; read by huggingface_hub.",
+# Read by huggingface_hub itself; listed for the documentation: what is allowed, and the effect.
+PASSED_THROUGH: Mapping[str, tuple[str, str]] = {
+    "HF_HOME": ("a folder", "Folder of the model cache; read by huggingface_hub."),
+    "HF_ENDPOINT": ("an address", "Address of a mirror of the model hub; read by huggingface_hub."),
 }
 
 
@@ -290,10 +382,10 @@ def load_settings(environ: Mapping[str, str]) -> Settings:
     Raises:
         SettingsError: Naming the variable, its value and what is allowed.
     """
-    values = {variable.field: _value(variable, environ) for variable in VARIABLES}
-    settings = Settings(**values)  # type: ignore[arg-type]
-    if (refusal := broken_relation(settings)) is not None:
-        raise SettingsError(refusal)
+    values: dict[str, Any] = {variable.field: _value(variable, environ) for variable in VARIABLES}
+    settings = Settings(**values)
+    if (problem := broken_relation(settings)) is not None:
+        raise SettingsError(problem)
     return settings
 
 
@@ -323,7 +415,7 @@ def _parsed(variable: Variable, name: str, text: str) -> object:
 
 
 def broken_relation(settings: Settings) -> str | None:
-    """Return the line that refuses the settings, None where they fit together."""
+    """Return the error line of settings that exclude each other, None where there are none."""
     for low, high, why in (
         ("min_pixels", "max_pixels", "an image is resized to lie between the two"),
         ("max_batch_images", "max_queue_size", "a whole batch must fit into the queue"),
@@ -344,7 +436,7 @@ def broken_relation(settings: Settings) -> str | None:
 
 
 def _missing_companion(settings: Settings) -> str | None:
-    """Return the line about a setting that is of no use without another one."""
+    """Return the error line of a setting that requires another one, None where there is none."""
     if settings.qwen_backend == "openai" and not settings.openai_base_url:
         return (
             "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
@@ -370,5 +462,5 @@ def _shown(settings: Settings, field: str) -> str:
 
 
 def _relation(settings: Settings, field: str, allowed: str, why: str) -> str:
-    """Return the line that refuses a setting because of another one."""
+    """Return the error line of a setting that another one excludes."""
     return f"{_shown(settings, field)} cannot be used: it must be {allowed}, because {why}."

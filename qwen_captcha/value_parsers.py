@@ -1,8 +1,7 @@
-"""The kinds of values that settings have, as parsers of their texts.
+"""Parsers of the texts of settings: numbers, choices, addresses, keys.
 
-Responsible for: what counts as a yes, a number, a choice. Invariant: a parser returns a value
-within its range or raises ValueError, and takes no spelling that only Python would, such as `1_000`
-or digits of other scripts.
+A parser returns a value within its range or raises ValueError. It rejects spellings that only
+Python accepts, such as `1_000` or digits of other scripts.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ def secret(text: str) -> Secret:
     return Secret(text)
 
 
-def api_keys(text: str) -> tuple[Secret, ...]:
+def parse_api_keys(text: str) -> tuple[Secret, ...]:
     """Return the keys in a list with commas, hidden; short ones could be guessed."""
     keys = tuple(secret(part.strip()) for part in text.split(",") if part.strip())
     # Nothing but commas comes of variables that are not set: it must not open the service.
@@ -88,7 +87,7 @@ def listening_address(text: str) -> str:
 
 
 def boolean(text: str) -> bool:
-    """Return what a yes-or-no word means, in any case."""
+    """Return the value of a yes-or-no word in any case."""
     word = text.lower()
     if word not in TRUE_WORDS + FALSE_WORDS:
         raise ValueError(text)

@@ -19,7 +19,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from qwen_captcha import __version__
 from qwen_captcha.metrics import process_totals
 from qwen_captcha.service import CaptchaService
-from qwen_captcha.settings import VARIABLES, load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
 from tests.support.live_server import (
     MAX_WAIT_S,
@@ -246,10 +245,3 @@ def test_nothing_is_left_where_the_port_is_taken() -> None:
             assert server.wait_for_end() == 1
     assert "Can't connect" in "\n".join(server.lines)
     assert set(Path("/dev/shm").glob("qwen-captcha-metrics-*")) <= before
-
-
-def test_the_settings_of_the_log_are_documented() -> None:
-    named = {name for variable in VARIABLES for name in variable.names}
-    assert {"LOG_FORMAT", "LOG_ANSWERS", "LOG_LEVEL"} <= named
-    assert all(name in PAGE for name in ("LOG_FORMAT", "LOG_ANSWERS", "LOG_LEVEL"))
-    assert load_settings({}).log_answers is False

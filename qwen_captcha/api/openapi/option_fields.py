@@ -1,8 +1,7 @@
-"""The options of a request as JSON Schemas.
+"""The options of a request: JSON Schema, allowed values and effect of each.
 
-Responsible for: the schema of each option, written on the limits and words of `options.py`.
-Invariant: a value fits an option's schema exactly if `parse_options` takes it; a test holds both in
-step.
+A value fits an option's schema exactly if `parse_options` accepts it; a test compares both. The
+descriptions are Markdown, for the OpenAPI document and for the table in the documentation.
 """
 
 from __future__ import annotations
@@ -29,12 +28,14 @@ class OptionField:
 
     Attributes:
         name: Its name in a form, in JSON and in the query.
-        help: What it does, in sentences.
+        values: Its values in a few words.
+        help: Its effect, in sentences.
         text: The schema of its value as a text, which is all that a form and a query have.
         json_types: Schemas of what it may be in JSON beside such a text and null.
     """
 
     name: str
+    values: str
     help: str
     text: Schema
     json_types: tuple[Schema, ...] = ()
@@ -59,7 +60,8 @@ def _choice(name: str, choices: type[StrEnum], help_text: str) -> OptionField:
         "pattern": rf"^\s*(?:{words})?\s*$",
         "description": "The same in any case; a blank text counts as not given.",
     }
-    return OptionField(name, help_text, {"anyOf": [exact, tolerated]})
+    values = ", ".join(f"`{choice}`" for choice in choices)
+    return OptionField(name, values, help_text, {"anyOf": [exact, tolerated]})
 
 
 def _range_number() -> OptionField:
@@ -68,20 +70,22 @@ def _range_number() -> OptionField:
     digits = "".join(str(number) for number in numbers)
     return OptionField(
         "charset_range",
+        f"{numbers[0]} to {numbers[-1]}",
         "The allowed characters by ddddocr's number: 0 digits, 1 lower case, 2 upper case, 3 both "
         "cases, 4 lower case and digits, 5 upper case and digits, 6 both cases and digits, 7 "
-        "anything but these. Excludes charset.",
+        "all others. Excludes `charset`.",
         {"type": "string", "pattern": rf"^\s*[{digits}]?\s*$", "examples": ["6"]},
         ({"type": "integer", "enum": numbers},),
     )
 
 
 def _length() -> OptionField:
-    """Return the option that says how many characters there are."""
+    """Return the option for the number of characters."""
     number = number_up_to(MAX_LENGTH)
     return OptionField(
         "length",
-        "How many characters are read: a number, or a range from fewest to most such as 4-6.",
+        "`4` or `4-6`",
+        "Number of characters in the text, or a range of numbers.",
         {
             "type": "string",
             "pattern": rf"^\s*(?:{number}(?: *- *{number})?)?\s*$",
@@ -102,6 +106,7 @@ def _flag(name: str, help_text: str) -> OptionField:
     words = "|".join(word_in_any_case(word) for word in TRUE_WORDS + FALSE_WORDS)
     return OptionField(
         name,
+        "`true`, `false`",
         help_text,
         {"type": "string", "pattern": rf"^\s*(?:{words})?\s*$", "examples": ["true"]},
         ({"type": "boolean"}, {"type": "integer", "enum": [0, 1]}),
@@ -113,6 +118,7 @@ def _share(name: str, help_text: str) -> OptionField:
     number = r"\+?(?:0+(?:\.[0-9]*)?|\.[0-9]+|0*1(?:\.0*)?)"
     return OptionField(
         name,
+        "0 to 1",
         help_text,
         {"type": "string", "pattern": rf"^\s*(?:{number})?\s*$", "examples": ["0.9"]},
         ({"type": "number", "minimum": 0, "maximum": 1},),
@@ -121,10 +127,12 @@ def _share(name: str, help_text: str) -> OptionField:
 
 def _colors() -> OptionField:
     """Return the option that names the colors of the characters to read."""
+    colors = ", ".join(f"`{name}`" for name in COLOR_RANGES)
     return OptionField(
         "colors",
-        f"The colors of the characters to read: {', '.join(COLOR_RANGES)}, or names that "
-        "custom_color_ranges defines. As a text with commas between them or a JSON list.",
+        "names",
+        f"Only characters of these colors are read: {colors}, with ddddocr's ranges, or names in "
+        "`custom_color_ranges`. A JSON list, or names with commas between them.",
         {"type": "string", "examples": ["red,blue"]},
         ({"type": "array", "items": {"type": "string"}},),
     )
@@ -132,6 +140,7 @@ def _colors() -> OptionField:
 
 def _custom_colors() -> OptionField:
     """Return the option that defines further colors."""
+    example = '{"pink": [[150, 30, 100], [175, 150, 255]]}'
     bound = {
         "type": "array",
         "items": {"type": "integer", "minimum": 0, "maximum": MAX_LEVEL},
@@ -140,9 +149,11 @@ def _custom_colors() -> OptionField:
     }
     return OptionField(
         "custom_color_ranges",
-        "Further names for colors, each with a lower and an upper bound of hue (0 to "
-        f"{MAX_HUE}), saturation and value (0 to {MAX_LEVEL}), or several such pairs in a row.",
-        {"type": "string", "examples": ['{"pink": [[150, 30, 100], [175, 150, 255]]}']},
+        f"`{example}`",
+        "Further names for `colors`, each with a lower and an upper bound of hue (0 to "
+        f"{MAX_HUE}), saturation and value (0 to {MAX_LEVEL}), or several such pairs in a row. In "
+        "a form and in the query it is the text of that JSON.",
+        {"type": "string", "examples": [example]},
         ({"type": "object", "additionalProperties": {"type": "array", "items": bound}},),
     )
 
@@ -150,20 +161,41 @@ def _custom_colors() -> OptionField:
 OPTION_FIELDS: tuple[OptionField, ...] = (
     OptionField(
         "prompt",
-        "The caller's own instruction to the model; it replaces the default one.",
+        "a text",
+        "Replaces the default instruction, for models that follow one.",
         {"type": "string", "maxLength": MAX_PROMPT_CHARACTERS},
     ),
-    _choice("kind", Kind, "What the captcha shows, where it is known; the default is auto."),
-    _choice("case", Case, "What happens to the case of letters; the default is keep."),
+    _choice(
+        "kind",
+        Kind,
+        "Type of the captcha. `digits` and `chinese` allow only such characters, `math` only those "
+        "of arithmetic; `text` is never computed, and a model that only transcribes then reads "
+        "letters and digits only.",
+    ),
     OptionField(
         "charset",
-        "The allowed characters. Excludes charset_range.",
+        "a text",
+        "The allowed characters. Excludes `charset_range`.",
         {"type": "string", "maxLength": MAX_CHARSET_CHARACTERS, "examples": ["0123456789"]},
     ),
     _range_number(),
     _length(),
-    _flag("details", "Whether to tell each character's confidence and other readings."),
-    _share("min_confidence", "Answers with less confidence say so in low_confidence."),
+    _choice(
+        "case",
+        Case,
+        "Makes both cases of a letter one: their probabilities add up.",
+    ),
+    _flag(
+        "details",
+        "Adds `details`: the confidence of each character, which with that of the end multiply to "
+        "the answer's, and up to five other answers, which differ in more than letter case; under "
+        "2 KB.",
+    ),
+    _share(
+        "min_confidence",
+        'Answers below it get `"low_confidence": true`; `success` stays true. Fetch a new captcha '
+        "instead of submitting one of them.",
+    ),
     _colors(),
     _custom_colors(),
 )
