@@ -1,17 +1,20 @@
-"""What all dialects of ddddocr's servers have in common.
+"""The parts that all dialects of ddddocr's servers share.
 
-Invariant: every reply and every error has the shape and the status habits of its dialect, and the
-options of this service have the same names in all.
+Each reply and each error has the shape and the status codes of its dialect. The options of this
+service have the same names in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from flask import Response
 
+from qwen_captcha.api.openapi.operation import Operation
+from qwen_captcha.api.openapi.option_fields import word_in_any_case
+from qwen_captcha.api.openapi.schemas import Schema, any_of, object_of
 from qwen_captcha.api.request_parsing import (
     Body,
     PayloadLimits,
@@ -27,10 +30,31 @@ TRUE_WORDS = ("true", "1", "yes", "y", "on")
 FALSE_WORDS = ("false", "0", "no", "n", "off", "")
 RANGE_NUMBERS = tuple("01234567")
 
+TAG = "ddddocr's servers"
+TEXT: Schema = {"type": "string"}
+TEXTS: Schema = {"type": "array", "items": TEXT}
+NUMBER: Schema = {"type": "number"}
+NULL: Schema = {"type": "null"}
+TEXT_REPLY: Mapping[str, Schema] = {"text/plain; charset=utf-8": TEXT}
+_FLAG_WORDS = "|".join(word_in_any_case(word) for word in TRUE_WORDS + FALSE_WORDS if word)
+FLAG: Schema = any_of(
+    {"type": "boolean"},
+    {"type": "integer", "enum": [0, 1]},
+    {"type": "string", "pattern": rf"^\s*(?:{_FLAG_WORDS})?\s*$"},
+)
+PROBABILITIES: Schema = object_of(
+    {
+        "text": TEXT,
+        "confidence": {"type": "number", "minimum": 0, "maximum": 1},
+        "charsets": TEXTS,
+        "probability": {"type": "array", "items": {"type": "array", "items": NUMBER}},
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a caller asked in a dialect.
+    """One image to read, from a request in a dialect.
 
     Attributes:
         data: The image file.
@@ -44,16 +68,67 @@ class Question:
 
 
 class Dialect(Protocol):
-    """One server's way to ask and to answer."""
+    """The requests and replies of one server."""
 
     def parse(self, body: Body, limits: PayloadLimits) -> Question:
-        """Return what a request asks; raises the error of what it lacks."""
+        """Return the question of a request; raises the error of what it lacks."""
 
     def answer(self, question: Question, answer: Answer, seconds: float) -> Response:
         """Return the reply to a question; `seconds` went by since the request came."""
 
     def error(self, error: CaptchaServiceError) -> Response:
         """Return the reply to a request that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingRoute:
+    """A URL at which a server reads one image.
+
+    Attributes:
+        rule: The path as Flask writes it.
+        dialect: Returns the dialect, from the variable parts of the path.
+        claims: Whether a body is meant for this server; several servers may have the same path.
+    """
+
+    rule: str
+    dialect: Callable[[Mapping[str, str]], Dialect]
+    claims: Callable[[Body], bool] = lambda body: True
+
+
+@dataclass(frozen=True, slots=True)
+class OtherRoute:
+    """A URL of a server at which nothing is read.
+
+    Attributes:
+        rule: The path as Flask writes it.
+        method: In upper case.
+        name: Unique among the routes of all dialects.
+        reply: Returns the reply, or raises the error.
+        dialect: The shape of errors; None: that of this service.
+    """
+
+    rule: str
+    method: str
+    name: str
+    reply: Callable[[], Response]
+    dialect: Dialect | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server whose callers this service answers.
+
+    Attributes:
+        reading: The URLs at which it reads an image.
+        others: Its other URLs.
+        operations: The same URLs for the OpenAPI document; those of a shared path are merged.
+        schemas: The schemas that `operations` refer to.
+    """
+
+    reading: tuple[ReadingRoute, ...]
+    operations: tuple[Operation, ...]
+    schemas: Mapping[str, Schema]
+    others: tuple[OtherRoute, ...] = ()
 
 
 def option_fields(fields: Mapping[str, object], range_name: str) -> dict[str, object]:
@@ -95,7 +170,7 @@ def file_or_base64(body: Body, file_name: str, text_name: str, limits: PayloadLi
 
 
 def flag(fields: Mapping[str, object], name: str) -> bool:
-    """Return a yes-or-no field as JSON or a form has it.
+    """Return the value of a yes-or-no field of JSON or a form.
 
     Raises:
         InvalidOption: It is neither.

@@ -1,19 +1,22 @@
-"""The routes that only ddddocr's own servers have.
+"""The servers whose callers this service answers, and their routes.
 
-Responsible for: their URLs, and which dialect answers at each. Invariant: as soon as it is known
-whose request it is, also its errors are in that dialect.
+A new server is a module in this folder and one entry in `SERVERS`. As soon as the dialect of a
+request is known, its errors have that dialect's shape, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, g, request
 
-from qwen_captcha.api.dialects.base import Dialect
+from qwen_captcha.api.dialects.base import Dialect, ReadingRoute, Server
 from qwen_captcha.api.dialects.ddddocr_api import DDDDOCR_API
 from qwen_captcha.api.dialects.ddddocr_fastapi import DDDDOCR_FASTAPI
-from qwen_captcha.api.dialects.ocr_api_server import OcrApiServer
+from qwen_captcha.api.dialects.ocr_api_server import OCR_API_SERVER
+from qwen_captcha.api.openapi.operation import Operation
+from qwen_captcha.api.openapi.schemas import Schema
 from qwen_captcha.api.request_logging import CACHE_HEADER, record_answers
 from qwen_captcha.api.request_parsing import (
     Body,
@@ -21,63 +24,60 @@ from qwen_captcha.api.request_parsing import (
     read_body,
 )
 from qwen_captcha.api.wsgi import disconnect_check
-from qwen_captcha.errors import Gone, NotFound
+from qwen_captcha.errors import NotFound
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
 
-RANGE_PER_REQUEST = (
-    "The range of characters is not a setting of the server: it would change under other callers. "
-    "Send charset_range (0 to 7) or charset (the characters) with each request."
-)
+# Of those with the same path, the first that claims a body reads it; the last one claims all.
+SERVERS: tuple[Server, ...] = (OCR_API_SERVER, DDDDOCR_API, DDDDOCR_FASTAPI)
+# The path that the servers share with this service.
+SHARED = "/ocr"
 TEXT_ONLY = "Detection and sliders are not offered: this service reads text."
+
+OPERATIONS: tuple[Operation, ...] = tuple(
+    operation for server in SERVERS for operation in server.operations
+)
+SCHEMAS: Mapping[str, Schema] = {
+    name: schema for server in SERVERS for name, schema in server.schemas.items()
+}
+
+
+def reading_routes() -> dict[str, list[ReadingRoute]]:
+    """Return the routes of all servers by their path."""
+    routes: dict[str, list[ReadingRoute]] = {}
+    for server in SERVERS:
+        for route in server.reading:
+            routes.setdefault(route.rule, []).append(route)
+    return routes
 
 
 def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
     """Return the routes of ddddocr's servers for one service."""
     routes = Blueprint("dialects", __name__)
+    reading = {rule: found for rule, found in reading_routes().items() if rule != SHARED}
+    others = {route.rule: route for server in SERVERS for route in server.others}
 
     @routes.url_value_preprocessor
     def set_dialect(endpoint: str | None, values: dict[str, Any] | None) -> None:
-        """Note whose route it is, before anything can reject the request."""
+        """Store the dialect of the route, before anything can reject the request."""
         g.start = service.monotonic()
-        form = (values or {}).pop("form", "text")
-        if request.path.startswith(("/ocr/b64", "/ocr/file/")):
-            g.dialect = OcrApiServer(as_json=form == "json")
-        elif request.path in ("/ocr/file", "/set_charset_range"):
-            g.dialect = DDDDOCR_API
+        rule = request.url_rule.rule if request.url_rule else ""
+        if rule in reading:
+            g.dialect = reading[rule][-1].dialect(values or {})
+        elif rule in others and others[rule].dialect is not None:
+            g.dialect = others[rule].dialect
 
-    @routes.get("/ping")
-    def ping() -> Response:
-        """Answer a caller of ocr_api_server that the process is up."""
-        return Response("pong", mimetype="text/plain")
-
-    @routes.post("/ocr/file")
-    def ocr_file() -> Response:
-        """Read a file `file` for `ddddocr api`, a file `image` for ocr_api_server."""
+    def read(**parts: str) -> Response:
+        """Read one image for the server that claims the request."""
         body = read_body(request)
-        ours = "image" in body.files and "file" not in body.files
-        dialect = OcrApiServer(as_json=False) if ours else DDDDOCR_API
-        return read_in_dialect(dialect, body, service, settings, g.start)
+        assert request.url_rule is not None
+        route = next(route for route in reading[request.url_rule.rule] if route.claims(body))
+        return read_in_dialect(route.dialect(parts), body, service, settings, g.start)
 
-    @routes.post("/ocr/file/<any(text, json):form>")
-    def ocr_file_as() -> Response:
-        """Read a file `image` for ocr_api_server."""
-        return read_in_dialect(g.dialect, read_body(request), service, settings, g.start)
-
-    @routes.post("/ocr/b64")
-    @routes.post("/ocr/b64/<any(text, json):form>")
-    def ocr_base64() -> Response:
-        """Read base64 that is the whole body, for ocr_api_server."""
-        body = read_body(request)
-        if body.image is None and "image" not in body.fields and "image" not in body.files:
-            text = request.get_data().decode("utf-8", "replace")
-            body = Body(fields={"image": text}, query=request.args)
-        return read_in_dialect(g.dialect, body, service, settings, g.start)
-
-    @routes.post("/set_charset_range")
-    def set_charset_range() -> Response:
-        """Reject a change to a setting of all callers."""
-        raise Gone(RANGE_PER_REQUEST)
+    for rule in reading:
+        routes.add_url_rule(rule, view_func=read, methods=["POST"])
+    for other in others.values():
+        routes.add_url_rule(other.rule, other.name, other.reply, methods=[other.method])
 
     @routes.route("/det", methods=["GET", "POST"])
     @routes.route("/det/<path:_>", methods=["GET", "POST"])
@@ -85,7 +85,7 @@ def create_dialect_blueprint(service: CaptchaService, settings: Settings) -> Blu
     @routes.route("/slide<path:_>", methods=["GET", "POST"])
     @routes.route("/slide/<path:_>", methods=["GET", "POST"])
     def other_tasks(_: str = "") -> Response:
-        """Say that this is not text recognition."""
+        """Reject a request that is not for text recognition."""
         raise NotFound(TEXT_ONLY)
 
     return routes
@@ -97,7 +97,7 @@ def read_in_dialect(
     """Return the reply to a request for one image in a dialect.
 
     Args:
-        dialect: Whose request it is.
+        dialect: That of the request.
         body: The request's.
         service: Reads the image.
         settings: The service's.
@@ -119,11 +119,9 @@ def read_in_dialect(
 
 
 def dialect_of(body: Body) -> Dialect | None:
-    """Return whose request `POST /ocr` is, None for one of this service's own."""
+    """Return the dialect of a body at the shared path, None for one of this service's own."""
     if body.image is not None or "image" in body.files or "image_base64" in body.fields:
         return None
-    if body.is_json:
-        return DDDDOCR_API if "image" in body.fields else None
-    if "file" in body.files or "image" in body.fields:
-        return DDDDOCR_FASTAPI
-    return None
+    claimed = (route for route in reading_routes()[SHARED] if route.claims(body))
+    route = next(claimed, None)
+    return None if route is None else route.dialect({})

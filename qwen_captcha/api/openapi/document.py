@@ -1,7 +1,6 @@
-"""The OpenAPI 3.1 document, put together from the table of operations.
+"""The OpenAPI 3.1 document, made from the table of operations.
 
-Responsible for: the form that OpenAPI wants. Invariant: every status of an operation names each
-error that may have it.
+Each status of an operation names every error that may have it.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
 from qwen_captcha import __version__
-from qwen_captcha.api.openapi.dialect_operations import DIALECT_SCHEMAS
+from qwen_captcha.api.dialects import registry
 from qwen_captcha.api.openapi.operation import (
     JSON_TYPE,
     Errors,
@@ -75,7 +74,7 @@ def openapi_document(settings: Settings) -> dict[str, object]:
     for operation in operations_of(settings):
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
     components: dict[str, object] = {
-        "schemas": {**SCHEMAS, **DIALECT_SCHEMAS},
+        "schemas": {**SCHEMAS, **registry.SCHEMAS},
         "headers": HEADERS,
         "securitySchemes": KEY_SCHEMES,
     }

@@ -1,14 +1,11 @@
-"""What there is to say about one route.
-
-Responsible for: the two kinds of entries in the tables of routes. Invariant: plain data.
-"""
+"""The description of one route, as plain data."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from qwen_captcha.api.openapi.schemas import Schema
+from qwen_captcha.api.openapi.schemas import Schema, any_of
 from qwen_captcha.errors import CaptchaServiceError
 
 JSON_TYPE = "application/json"
@@ -69,6 +66,41 @@ class Operation:
     path_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     needs: str = ""
     guarded: bool = True
+
+
+def merged(first: Operation, second: Operation) -> Operation:
+    """Return one route for the requests of two that have the same path and method.
+
+    Name, tag, summary and errors are those of the first.
+    """
+    shapes = dict.fromkeys((*first.error_shapes, *second.error_shapes))
+    replies = dict(first.replies)
+    for status, reply in second.replies.items():
+        other = replies.get(status)
+        replies[status] = reply if other is None else _merged_replies(other, reply)
+    return replace(
+        first,
+        description=f"{first.description} {second.description}".strip(),
+        replies=replies,
+        bodies=_merged_schemas(first.bodies, second.bodies),
+        error_shapes=tuple(shapes),
+    )
+
+
+def _merged_replies(first: Reply, second: Reply) -> Reply:
+    return replace(
+        first,
+        description=f"{first.description} {second.description}".strip(),
+        content=_merged_schemas(first.content, second.content),
+    )
+
+
+def _merged_schemas(
+    first: Mapping[str, Schema], second: Mapping[str, Schema]
+) -> Mapping[str, Schema]:
+    """Return the schemas of both by media type; where both have one, a value fits either."""
+    both = {name: any_of(first[name], schema) for name, schema in second.items() if name in first}
+    return {**first, **second, **both}
 
 
 def json_reply(description: str, schema: Schema, *headers: str) -> Reply:

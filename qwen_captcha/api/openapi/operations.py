@@ -1,16 +1,16 @@
 """The routes of the service as data: one entry each, with its forms, replies and errors.
 
-Responsible for: what a caller may send to each route and what comes back. Invariant: each rule of
-the application has one entry here and each entry a rule; the files of the pages are no interface.
+Each rule of the application has one entry and each entry a rule, except the files of the pages and
+the routes that only reject. The entries of the dialects are merged with those of the same path.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from qwen_captcha.api.openapi.dialect_operations import DIALECT_OPERATIONS, DIALECTS_OF_OCR
+from qwen_captcha.api.dialects import registry
 from qwen_captcha.api.openapi.operation import (
     FORM_TYPE,
     JSON_TYPE,
@@ -18,6 +18,7 @@ from qwen_captcha.api.openapi.operation import (
     Operation,
     Reply,
     json_reply,
+    merged,
 )
 from qwen_captcha.api.openapi.option_fields import form_with, json_with
 from qwen_captcha.api.openapi.route_errors import BATCH_ERRORS, FEEDBACK_ERRORS, SINGLE_ERRORS
@@ -32,7 +33,7 @@ from qwen_captcha.api.openapi.schemas import (
 RAW_TYPES = ("image/*", "application/octet-stream")
 HTML_REPLY: Mapping[str, Schema] = {"text/html; charset=utf-8": {"type": "string"}}
 
-# Whatever stands in place of a text fails alone, so there is no schema to break.
+# An item that is no text fails alone, so there is no schema for an item.
 LIST_OF_BASE64: Schema = {
     "type": "array",
     "minItems": 1,
@@ -40,32 +41,26 @@ LIST_OF_BASE64: Schema = {
     "examples": [BASE64["examples"]],
 }
 
-OPERATIONS: tuple[Operation, ...] = (
+OWN_OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "post", "/ocr", "readImage", "Reading", "Read one image",
         "The image is a file of a form, base64 in JSON or in a form, or the body itself; a body "
-        "of any or no content type that begins like an image is one. With the field names of "
-        "`ddddocr api` or of ddddocr-fastapi the reply is theirs. Options stand beside the "
+        "of any or no content type that begins like an image is one. Options stand beside the "
         "image or in the query; those in the body win, unknown ones are ignored.",
         {
             200: json_reply(
                 "The answer; without success there is no usable text, and error_type is no_answer.",
-                any_of(ref("Answer"), ref("NoAnswer"), *DIALECTS_OF_OCR.replies), "X-Cache",
+                any_of(ref("Answer"), ref("NoAnswer")), "X-Cache",
             )
         },
         bodies={
-            FORM_TYPE: any_of(
-                form_with("image", IMAGE_FILE),
-                form_with("image_base64", BASE64),
-                *DIALECTS_OF_OCR.forms,
-            ),
-            JSON_TYPE: any_of(json_with("image_base64", BASE64), *DIALECTS_OF_OCR.json_objects),
-            URLENCODED_TYPE: any_of(form_with("image_base64", BASE64), *DIALECTS_OF_OCR.forms),
+            FORM_TYPE: any_of(form_with("image", IMAGE_FILE), form_with("image_base64", BASE64)),
+            JSON_TYPE: json_with("image_base64", BASE64),
+            URLENCODED_TYPE: form_with("image_base64", BASE64),
             **dict.fromkeys(RAW_TYPES, IMAGE_FILE),
         },
         takes_options=True,
         errors=SINGLE_ERRORS,
-        error_shapes=("Error", "DdddocrApiError"),
     ),
     Operation(
         "post", "/batch-ocr", "readImages", "Reading", "Read many images",
@@ -124,5 +119,16 @@ OPERATIONS: tuple[Operation, ...] = (
         "get", "/openapi.json", "openapi", "Description", "This description", "",
         {200: json_reply("An OpenAPI 3.1 document.", {"type": "object"})},
     ),
-    *DIALECT_OPERATIONS,
 )  # fmt: skip
+
+
+def merged_by_route(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+    """Return one operation for each path and method; the one with a name is the first of each."""
+    found: dict[tuple[str, str], Operation] = {}
+    for operation in sorted(operations, key=lambda operation: not operation.name):
+        key = (operation.path, operation.method)
+        found[key] = merged(found[key], operation) if key in found else operation
+    return tuple(found.values())
+
+
+OPERATIONS = merged_by_route((*OWN_OPERATIONS, *registry.OPERATIONS))

@@ -1,7 +1,6 @@
-"""The JSON objects that the service sends, and what an image may be, as JSON Schemas.
+"""The JSON objects of the service's own replies, and an image, as JSON Schemas.
 
-Responsible for: the objects of this service's own replies. Invariant: a reply has no field that its
-schema does not name; a test says so.
+A reply has no field that its schema does not name; a test compares both.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def object_of(required: Mapping[str, object], **optional: object) -> Schema:
 
 
 def sent_to(request: str, schema: Schema) -> Schema:
-    """Return the schema of a reply that says which requests of a shared route it answers.
+    """Return the schema of a reply with the requests of a shared route that it answers.
 
     OpenAPI ties a reply to a status and not to the form of the request.
     """
@@ -55,8 +54,12 @@ def ref(name: str) -> Schema:
 
 
 def any_of(*schemas: Schema) -> Schema:
-    """Return the schema of a value that fits one of some schemas."""
-    return {"anyOf": list(schemas)}
+    """Return the schema of a value that fits one of some schemas, of `any_of` too."""
+    choices: list[Schema] = []
+    for schema in schemas:
+        inner = schema.get("anyOf") if list(schema) == ["anyOf"] else None
+        choices += inner if isinstance(inner, list) else [schema]
+    return {"anyOf": choices}
 
 
 def error_types() -> list[str]:
