@@ -35,7 +35,6 @@ from qwen_captcha.fitting.fit import Request, fit
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.logs import configure_logging
 from qwen_captcha.recognition.answer import answer_from_output
-from qwen_captcha.recognition.options import Options
 from qwen_captcha.samples import Family, Sample, SampleError, read_families
 from qwen_captcha.scores import caseless_match, ece, exact_match
 
@@ -86,7 +85,7 @@ def read_family(reader: CheckpointReader, family: Family, samples: Sequence[Samp
     match = exact_match if family.case_sensitive else caseless_match
     pictures = [decode_image(sample.path.read_bytes(), _LIMITS) for sample in samples]
     outputs = reader.read(pictures, family.name)
-    answers = [answer_from_output(one, Options(), reader.capabilities) for one in outputs]
+    answers = [answer_from_output(one, reader.plan) for one in outputs]
     right = [match(a.text, sample.label) for a, sample in zip(answers, samples, strict=True)]
     error = ece([answer.confidence for answer in answers], right)
     return Reading(fmean(right), error or 0.0)

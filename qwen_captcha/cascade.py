@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -19,8 +20,9 @@ from PIL import Image
 from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded, load_failure
 from qwen_captcha.metrics import CascadeMetrics
 from qwen_captcha.reader import Key, Pending, Reader
-from qwen_captcha.recognition.answer import Answer
+from qwen_captcha.recognition.answer import Answer, answer_from_output
 from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.plan import RecognitionPlan
 from qwen_captcha.recognition.second_opinion import agree, is_beyond, likelier
 from qwen_captcha.scheduling.admission import ModelState
 
@@ -191,7 +193,7 @@ class Consultation:
                 self._cascade.note_late(opinion)
             return None
         second = replace(
-            second_reader.answer(output, self._options),
+            answer_from_output(output, self._plan),
             model=second_reader.backend.model_name,
             queue_s=first.queue_s + pending.started - pending.arrival,
             inference_s=first.inference_s + pending.finished - pending.started,
@@ -205,6 +207,11 @@ class Consultation:
         metrics.answers.labels("agreed" if agree(first, second) else winner).inc()
         return chosen
 
+    @cached_property
+    def _plan(self) -> RecognitionPlan:
+        """The plan of the request with the second reader, made when it is first asked."""
+        return self._cascade.second.plan(self._options)
+
     def _ask(self, image: Image.Image, key: Key | None) -> Opinion:
         now = self._cascade.monotonic()
         deadline = min(self._deadline, now + self._cascade.timeout_s)
@@ -216,7 +223,7 @@ class Consultation:
         else:
             try:
                 slots = self._reservations.enter_context(second.reserve(1, deadline))
-                pending, _ = second.submit(image, self._options, slots, key)
+                pending, _ = second.submit(image, self._plan, slots, key)
             except CaptchaServiceError as error:
                 self._miss(error.error_type)
         return Opinion(pending, now, deadline, self._beyond_first)

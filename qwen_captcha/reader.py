@@ -12,15 +12,9 @@ from PIL import Image
 from qwen_captcha import __version__
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.metrics import Metrics, QueueMetrics
-from qwen_captcha.recognition.answer import (
-    Answer,
-    answer_from_output,
-    image_shown,
-    obeyed_options,
-)
-from qwen_captcha.recognition.constraints import DecodingConstraints, constraints_for
-from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.options import Kind, Options
+from qwen_captcha.recognition.plan import RecognitionPlan, plan_recognition
+from qwen_captcha.recognition.prompts import DEFAULT_PROMPTS
 from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
 from qwen_captcha.scheduling.admission import Reservation
 from qwen_captcha.scheduling.batcher import MicroBatcher
@@ -30,7 +24,7 @@ from qwen_captcha.scheduling.pending import PendingResult
 from qwen_captcha.settings import Settings
 
 # The size of a common captcha, and the length of a common response.
-TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), prompt_for(Options()), 8)
+TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), DEFAULT_PROMPTS[Kind.AUTO], 8)
 
 # What an answer depends on: a digest of the file or of its pixels, and the options.
 Key = tuple[bytes, Options]
@@ -98,49 +92,32 @@ class Reader:
         """Reserve slots for the images of one request; see `AdmissionController.reserve`."""
         return self._batcher.reserve(slots, deadline)
 
+    def plan(self, options: Options) -> RecognitionPlan:
+        """Return the plan of a request with this reader; call it once the model is loaded.
+
+        Raises:
+            InvalidOption: No answer is allowed.
+        """
+        return plan_recognition(options, self.backend.capabilities)
+
     def submit(
-        self, image: Image.Image, options: Options, slots: Slots, key: Key | None
+        self, image: Image.Image, plan: RecognitionPlan, slots: Slots, key: Key | None
     ) -> tuple[Pending, bool]:
         """Put an image into the queue, or attach to an identical request in flight.
 
         Args:
             image: The decoded image.
-            options: What the caller asked for.
+            plan: The plan of the request with this reader.
             slots: A reservation with an unused slot.
-            key: What identical requests share; None shares nothing.
+            key: The key of identical requests; None shares nothing.
 
         Returns:
-            Where the output will be, and whether it is another request's.
+            The pending result, and whether it belongs to another request.
         """
-        request = self._generation_request(image, options, slots.deadline)
+        request = plan.request(image, self._max_new_tokens, slots.deadline)
         if key is None:
             return slots.submit(request), False
         return self._in_flight.join_or_start(key, slots.attach, lambda: slots.submit(request))
-
-    def answer(self, output: GenerationOutput, options: Options) -> Answer:
-        """Return the answer that the model's output makes."""
-        return answer_from_output(output, options, self.backend.capabilities)
-
-    def prompt_obeyed(self, options: Options) -> str | None:
-        """Return the caller's own prompt where there is one and the model follows it."""
-        return obeyed_options(options, self.backend.capabilities).prompt
-
-    def constraints(self, options: Options) -> DecodingConstraints:
-        """Return what the answer may look like.
-
-        Raises:
-            InvalidOption: No answer is allowed.
-        """
-        return constraints_for(options, follows_prompts=self.backend.capabilities.follows_prompts)
-
-    def _generation_request(
-        self, image: Image.Image, options: Options, deadline: float
-    ) -> GenerationRequest:
-        """Return what the backend is asked."""
-        prompt = prompt_for(obeyed_options(options, self.backend.capabilities))
-        constraints = self.constraints(options)
-        shown = image_shown(image, self.backend.capabilities)
-        return GenerationRequest(shown, prompt, self._max_new_tokens, constraints, deadline)
 
     def _load(self) -> float:
         """Load the model and try it once; returns the seconds that reading one image took."""

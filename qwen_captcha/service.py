@@ -1,8 +1,7 @@
 """One recognition, from image bytes to an answer: cache, queue, model, text.
 
-Responsible for: the order of these steps, the same for one image and for many. Invariant: the cache
-is asked and a slot in the queue is taken before an image is decoded, and an image that fails takes
-no other one with it.
+The steps are the same for one image and for many. A slot of the queue is reserved before an image
+is decoded. An image that fails does not affect the other images of its request.
 """
 
 from __future__ import annotations
@@ -32,8 +31,15 @@ from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.logs import REQUEST_ID
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.reader import Key, Pending, Reader, Slots
-from qwen_captcha.recognition.answer import Answer, CacheUse, blank_answer, failed_answer
+from qwen_captcha.recognition.answer import (
+    Answer,
+    CacheUse,
+    answer_from_output,
+    blank_answer,
+    failed_answer,
+)
 from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.plan import RecognitionPlan
 from qwen_captcha.scheduling.admission import ModelState
 from qwen_captcha.scheduling.cache import AnswerCache, digest_of_bytes, digest_of_pixels
 from qwen_captcha.scheduling.pending import never_disconnected
@@ -44,15 +50,38 @@ HANDOVER_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
+class _Request:
+    """One request that has slots for its images.
+
+    Attributes:
+        options: The options of all images.
+        plan: The plan of the request with the first reader.
+        slots: One for each image that is not known.
+        deadline: Time of the clock at which to give up.
+        is_disconnected: Whether the client has disconnected.
+        consultation: The opinions of the second reader, None where there is none.
+        asks_for_characters: No model is asked by a prompt of the caller.
+    """
+
+    options: Options
+    plan: RecognitionPlan
+    slots: Slots
+    deadline: float
+    is_disconnected: Callable[[], bool]
+    consultation: Consultation | None
+    asks_for_characters: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Work:
     """An image in the queue.
 
     Attributes:
         image: The decoded image.
-        pending: Where the result will be.
-        keys: The keys under which the answer will be cached; the last one is of the pixels.
+        pending: The pending result.
+        keys: The keys under which the answer is cached; the last one is of the pixels.
         cache: Whether the request to the model was started for this image, or joined.
-        opinion: What the second reader was asked.
+        opinion: The opinion that the second reader was asked for.
     """
 
     image: Image.Image
@@ -63,7 +92,7 @@ class _Work:
 
     @property
     def shared_key(self) -> Key | None:
-        """What identical requests share."""
+        """The key of identical requests."""
         return self.keys[-1] if self.keys else None
 
 
@@ -74,7 +103,7 @@ class _Read:
     Attributes:
         work: The image.
         answer: The first reader's answer.
-        opinion: What the second reader was asked.
+        opinion: The opinion that the second reader was asked for.
     """
 
     work: _Work
@@ -265,25 +294,29 @@ class CaptchaService:
         is_disconnected: Callable[[], bool],
     ) -> list[Answer | CaptchaServiceError]:
         """Return an answer or an error for each image, in order."""
-        self._reader.constraints(options)  # rejects options before a slot is taken
         known = [self._known(image, options) for image in images]
         slots = sum(isinstance(outcome, bytes) for outcome in known)
         with (
             self._reader.reserve(slots, deadline) as reservation,
             self._consult(options, deadline, is_disconnected) as consultation,
         ):
+            request = _Request(
+                options,
+                self._reader.plan(options),
+                reservation,
+                deadline,
+                is_disconnected,
+                consultation,
+                options.prompt is None or not self._follows_prompts(),
+            )
             # All are put into the queue before the first is waited for, so they share batches;
             # so do those that are passed on.
             begun = [
-                self._begin(outcome, options, reservation, consultation)
-                if isinstance(outcome, bytes)
-                else outcome
+                self._begin(outcome, request) if isinstance(outcome, bytes) else outcome
                 for outcome in known
             ]
             read = [
-                self._read(outcome, options, deadline, is_disconnected, consultation)
-                if isinstance(outcome, _Work)
-                else outcome
+                self._read(outcome, request) if isinstance(outcome, _Work) else outcome
                 for outcome in begun
             ]
             return [
@@ -299,6 +332,11 @@ class CaptchaService:
             return nullcontext()
         return self.cascade.consult(options, deadline, is_disconnected)
 
+    def _follows_prompts(self) -> bool:
+        """Return whether any model follows a prompt of the caller."""
+        readers = [self._reader] if self.cascade is None else [self._reader, self.cascade.second]
+        return any(reader.backend.capabilities.follows_prompts for reader in readers)
+
     def _known(
         self, image: bytes | CaptchaServiceError, options: Options
     ) -> bytes | Answer | CaptchaServiceError:
@@ -307,10 +345,9 @@ class CaptchaService:
             return image
         return self._cached((digest_of_bytes(image), options)) or image
 
-    def _begin(
-        self, data: bytes, options: Options, slots: Slots, consultation: Consultation | None
-    ) -> _Work | Answer | CaptchaServiceError:
+    def _begin(self, data: bytes, request: _Request) -> _Work | Answer | CaptchaServiceError:
         """Decode one admitted image and put it into the queue, unless its answer is known."""
+        options, slots = request.options, request.slots
         try:
             image = decode_image(data, self._image_limits)
         except CaptchaServiceError as error:
@@ -318,7 +355,7 @@ class CaptchaService:
             return error
         if options.colors:
             image = keep_colors(image, options.colors)
-        if self._asks_for_characters(options) and is_blank(image):
+        if request.asks_for_characters and is_blank(image):
             slots.release_slot()
             return blank_answer(options)
         keys: tuple[Key, ...] = ()
@@ -331,34 +368,27 @@ class CaptchaService:
                 return cached
             cache = CacheUse.MISS
         key = keys[-1] if keys else None
-        pending, attached = self._reader.submit(image, options, slots, key)
-        opinion = consultation.before(image, key) if consultation else None
+        pending, attached = self._reader.submit(image, request.plan, slots, key)
+        opinion = request.consultation.before(image, key) if request.consultation else None
         return _Work(image, pending, keys, CacheUse.HIT if attached else cache, opinion)
 
-    def _read(
-        self,
-        work: _Work,
-        options: Options,
-        deadline: float,
-        is_disconnected: Callable[[], bool],
-        consultation: Consultation | None,
-    ) -> _Read | CaptchaServiceError:
+    def _read(self, work: _Work, request: _Request) -> _Read | CaptchaServiceError:
         """Wait for the output for one image, make it an answer and pass it on if it is unsure."""
         try:
-            output = work.pending.result(deadline, is_disconnected)
+            output = work.pending.result(request.deadline, request.is_disconnected)
         except CallerLeft:
             raise  # With all that the request has in the queue.
         except CaptchaServiceError as error:
             return error
         answer = replace(
-            self._reader.answer(output, options),
+            answer_from_output(output, request.plan),
             queue_s=work.pending.started - work.pending.arrival,
             inference_s=work.pending.finished - work.pending.started,
         )
-        if consultation is None:
+        if request.consultation is None:
             return _Read(work, answer, None)
         answer = replace(answer, model=self.backend.model_name)
-        opinion = work.opinion or consultation.about(answer, work.image, work.shared_key)
+        opinion = work.opinion or request.consultation.about(answer, work.image, work.shared_key)
         return _Read(work, answer, opinion)
 
     def _finish(self, read: _Read, consultation: Consultation | None) -> Answer:
@@ -378,11 +408,6 @@ class CaptchaService:
         """Return the answer to an earlier identical request."""
         answer = self._cache.get(key)
         return None if answer is None else replace(answer, cache=CacheUse.HIT)
-
-    def _asks_for_characters(self, options: Options) -> bool:
-        """Return whether the models are asked by a prompt of ours: a caller may ask anything."""
-        readers = [self._reader] if self.cascade is None else [self._reader, self.cascade.second]
-        return all(reader.prompt_obeyed(options) is None for reader in readers)
 
 
 def start_local_service(settings: Settings) -> CaptchaService:

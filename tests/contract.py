@@ -28,10 +28,10 @@ from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.recognition.answer import (
     CONFIDENCE_UNKNOWN,
     NOT_RESTRICTED,
-    PROMPT_IGNORED,
 )
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Kind
+from qwen_captcha.recognition.plan import PROMPT_IGNORED
 from qwen_captcha.recognition.reading import GenerationRequest
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings

@@ -68,7 +68,7 @@ def calibrate(
         for start in range(0, len(captchas), _BATCH_SIZE):
             batch = captchas[start : start + _BATCH_SIZE]
             readings = reader.read_batch([picture for picture, _ in batch])
-            outcomes += outcomes_of([text for _, text in batch], readings, reader.capabilities)
+            outcomes += outcomes_of([text for _, text in batch], readings, reader.plan)
             bar.update(len(batch))
     half = len(outcomes) // 2
     calibration = fit(outcomes[:half])

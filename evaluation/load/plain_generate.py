@@ -23,8 +23,8 @@ from qwen_captcha.checkpoints.files import CheckpointFiles, find_checkpoint
 from qwen_captcha.checkpoints.resolve import resolve_model
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.images.crop import crop_to_text
-from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.prompts import prompt_for
+from qwen_captcha.recognition.options import Kind
+from qwen_captcha.recognition.prompts import DEFAULT_PROMPTS
 from qwen_captcha.settings import Settings
 
 
@@ -68,7 +68,7 @@ def plain_settings(settings: Settings, device: str, threads: int) -> PlainSettin
     low, high = files.facts.pixel_range or (settings.min_pixels, settings.max_pixels)
     return PlainSettings(
         checkpoint=str(files.folder),
-        prompt=prompt_for(Options()),
+        prompt=DEFAULT_PROMPTS[Kind.AUTO],
         max_new_tokens=settings.max_new_tokens,
         min_pixels=low,
         max_pixels=high,

@@ -1,7 +1,6 @@
-"""The calibration of a checkpoint, fitted to what it read right and wrong.
+"""Fit the calibration of a checkpoint to its right and wrong answers.
 
-Responsible for: outcomes of readings as the service would answer them, and curves fitted to them.
-Right means letter case ignored.
+Outcomes are those of the service: they are found with the same plan. Letter case is ignored.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch.nn import functional
 
-from qwen_captcha.recognition.answer import image_shown
 from qwen_captcha.recognition.calibration import (
     Calibration,
     Curve,
@@ -23,13 +20,8 @@ from qwen_captcha.recognition.calibration import (
 from qwen_captcha.recognition.candidates import find_candidates
 from qwen_captcha.recognition.confidence import evidence_of, kind_of_answer
 from qwen_captcha.recognition.extraction import extract_answer
-from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.prompts import prompt_for
-from qwen_captcha.recognition.reading import (
-    Capabilities,
-    GenerationOutput,
-    GenerationRequest,
-)
+from qwen_captcha.recognition.plan import RecognitionPlan
+from qwen_captcha.recognition.reading import GenerationOutput
 from qwen_captcha.scores import auroc, ece
 
 # Below these a kind's own curve is more noise than knowledge.
@@ -39,17 +31,15 @@ MIN_OF_EACH_OUTCOME = 30
 _PRIOR = torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64)
 _PRIOR_WEIGHT = 2.0
 
-_MAX_TOKENS = 32
-
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """One answer of the model.
 
     Attributes:
-        kind: Of the answer, as the service will know it.
-        evidence: What bears on whether it is right.
-        right: Whether it is, letter case ignored.
+        kind: Kind of the answer, as the service finds it.
+        evidence: Log-probabilities of the answer.
+        right: Whether the answer is right, letter case ignored.
     """
 
     kind: str
@@ -57,32 +47,21 @@ class Outcome:
     right: bool
 
 
-def tasks_of(
-    pictures: Sequence[Image.Image], capabilities: Capabilities
-) -> list[GenerationRequest]:
-    """Return what a model is asked about decoded pictures, as the service asks."""
-    prompt = prompt_for(Options())
-    return [
-        GenerationRequest(image_shown(picture, capabilities), prompt, _MAX_TOKENS)
-        for picture in pictures
-    ]
-
-
 def outcomes_of(
-    texts: Sequence[str], readings: Sequence[GenerationOutput], capabilities: Capabilities
+    texts: Sequence[str], readings: Sequence[GenerationOutput], plan: RecognitionPlan
 ) -> list[Outcome]:
-    """Return an outcome for each reading that makes an answer.
+    """Return an outcome for each output that makes an answer.
 
     Args:
-        texts: What is drawn, one for each reading.
-        readings: What the model says.
-        capabilities: What it can do.
+        texts: The texts in the images, one for each output.
+        readings: The outputs of the model.
+        plan: The plan of the requests.
     """
-    options = Options()
+    answers_questions = plan.capabilities.answers_questions
     outcomes = []
     for drawn, reading in zip(texts, readings, strict=True):
-        truth = extract_answer(drawn, options, answers_questions=capabilities.answers_questions)
-        candidates = find_candidates(reading, options, capabilities)
+        truth = extract_answer(drawn, plan.options, answers_questions=answers_questions)
+        candidates = find_candidates(reading, plan)
         evidence = evidence_of(candidates[0]) if candidates else None
         # A drawn expression without a value has no right answer.
         if truth is not None and evidence is not None:
@@ -92,7 +71,7 @@ def outcomes_of(
 
 
 def fit(outcomes: Sequence[Outcome]) -> Calibration:
-    """Return a curve for all outcomes, and one for each kind with enough of them."""
+    """Return a curve for all outcomes, and one for each kind that has enough outcomes."""
     kinds = {outcome.kind for outcome in outcomes}
     by_kind = {kind: [o for o in outcomes if o.kind == kind] for kind in kinds}
     curves = {kind: fit_curve(some) for kind, some in by_kind.items() if _enough(some)}
@@ -139,7 +118,7 @@ def _enough(outcomes: Sequence[Outcome]) -> bool:
 
 
 def figures_of(calibration: Calibration | None, outcomes: Sequence[Outcome]) -> dict[str, object]:
-    """Return how well a calibration, or the bare probability, tells right from wrong."""
+    """Return the calibration error and AUROC of a calibration, or of the bare probability."""
     bare = Calibration(Curve(0.0, 1.0, 0.0), {})
     judge = calibration or bare
     confidences = [judge.confidence(outcome.kind, outcome.evidence) for outcome in outcomes]

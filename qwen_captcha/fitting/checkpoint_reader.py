@@ -1,4 +1,4 @@
-"""A checkpoint that reads labelled pictures as the service would, before and after it is fitted."""
+"""Read labelled images with a checkpoint as the service does, before and after it is fitted."""
 
 from __future__ import annotations
 
@@ -8,23 +8,28 @@ from PIL import Image
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
-from qwen_captcha.fitting.calibrating import tasks_of
-from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.plan import plan_recognition
+from qwen_captcha.recognition.reading import GenerationOutput
 from qwen_captcha.settings import load_settings
 
 _BATCH_SIZE = 16
+_MAX_NEW_TOKENS = 32
 
 
 class CheckpointReader:
-    """Reads decoded pictures.
+    """Reads decoded images with the default options.
 
     Args:
         checkpoint: Folder or hub name.
-        name: What messages call it.
-        use_gpu: Where there is one.
+        name: Name of the checkpoint in messages.
+        use_gpu: Use a GPU if there is one.
+
+    Attributes:
+        plan: The plan of all requests.
 
     Raises:
-        ModelLoadError: It cannot be loaded.
+        ModelLoadError: The checkpoint cannot be loaded.
     """
 
     def __init__(self, checkpoint: str, name: str, *, use_gpu: bool) -> None:
@@ -37,14 +42,10 @@ class CheckpointReader:
             max_pixels=settings.max_pixels,
         )
         self._backend.load()
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What the checkpoint can do."""
-        return self._backend.capabilities
+        self.plan = plan_recognition(Options(), self._backend.capabilities)
 
     def read(self, pictures: Sequence[Image.Image], title: str) -> list[GenerationOutput]:
-        """Return what the model says about each picture, with a progress bar of a title."""
+        """Return the output for each image; show a progress bar with a title."""
         readings: list[GenerationOutput] = []
         with tqdm(total=len(pictures), desc=title, unit="image", disable=None, leave=False) as bar:
             for start in range(0, len(pictures), _BATCH_SIZE):
@@ -54,5 +55,7 @@ class CheckpointReader:
         return readings
 
     def read_batch(self, pictures: Sequence[Image.Image]) -> list[GenerationOutput]:
-        """Return what the model says about pictures that it reads at once."""
-        return self._backend.read(tasks_of(pictures, self.capabilities))
+        """Return the outputs for images that are read as one batch."""
+        return self._backend.read(
+            [self.plan.request(picture, _MAX_NEW_TOKENS) for picture in pictures]
+        )

@@ -2,9 +2,8 @@
 
     card = fit(read_samples(Path("captchas")), Request(out=Path("mine"), minutes=4))
 
-Responsible for: the order of a fit: data, checks, new characters, training, calibration, card.
-Invariants: nothing is learnt from an image that is tested with; the new checkpoint is whole from
-its first improvement on.
+The order is: data, checks, new characters, training, calibration, card. No image is in both the
+training and the test part. The new checkpoint is complete from its first improvement on.
 """
 
 from __future__ import annotations
@@ -50,11 +49,9 @@ from qwen_captcha.fitting.rehearsal import read_rehearsal
 from qwen_captcha.fitting.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from qwen_captcha.images.decode import ImageLimits, decode_image
-from qwen_captcha.recognition.answer import answer_from_output, image_shown
+from qwen_captcha.recognition.answer import answer_from_output
 from qwen_captcha.recognition.calibration import CALIBRATION
-from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.prompts import prompt_for
-from qwen_captcha.recognition.reading import Capabilities
+from qwen_captcha.recognition.plan import RecognitionPlan, image_shown
 from qwen_captcha.samples import Sample
 from qwen_captcha.settings import load_settings
 
@@ -135,7 +132,7 @@ class _Prepared:
         base: The checkpoint to fit.
         name: What the user calls it.
         gpus: That may be used.
-        capabilities: Of the base.
+        plan: The plan of the requests to the base.
         own: The user's examples.
         left_out: How many of the user's images are not used.
         rehearsal: The base's.
@@ -145,7 +142,7 @@ class _Prepared:
     base: CheckpointFiles
     name: str
     gpus: int
-    capabilities: Capabilities
+    plan: RecognitionPlan
     own: _Split
     left_out: int
     rehearsal: _Split
@@ -183,7 +180,7 @@ def _prepare(samples: Sequence[Sample], request: Request, say: Callable[[str], N
         base=base,
         name=name,
         gpus=gpus,
-        capabilities=reader.capabilities,
+        plan=reader.plan,
         own=own,
         left_out=len(samples) - len(examples),
         rehearsal=rehearsal,
@@ -207,7 +204,7 @@ def _train(
     adapted = adapters.add_adapters(model) if prepared.large else None
     trainer = Trainer(
         model,
-        TeacherForcing(model, processor, prompt_for(Options())),
+        TeacherForcing(model, processor, prepared.plan.prompt),
         _material(prepared, model, processor),
         adapters.RECIPE if prepared.large else Recipe(),
         seconds=60 * request.minutes,
@@ -273,8 +270,7 @@ def usable_examples(
     examples, unreadable = _decode(samples)
     pictures = check_pictures(examples)
     readings = reader.read([example.picture for example in pictures.examples], "checking")
-    options = Options()
-    answers = [answer_from_output(one, options, reader.capabilities) for one in readings]
+    answers = [answer_from_output(one, reader.plan) for one in readings]
     labels = check_labels(pictures.examples, answers)
     _report_left_out([*unreadable, *pictures.left_out, *labels.left_out], say)
     for note in pictures.notes:
@@ -349,7 +345,7 @@ def _material(
     prepared: _Prepared, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor
 ) -> Material:
     size_shown = Preprocessor(processor_config(processor)).size_shown
-    show = partial(image_shown, capabilities=prepared.capabilities)
+    show = partial(image_shown, capabilities=prepared.plan.capabilities)
     own, rehearsal = prepared.own, prepared.rehearsal
     return Material(
         own=Examples(own.learnt, show, size_shown),
@@ -363,7 +359,7 @@ def _read_held_out(reader: CheckpointReader, own: _Split, rehearsal: _Split) -> 
     def outcomes(examples: Sequence[Example]) -> list[Outcome]:
         readings = reader.read([example.picture for example in examples], "reading")
         texts = [example.text for example in examples]
-        return outcomes_of(texts, readings, reader.capabilities)
+        return outcomes_of(texts, readings, reader.plan)
 
     return _Results(outcomes(own.held_out), outcomes(rehearsal.held_out))
 

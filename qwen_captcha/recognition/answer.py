@@ -1,29 +1,23 @@
-"""Answer: what the service says about one image, made from what the model said.
+"""The answer of the service to one image, made from the output of the model.
 
-Responsible for: success and warnings of an answer, and putting it together. Invariant: a caller who
-takes `text` on success alone never gets a refusal, chatter or an error message, and an option that
-had no effect is always named in `warnings`.
+`text` is empty without success, so that no refusal and no error message passes for a text. Each
+option that had no effect is named in `warnings`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-from PIL import Image
-
 from qwen_captcha.errors import CaptchaServiceError
-from qwen_captcha.images.crop import crop_to_text
-from qwen_captcha.images.resize import stretched
 from qwen_captcha.recognition.candidates import find_candidates
 from qwen_captcha.recognition.confidence import confidence_of
-from qwen_captcha.recognition.constraints import constraints_for
 from qwen_captcha.recognition.details import Details, details_of
 from qwen_captcha.recognition.extraction import ExtractedAnswer
 from qwen_captcha.recognition.options import Kind, Options
-from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
+from qwen_captcha.recognition.plan import RecognitionPlan
+from qwen_captcha.recognition.reading import GenerationOutput
 
-PROMPT_IGNORED = "prompt had no effect: the loaded model does not follow instructions."
 NOT_FOR_ARITHMETIC = "charset and length had no effect: they do not concern arithmetic."
 NOT_RESTRICTED = "the text is outside charset, length or kind: the engine does not restrict it."
 CONFIDENCE_UNKNOWN = "confidence is unknown: the engine gives no token probabilities."
@@ -42,18 +36,18 @@ class CacheUse(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the service says about one image.
+    """The answer to one image.
 
     Attributes:
-        text: What a person would type; empty without success.
+        text: The text to type; empty without success.
         confidence: Probability that `text` is right, from 0 to 1; 0 without success.
         success: Whether there is a usable text.
-        raw_response: What the model said, untouched; empty where it was not asked.
-        error_type: Slug of what went wrong, None with success.
-        error: One sentence about what went wrong, None with success.
-        warnings: Sentences about what the caller asked for and did not get.
-        low_confidence: `confidence` is below what the caller asked for.
-        details: What the caller asked to know besides, None where nothing.
+        raw_response: The model's output, unchanged; empty where the model was not asked.
+        error_type: Slug of the error, None with success.
+        error: One sentence about the error, None with success.
+        warnings: Sentences about options that had no effect and figures that are unknown.
+        low_confidence: `confidence` is below `min_confidence`.
+        details: Confidence of each character and alternatives, None where they are not wanted.
         model: Name of the model that gave the answer, None where there is only one.
         cache: Whether the answer was cached for an identical request or shared with one.
         queue_s: Seconds that the image waited for the model; 0 where the answer was cached.
@@ -75,29 +69,9 @@ class Answer:
     inference_s: float = field(default=0.0, compare=False)
 
 
-def obeyed_options(options: Options, capabilities: Capabilities) -> Options:
-    """Return the options that the model can follow: without a prompt where it follows none."""
-    return options if capabilities.follows_prompts else replace(options, prompt=None)
-
-
-def image_shown(image: Image.Image, capabilities: Capabilities) -> Image.Image:
-    """Return what the model is shown of an image: its text alone where it was trained so."""
-    part = crop_to_text(image) if capabilities.crops_to_text else image
-    return stretched(part, capabilities.stretch)
-
-
-def answer_from_output(
-    output: GenerationOutput, asked: Options, capabilities: Capabilities
-) -> Answer:
-    """Return the answer to a request from what the model said about its image.
-
-    Args:
-        output: What it said.
-        asked: What the caller asked for.
-        capabilities: What the model can do.
-    """
-    options = obeyed_options(asked, capabilities)
-    candidates = find_candidates(output, options, capabilities)
+def answer_from_output(output: GenerationOutput, plan: RecognitionPlan) -> Answer:
+    """Return the answer that an output of the model makes under the plan of its request."""
+    candidates = find_candidates(output, plan)
     if not candidates:
         return Answer(
             text="",
@@ -106,23 +80,23 @@ def answer_from_output(
             raw_response=output.raw_response,
             error_type="no_answer",
             error="The model gave no usable answer.",
-            warnings=_warnings(output, None, asked, capabilities),
+            warnings=_warnings(output, None, plan),
         )
     best = candidates[0]
-    confidence = confidence_of(best, capabilities.calibration)
+    confidence = confidence_of(best, plan.capabilities.calibration)
     return Answer(
         text=best.extracted.text,
         confidence=confidence,
         success=True,
         raw_response=best.output.raw_response,
-        warnings=_warnings(best.output, best.extracted, asked, capabilities),
-        low_confidence=confidence < options.min_confidence,
-        details=details_of(candidates, confidence) if options.details else None,
+        warnings=_warnings(best.output, best.extracted, plan),
+        low_confidence=confidence < plan.options.min_confidence,
+        details=details_of(candidates, confidence) if plan.options.details else None,
     )
 
 
 def blank_answer(options: Options) -> Answer:
-    """Return the answer for an image that shows nothing, which no model is asked about."""
+    """Return the answer to an image without characters; no model is asked about it."""
     return Answer(
         text="",
         confidence=0.0,
@@ -134,7 +108,7 @@ def blank_answer(options: Options) -> Answer:
 
 
 def failed_answer(error: CaptchaServiceError) -> Answer:
-    """Return the answer for an image that could not be read."""
+    """Return the answer to an image that cannot be read."""
     return Answer(
         text="",
         confidence=0.0,
@@ -146,32 +120,29 @@ def failed_answer(error: CaptchaServiceError) -> Answer:
 
 
 def _warnings(
-    output: GenerationOutput,
-    extracted: ExtractedAnswer | None,
-    options: Options,
-    capabilities: Capabilities,
+    output: GenerationOutput, extracted: ExtractedAnswer | None, plan: RecognitionPlan
 ) -> tuple[str, ...]:
-    """Return what the caller has to know beyond the answer."""
-    constraints = constraints_for(options, follows_prompts=capabilities.follows_prompts)
+    """Return the warnings of an answer, those of its plan first."""
+    options = plan.options
     computed = extracted.computed if extracted else options.kind is Kind.MATH
     restricted = options.charset is not None or options.length is not None
-    outside = extracted is not None and not computed and not constraints.allows(extracted.text)
+    outside = extracted is not None and not computed and not plan.constraints.allows(extracted.text)
     conditions = {
-        PROMPT_IGNORED: options.prompt is not None and not capabilities.follows_prompts,
         NOT_FOR_ARITHMETIC: restricted and computed,
         NOT_RESTRICTED: outside,
         CONFIDENCE_UNKNOWN: output.log_probability is None,
         RESPONSE_CUT: not output.complete,
     }
-    return tuple(sentence for sentence, applies in conditions.items() if applies)
+    found = (sentence for sentence, applies in conditions.items() if applies)
+    return (*plan.warnings, *found)
 
 
 def probabilities(answer: Answer) -> dict[str, object]:
-    """Return the compact form of what ddddocr calls `probability`.
+    """Return an answer in the compact form of ddddocr's `probability`.
 
-    The loop of ddddocr's documentation, which joins the most probable character of each row,
-    gives the text. The model judges whole outputs, so a row holds the same share of the
-    confidence for each character: the product over the rows is the confidence.
+    Joining the most probable character of each row gives the text, as in the loop of ddddocr's
+    documentation. The model has a probability for the whole text only. Each row therefore holds
+    the same share, and the product over the rows is the confidence.
     """
     characters = sorted(set(answer.text))
     share = answer.confidence ** (1 / max(1, len(answer.text)))

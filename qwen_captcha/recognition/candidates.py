@@ -1,9 +1,7 @@
-"""The answers that a model's outputs of one image make, weighed against each other.
+"""The candidates for the answer to one image, from the outputs of the model.
 
-Responsible for: outputs that make the same answer (expressions of one value, letters in either
-case) counted as one, and answers that the options do not allow left out. Invariant: the first
-candidate has the most probability among those allowed; an engine that obeys no constraints still
-gets the answer to what it said.
+Outputs that make the same answer (expressions of one value, letters in either case) count as one
+candidate. Candidates outside the constraints are left out, unless all are outside.
 """
 
 from __future__ import annotations
@@ -13,10 +11,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qwen_captcha.recognition.constraints import constraints_for
 from qwen_captcha.recognition.extraction import ExtractedAnswer, extract_answer
-from qwen_captcha.recognition.options import Options
-from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
+from qwen_captcha.recognition.plan import RecognitionPlan
+from qwen_captcha.recognition.reading import GenerationOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,28 +32,21 @@ class Candidate:
     log_mass: float | None
 
 
-def find_candidates(
-    output: GenerationOutput, options: Options, capabilities: Capabilities
-) -> list[Candidate]:
-    """Return the answers that an output and its alternatives make, the most probable first.
-
-    Args:
-        output: What the model said.
-        options: The request's options, without what the model cannot follow.
-        capabilities: Of the model.
-    """
-    constraints = constraints_for(options, follows_prompts=capabilities.follows_prompts)
+def find_candidates(output: GenerationOutput, plan: RecognitionPlan) -> list[Candidate]:
+    """Return the answers that an output and its alternatives make, the most probable first."""
     makers: dict[ExtractedAnswer, list[GenerationOutput]] = defaultdict(list)
     for one in (output, *output.alternatives):
         extracted = extract_answer(
-            one.raw_response, options, answers_questions=capabilities.answers_questions
+            one.raw_response,
+            plan.options,
+            answers_questions=plan.capabilities.answers_questions,
         )
         if extracted is not None:
             makers[extracted].append(one)
     allowed = [
         extracted
         for extracted in makers
-        if extracted.computed or constraints.allows(extracted.text)
+        if extracted.computed or plan.constraints.allows(extracted.text)
     ]
     candidates = [_candidate(answer, makers[answer]) for answer in allowed or makers]
     return sorted(candidates, key=lambda candidate: -(candidate.log_mass or 0.0))

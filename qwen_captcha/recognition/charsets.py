@@ -1,8 +1,6 @@
-"""Sets of characters, of any size, as plain values.
+"""Sets of characters of any size, as hashable values, and ddddocr's range numbers.
 
-Responsible for: what a charset holds, how charsets combine, ddddocr's range numbers. Invariant:
-equal sets are equal and hashable values, whatever they were made of, and no set holds whitespace
-unless it was asked for by name.
+Equal sets are equal values. A set has whitespace only where it was given by name.
 """
 
 from __future__ import annotations
@@ -58,7 +56,7 @@ class Charset:
         return Charset.between(*((first, last) for first, last in pairs if first <= last))
 
     def overlaps(self, first: int, last: int) -> bool:
-        """Tell whether any code point from `first` to `last` is in the set."""
+        """Return whether any code point from `first` to `last` is in the set."""
         return any(low <= last and high >= first for low, high in self.ranges)
 
     def in_either_case(self) -> Charset:
@@ -68,7 +66,7 @@ class Charset:
 
 
 def _merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return ranges sorted, with those that touch or overlap made one."""
+    """Return ranges sorted, with ranges that touch or overlap joined."""
     merged: list[tuple[int, int]] = []
     for first, last in sorted(ranges):
         if merged and first <= merged[-1][1] + 1:

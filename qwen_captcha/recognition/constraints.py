@@ -1,13 +1,11 @@
-"""What an answer may look like, as every engine is told it.
+"""The texts that a response may be, made from the options of a request.
 
-Responsible for: the value that crosses to the backends, and making it from a request's options.
-Invariant: plain data, importable without torch; equal requests give equal constraints.
+Equal requests give equal constraints.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 from qwen_captcha.errors import InvalidOption
 from qwen_captcha.recognition.arithmetic.evaluate import CHARACTERS
@@ -24,25 +22,26 @@ from qwen_captcha.recognition.options import (
     Options,
 )
 
-# Other outputs that a request for details gets.
+# Further outputs for a request with details.
 MAX_ALTERNATIVES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingConstraints:
-    """What an engine may say, and how much it is to tell about it.
+    """The texts that a response may be, and the number of outputs.
 
-    An engine that cannot obey reads as it can: the caller compares the text with `allows`.
+    An engine that cannot restrict its output ignores them; the caller checks the text with
+    `allows`.
 
     Attributes:
-        charset: The characters that a response is made of; None allows all. Closed under case
-            where `case` is not `keep`.
-        min_length: Fewest characters of a response.
-        max_length: Most characters of a response, None for any number.
+        charset: The characters of a response; None allows all. Closed under case where `case` is
+            not `keep`.
+        min_length: Minimum characters of a response.
+        max_length: Maximum characters of a response, None for any number.
         case: `lower` and `upper` make both cases of a letter one: their probabilities add up, and
             the response may spell either.
-        kind: What the captcha shows; `charset` has that in it already.
-        alternatives: How many further outputs are wanted, from 0 to `MAX_ALTERNATIVES`.
+        kind: The kind of the captcha; `charset` is restricted to it already.
+        alternatives: Number of further outputs, from 0 to `MAX_ALTERNATIVES`.
     """
 
     charset: Charset | None = None
@@ -58,7 +57,7 @@ class DecodingConstraints:
         return self.charset is not None or self.min_length > 0 or self.max_length is not None
 
     def allows(self, text: str) -> bool:
-        """Tell whether a whole response is allowed."""
+        """Return whether a whole response is allowed."""
         if len(text) < self.min_length or len(text) > (self.max_length or len(text)):
             return False
         return self.charset is None or all(character in self.charset for character in text)
@@ -67,16 +66,15 @@ class DecodingConstraints:
 UNRESTRICTED = DecodingConstraints()
 
 
-@lru_cache(maxsize=256)
 def constraints_for(options: Options, *, follows_prompts: bool) -> DecodingConstraints:
-    """Return what an engine is told about one request.
+    """Return the constraints of one request.
 
-    Charset and length concern characters that are read: an expression to compute has neither.
+    Charset and length apply to characters that are read, not to an expression to compute.
 
     Args:
-        options: What the caller asked for.
-        follows_prompts: The model may say more than the captcha; a model that only transcribes
-            is held to letters and digits by `kind=text`, one that talks needs its spaces.
+        options: The options of the request.
+        follows_prompts: The model may return more than the captcha. `kind=text` restricts a model
+            that only transcribes to letters and digits; one that follows prompts needs spaces.
 
     Raises:
         InvalidOption: No character is left that is allowed by both charset and kind.
@@ -104,7 +102,7 @@ def constraints_for(options: Options, *, follows_prompts: bool) -> DecodingConst
 
 
 def _charset_of_kind(kind: Kind, follows_prompts: bool) -> Charset | None:
-    """Return what a captcha of a kind can show, None where that may be anything."""
+    """Return the characters of captchas of a kind, None for any."""
     if kind is Kind.TEXT and not follows_prompts:
         return letters_and_digits()
     if kind is Kind.MATH:

@@ -1,8 +1,7 @@
-"""What the model is asked about a captcha.
+"""The instructions for the model: one for captchas of any kind, one for each kind.
 
-Responsible for: one instruction for captchas of any kind and one for each kind that a caller may
-name. The model only copies an expression, because small models compute worse than they read.
-Invariant: a caller's own prompt replaces ours entirely.
+A prompt of the caller replaces them entirely. The model copies an expression without computing it,
+because small models compute worse than they read.
 """
 
 from __future__ import annotations
@@ -42,5 +41,5 @@ DEFAULT_PROMPTS = {
 
 
 def prompt_for(options: Options) -> str:
-    """Return the whole instruction for one image: the caller's own, or ours for the kind."""
+    """Return the whole instruction for one image: the caller's, else the default for the kind."""
     return DEFAULT_PROMPTS[options.kind] if options.prompt is None else options.prompt

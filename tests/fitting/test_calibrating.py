@@ -6,7 +6,6 @@ import math
 import random
 
 import pytest
-from PIL import Image, ImageDraw
 
 from qwen_captcha.fitting.calibrating import (
     Outcome,
@@ -14,14 +13,11 @@ from qwen_captcha.fitting.calibrating import (
     fit,
     fit_curve,
     outcomes_of,
-    tasks_of,
 )
-from qwen_captcha.images.crop import crop_to_text
 from qwen_captcha.recognition.calibration import Curve, Evidence
-from qwen_captcha.recognition.reading import (
-    Capabilities,
-    GenerationOutput,
-)
+from qwen_captcha.recognition.options import Options
+from qwen_captcha.recognition.plan import plan_recognition
+from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
 TRUE_CURVE = Curve(bias=-2.0, whole=0.4, weakest=0.3)
 
@@ -72,19 +68,10 @@ def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: 
 def test_what_was_read_is_judged_as_the_service_answers() -> None:
     said = {"aB3": "Ab3", "3+5=?": "5+3=", "9": "8", "5/0": "5/0", "7": ""}
     readings = [GenerationOutput(text, math.log(0.5), complete=True) for text in said.values()]
-    judged = outcomes_of(list(said), readings, Capabilities())
+    judged = outcomes_of(list(said), readings, plan_recognition(Options(), Capabilities()))
     # Neither an expression without a value nor an image without an answer is an outcome.
     assert [(outcome.kind, outcome.right) for outcome in judged] == [
         ("text", True),
         ("math", True),
         ("digits", False),
     ]
-
-
-def test_a_model_is_asked_as_the_service_asks() -> None:
-    image = Image.new("RGB", (100, 40), "white")
-    ImageDraw.Draw(image).rectangle((20, 10, 50, 20), "black")
-    [whole] = tasks_of([image], Capabilities())
-    [cropped] = tasks_of([image], Capabilities(crops_to_text=True))
-    assert whole.image.size == image.size
-    assert cropped.image.size == crop_to_text(image).size != image.size

@@ -9,15 +9,14 @@ from qwen_captcha.recognition.answer import (
     CONFIDENCE_UNKNOWN,
     NOT_FOR_ARITHMETIC,
     NOT_RESTRICTED,
-    PROMPT_IGNORED,
     RESPONSE_CUT,
     Answer,
     answer_from_output,
     failed_answer,
-    obeyed_options,
 )
 from qwen_captcha.recognition.charsets import DIGITS, Charset
 from qwen_captcha.recognition.options import Kind, Options
+from qwen_captcha.recognition.plan import PROMPT_IGNORED, plan_recognition
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
 OBEDIENT = Capabilities()
@@ -28,16 +27,15 @@ SUM = GenerationOutput("3+5=?", 0.0, complete=True)
 
 def test_an_answer_has_the_text_and_keeps_what_the_model_said() -> None:
     reading = GenerationOutput(" 3+5=? ", math.log(0.8), complete=True)
-    assert answer_from_output(reading, Options(), OBEDIENT) == Answer(
+    assert answer_from_output(reading, plan_recognition(Options(), OBEDIENT)) == Answer(
         text="8", confidence=0.8, success=True, raw_response=" 3+5=? "
     )
 
 
 @pytest.mark.parametrize("raw_response", ["", "  \n", "5/0", "I'm sorry, I can't help with that."])
 def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
-    answer = answer_from_output(
-        GenerationOutput(raw_response, 0.0, complete=True), Options(), OBEDIENT
-    )
+    output = GenerationOutput(raw_response, 0.0, complete=True)
+    answer = answer_from_output(output, plan_recognition(Options(), OBEDIENT))
     assert answer == Answer(
         text="",
         confidence=0.0,
@@ -49,7 +47,8 @@ def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
 
 
 def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
-    answer = answer_from_output(CERTAIN, Options(kind=Kind.QUESTION), BUNDLED)
+    plan = plan_recognition(Options(kind=Kind.QUESTION), BUNDLED)
+    answer = answer_from_output(CERTAIN, plan)
     assert (answer.success, answer.error_type, answer.raw_response) == (False, "no_answer", "a3b9")
 
 
@@ -97,16 +96,15 @@ def test_what_had_no_effect_is_said(
     capabilities: Capabilities,
     warnings: tuple[str, ...],
 ) -> None:
-    assert answer_from_output(reading, options, capabilities).warnings == warnings
+    plan = plan_recognition(options, capabilities)
+    assert answer_from_output(reading, plan).warnings == warnings
 
 
 def test_a_prompt_that_had_no_effect_does_not_change_how_the_text_is_read() -> None:
     reading = GenerationOutput("3+5=?", 0.0, complete=True)
     options = Options(prompt="What does it say?")
-    assert answer_from_output(reading, options, BUNDLED).text == "8"
-    assert answer_from_output(reading, options, OBEDIENT).text == "3+5=?"
-    assert obeyed_options(options, BUNDLED) == Options()
-    assert obeyed_options(options, OBEDIENT) is options
+    assert answer_from_output(reading, plan_recognition(options, BUNDLED)).text == "8"
+    assert answer_from_output(reading, plan_recognition(options, OBEDIENT)).text == "3+5=?"
 
 
 def test_an_image_that_failed_has_an_answer_that_says_why() -> None:

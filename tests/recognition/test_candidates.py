@@ -31,6 +31,7 @@ from qwen_captcha.recognition.options import (
     Kind,
     Options,
 )
+from qwen_captcha.recognition.plan import plan_recognition
 from qwen_captcha.recognition.reading import (
     Capabilities,
     GenerationOutput,
@@ -55,7 +56,7 @@ def spelled(text: str, scores: list[float]) -> GenerationOutput:
 
 
 def candidates(read: GenerationOutput, **options: object) -> list[Candidate]:
-    return find_candidates(read, Options(**options), BUNDLED)
+    return find_candidates(read, plan_recognition(Options(**options), BUNDLED))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
-from qwen_captcha.recognition.answer import image_shown
+from qwen_captcha.recognition.plan import image_shown
 from qwen_captcha.recognition.reading import GenerationRequest
 from training import held_out
 from training.build import MAX_PIXELS, MIN_PIXELS

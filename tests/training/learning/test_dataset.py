@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from qwen_captcha.images.crop import text_box
-from qwen_captcha.recognition.answer import image_shown
+from qwen_captcha.recognition.plan import image_shown
 from qwen_captcha.recognition.reading import Capabilities
 from training.build import STRETCH
 from training.learning import dataset
