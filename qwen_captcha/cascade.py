@@ -1,8 +1,8 @@
-"""Cascade: a second reader for the images that the first one is not sure of.
+"""A second reader for the images that the first one is not sure of.
 
-Invariants: the second reader never fails a request and never keeps one beyond its deadline; what
-it cannot give in time is counted, and the first reader's answer stands. An opinion takes at most
-OCR_TIMEOUT_S, whatever the request's deadline is.
+The second reader fails no request and delays none beyond its deadline. An opinion that it does not
+give in time is counted, and the first reader's answer is returned. An opinion takes at most
+OCR_TIMEOUT_S, also where the deadline of the request is later.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from qwen_captcha.recognition.answer import Answer, answer_from_output
 from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.plan import RecognitionPlan
 from qwen_captcha.recognition.second_opinion import agree, is_beyond, likelier
-from qwen_captcha.scheduling.admission import ModelState
+from qwen_captcha.scheduling.request_queue import ModelState
 
 # A day: the largest model, downloaded first.
 LOAD_TIMEOUT_S = 86_400.0
-# Of OCR_TIMEOUT_S. A reader that was given so much time and did not answer counts as broken; one
-# that was given less may only be slow.
+# Of OCR_TIMEOUT_S. A reader that had so much time and did not answer counts as broken; one that had
+# less may only be slow.
 STALLED_SHARE = 0.5
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,10 @@ class Opinion:
     """A second reading that was wanted.
 
     Attributes:
-        pending: Where its output will be; None where the second reader did not take the image.
-        asked: Time of the clock at which it was asked for.
-        deadline: Time of the clock at which it is not waited for any more.
-        alone: The first reader cannot do what the request asks for.
+        pending: The pending result; None where the second reader did not take the image.
+        asked: Time of the clock of the request for it.
+        deadline: Time of the clock after which it is not waited for.
+        alone: Only the second reader can do what the request asks for.
     """
 
     pending: Pending | None
@@ -87,22 +87,22 @@ class Cascade:
         Two that load at once would count the same free memory.
         """
         self.second.start(
-            self._give_up, after=lambda: self.first.admission.wait_until_loaded(LOAD_TIMEOUT_S)
+            self._give_up, after=lambda: self.first.queue.wait_until_loaded(LOAD_TIMEOUT_S)
         )
 
     def wait_until_loaded(self) -> None:
-        """Wait until the second model has loaded or failed to; for a server not as long."""
+        """Wait until the second model has loaded or failed to; at most `timeout_s` for a server."""
         remote = self.second.backend.remote
-        self.second.admission.wait_until_loaded(self.timeout_s if remote else LOAD_TIMEOUT_S)
+        self.second.queue.wait_until_loaded(self.timeout_s if remote else LOAD_TIMEOUT_S)
 
     def close(self) -> None:
         """Take no new work from now on."""
-        self.second.admission.close()
+        self.second.queue.close()
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Return whether all accepted work is answered within `timeout_s`."""
         # No request waits longer than that for an opinion.
-        return self.second.admission.wait_until_empty(min(timeout_s, self.timeout_s))
+        return self.second.queue.wait_until_empty(min(timeout_s, self.timeout_s))
 
     def consult(
         self, options: Options, deadline: float, is_disconnected: Callable[[], bool]
@@ -118,12 +118,10 @@ class Cascade:
 
     def note_late(self, opinion: Opinion) -> None:
         """Stop asking a reader that stalls, until its monitor finds that it reads again."""
-        admission = self.second.admission
+        message = "The second reader did not answer in time."
         stalled = opinion.deadline - opinion.asked >= STALLED_SHARE * self.timeout_s
-        if stalled and admission.state is ModelState.READY:
-            message = "The second reader did not answer in time."
+        if stalled and self.second.queue.set_state(ModelState.FAILED, message):
             log.error("%s It is asked again once it reads a test image.", message)
-            admission.set_state(ModelState.FAILED, message)
 
     def _give_up(self, error: Exception) -> None:
         """Go on without the second model, which cannot be loaded."""
@@ -195,8 +193,8 @@ class Consultation:
         second = replace(
             answer_from_output(output, self._plan),
             model=second_reader.backend.model_name,
-            queue_s=first.queue_s + pending.started - pending.arrival,
-            inference_s=first.inference_s + pending.finished - pending.started,
+            queue_s=first.queue_s + pending.queue_s,
+            inference_s=first.inference_s + pending.inference_s,
         )
         if opinion.alone:
             metrics.answers.labels("alone").inc()
@@ -218,11 +216,11 @@ class Consultation:
         second = self._cascade.second
         pending = None
         # A broken reader is tried by its monitor: no request waits for that.
-        if second.admission.state is not ModelState.READY:
-            self._miss(f"model_{second.admission.state}")
+        if second.queue.state is not ModelState.READY:
+            self._miss(f"model_{second.queue.state}")
         else:
             try:
-                slots = self._reservations.enter_context(second.reserve(1, deadline))
+                slots = self._reservations.enter_context(second.queue.reserve(1, deadline))
                 pending, _ = second.submit(image, self._plan, slots, key)
             except CaptchaServiceError as error:
                 self._miss(error.error_type)

@@ -1,7 +1,4 @@
-"""Reader: one backend with the queue in front of it.
-
-Invariant: identical requests in flight share one call of the model.
-"""
+"""One backend with the queue in front of it; identical requests in flight share one reading."""
 
 from __future__ import annotations
 
@@ -16,17 +13,17 @@ from qwen_captcha.recognition.options import Kind, Options
 from qwen_captcha.recognition.plan import RecognitionPlan, plan_recognition
 from qwen_captcha.recognition.prompts import DEFAULT_PROMPTS
 from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
-from qwen_captcha.scheduling.admission import Reservation
 from qwen_captcha.scheduling.batcher import MicroBatcher
 from qwen_captcha.scheduling.cache import InFlight
 from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
 from qwen_captcha.scheduling.pending import PendingResult
+from qwen_captcha.scheduling.request_queue import RequestQueue, Reservation
 from qwen_captcha.settings import Settings
 
 # The size of a common captcha, and the length of a common response.
 TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), DEFAULT_PROMPTS[Kind.AUTO], 8)
 
-# What an answer depends on: a digest of the file or of its pixels, and the options.
+# A digest of the file or of its pixels, and the options: an answer depends on nothing else.
 Key = tuple[bytes, Options]
 Pending = PendingResult[GenerationRequest, GenerationOutput]
 Slots = Reservation[GenerationRequest, GenerationOutput]
@@ -38,9 +35,13 @@ class Reader:
     Args:
         backend: The engine; `start` loads it.
         settings: Limits, queue and batches.
-        metrics: Where the loaded model is named.
-        queue_metrics: Of this reader's queue and batches.
+        metrics: Metrics of the service.
+        queue_metrics: Metrics of this reader's queue and batches.
         monotonic: The clock of deadlines, in seconds.
+
+    Attributes:
+        backend: The engine.
+        queue: The queue in front of it.
     """
 
     def __init__(
@@ -58,16 +59,20 @@ class Reader:
         self._max_new_tokens = settings.max_new_tokens
         self._in_flight: InFlight[Key, Pending] = InFlight()
         remote = backend.remote
-        self._batcher: MicroBatcher[GenerationRequest, GenerationOutput] = MicroBatcher(
-            backend.read,
-            max_batch_size=1 if remote else settings.max_batch_size,
-            threads=remote.concurrency if remote else 1,
-            max_queue_delay_s=settings.max_queue_delay_ms / 1000,
+        self.queue: RequestQueue[GenerationRequest, GenerationOutput] = RequestQueue(
             max_queue_size=settings.max_queue_size,
+            max_batch_size=1 if remote else settings.max_batch_size,
+            max_queue_delay_s=settings.max_queue_delay_ms / 1000,
             monotonic=monotonic,
             metrics=queue_metrics,
         )
-        self.admission = self._batcher.admission
+        self._batcher = MicroBatcher(
+            self.queue,
+            backend.read,
+            threads=remote.concurrency if remote else 1,
+            monotonic=monotonic,
+            metrics=queue_metrics,
+        )
 
     def start(
         self, on_failure: Callable[[Exception], None], after: Callable[[], object] = lambda: None
@@ -85,12 +90,8 @@ class Reader:
 
         self._batcher.start(initialise, on_failure)
         remote = self.backend.remote
-        retry = trial_probe(self._batcher, TRIAL, self._ocr_timeout_s, self._monotonic)
-        HealthMonitor(self.admission, remote.probe if remote else retry).start()
-
-    def reserve(self, slots: int, deadline: float) -> Slots:
-        """Reserve slots for the images of one request; see `AdmissionController.reserve`."""
-        return self._batcher.reserve(slots, deadline)
+        retry = trial_probe(self.queue, TRIAL, self._ocr_timeout_s, self._monotonic)
+        HealthMonitor(self.queue, remote.probe if remote else retry).start()
 
     def plan(self, options: Options) -> RecognitionPlan:
         """Return the plan of a request with this reader; call it once the model is loaded.

@@ -40,9 +40,9 @@ from qwen_captcha.recognition.answer import (
 )
 from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.plan import RecognitionPlan
-from qwen_captcha.scheduling.admission import ModelState
 from qwen_captcha.scheduling.cache import AnswerCache, digest_of_bytes, digest_of_pixels
 from qwen_captcha.scheduling.pending import never_disconnected
+from qwen_captcha.scheduling.request_queue import ModelState
 from qwen_captcha.settings import Settings
 
 # The failure is handed over right after the state has changed.
@@ -144,7 +144,7 @@ class CaptchaService:
             settings.cache_size, settings.cache_ttl_s, monotonic
         )
         self._reader = Reader(backend, settings, self.metrics, self.metrics.queue, monotonic)
-        self.admission = self._reader.admission
+        self.queue = self._reader.queue
         self.cascade = None if second is None else self._create_cascade(second, settings)
 
     def _create_cascade(self, second: Backend, settings: Settings) -> Cascade:
@@ -162,17 +162,17 @@ class CaptchaService:
     @property
     def model_state(self) -> ModelState:
         """Whether the model answers."""
-        return self.admission.state
+        return self.queue.state
 
     @property
     def model_error(self) -> str | None:
         """What is wrong, where the model failed."""
-        return self.admission.error
+        return self.queue.error
 
     @property
     def draining(self) -> bool:
         """Whether the service is shutting down."""
-        return self.admission.draining
+        return self.queue.draining
 
     def start(self, on_failure: Callable[[Exception], None]) -> None:
         """Load the model in the background; `on_failure` is called where that fails."""
@@ -182,22 +182,22 @@ class CaptchaService:
 
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
-        return self.admission.wait_until_loaded(timeout_s)
+        return self.queue.wait_until_loaded(timeout_s)
 
     def rejection(self, dispatched: int) -> QueueFull | None:
         """Return why one image would not be taken after some others, None where it would be."""
-        return self.admission.rejection(self.monotonic() + self._ocr_timeout_s, dispatched)
+        return self.queue.rejection(self.monotonic() + self._ocr_timeout_s, dispatched)
 
     def begin_drain(self) -> None:
         """Take no new work from now on; what is accepted is still answered."""
-        self.admission.close()
+        self.queue.close()
         if self.cascade is not None:
             self.cascade.close()
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait; returns whether all accepted work is answered."""
         self.begin_drain()
-        is_empty = self.admission.wait_until_empty(timeout_s)
+        is_empty = self.queue.wait_until_empty(timeout_s)
         return is_empty and (self.cascade is None or self.cascade.wait_until_empty(timeout_s))
 
     def recognize(
@@ -297,7 +297,7 @@ class CaptchaService:
         known = [self._known(image, options) for image in images]
         slots = sum(isinstance(outcome, bytes) for outcome in known)
         with (
-            self._reader.reserve(slots, deadline) as reservation,
+            self.queue.reserve(slots, deadline) as reservation,
             self._consult(options, deadline, is_disconnected) as consultation,
         ):
             request = _Request(
@@ -382,8 +382,8 @@ class CaptchaService:
             return error
         answer = replace(
             answer_from_output(output, request.plan),
-            queue_s=work.pending.started - work.pending.arrival,
-            inference_s=work.pending.finished - work.pending.started,
+            queue_s=work.pending.queue_s,
+            inference_s=work.pending.inference_s,
         )
         if request.consultation is None:
             return _Read(work, answer, None)

@@ -16,12 +16,12 @@ from qwen_captcha.errors import EngineFailed, ModelLoadError
 from qwen_captcha.recognition.answer import CacheUse
 from qwen_captcha.recognition.options import Kind, Options
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput, GenerationRequest
-from qwen_captcha.scheduling.admission import ModelState
-from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
+from qwen_captcha.scheduling.request_queue import FAILURES_UNTIL_BROKEN, ModelState
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import MAX_WAIT_S, FakeBackend, ServiceFactory, image_bytes
 from tests.support.fake_clock import FakeClock
+from tests.support.waiting import wait_until
 
 IMAGE = image_bytes(120)
 FAR = 1e9
@@ -61,7 +61,7 @@ def start_cascade(start_service: ServiceFactory) -> Iterator[StartCascade]:
     ) -> CaptchaService:
         seconds.append(second)
         service = start_service(first, clock, second=second, **variables)
-        assert second_reader(service).second.admission.wait_until_loaded(MAX_WAIT_S)
+        assert second_reader(service).second.queue.wait_until_loaded(MAX_WAIT_S)
         return service
 
     yield start
@@ -216,10 +216,7 @@ def test_images_that_are_passed_on_share_batches_and_keep_their_order(
     )
     caller.start()
     second.wait_until_reading()
-    with second_reader(service).second.admission.changed:
-        assert second_reader(service).second.admission.changed.wait_for(
-            lambda: second_reader(service).second.admission.admitted == 5, MAX_WAIT_S
-        )
+    wait_until(lambda: second_reader(service).second.queue.admitted == 5)
     second.release()
     caller.join(MAX_WAIT_S)
     assert answers == [[f"large{50 + number}" for number in range(5)]]
@@ -317,17 +314,14 @@ def test_a_second_reader_that_stalls_is_waited_for_once_and_not_cached(
     clock.advance(8)
     caller.join(MAX_WAIT_S)
     assert [answer.text for answer in answers] == ["small"]  # type: ignore[attr-defined]
-    assert reader.admission.state is ModelState.FAILED
+    assert reader.queue.state is ModelState.FAILED
     # It is not asked any more, and the answer without its opinion was not cached.
     again = service.recognize(IMAGE, Options(), clock.now_s + 8)
     assert (again.text, again.cache) == ("small", CacheUse.MISS)
     assert second.batch_sizes == [1]
     assert reasons(service) == {"deadline_exceeded": 1, "model_failed": 1}
     second.release()
-    with reader.admission.changed:
-        assert reader.admission.changed.wait_for(
-            lambda: reader.admission.state is ModelState.READY, MAX_WAIT_S
-        )
+    wait_until(lambda: reader.queue.state is ModelState.READY)
     assert service.recognize(IMAGE, Options(), clock.now_s + 8).text == "large"
 
 
@@ -346,7 +340,7 @@ def test_a_deadline_that_was_short_already_breaks_nothing(
     clock.advance(1)
     caller.join(MAX_WAIT_S)
     assert [answer.text for answer in answers] == ["small"]  # type: ignore[attr-defined]
-    assert second_reader(service).second.admission.state is ModelState.READY
+    assert second_reader(service).second.queue.state is ModelState.READY
 
 
 def test_a_second_reader_whose_queue_is_full_is_not_waited_for(
@@ -403,7 +397,7 @@ def test_a_server_that_is_down_at_the_start_is_not_waited_for(
     second.remote = RemoteEngine(2, lambda: None, dict)
     service = start_service(small(), second=second, OCR_TIMEOUT_S="0.1")
     second_reader(service).wait_until_loaded()
-    assert second_reader(service).second.admission.state is ModelState.LOADING
+    assert second_reader(service).second.queue.state is ModelState.LOADING
     second.release()
 
 

@@ -26,6 +26,7 @@ from tests.support.live_server import (
     gunicorn_command,
     running,
 )
+from tests.support.waiting import wait_until
 
 PROJECT = Path(__file__).resolve().parents[1]
 PAGE = (PROJECT / "docs" / "metrics.md").read_text(encoding="utf-8")
@@ -152,11 +153,7 @@ def test_batches_are_measured(client: FlaskClient, app: Flask, backend: FakeBack
             )
             for width in (121, 122, 123)
         ]
-        controller = service.admission
-        with controller.changed:
-            assert controller.changed.wait_for(
-                lambda: len(service._reader._batcher._queue) == 3, MAX_WAIT_S
-            )
+        wait_until(lambda: (service.queue.admitted, service.queue.decoding) == (4, 0))
         waiting = scrape(app.test_client())
         backend.release()
         assert all(reply.result().status_code == 200 for reply in [first, *others])

@@ -27,9 +27,8 @@ from qwen_captcha.recognition.options import (
 )
 from qwen_captcha.recognition.prompts import prompt_for
 from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
-from qwen_captcha.scheduling.admission import ModelState
-from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
 from qwen_captcha.scheduling.health_monitor import HealthMonitor, trial_probe
+from qwen_captcha.scheduling.request_queue import FAILURES_UNTIL_BROKEN, ModelState
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import (
@@ -40,6 +39,7 @@ from tests.support.fake_backend import (
     width_of,
 )
 from tests.support.fake_clock import FakeClock
+from tests.support.waiting import wait_until
 
 IMAGE = image_bytes(120)
 NO_IMAGE = b"this is a text"
@@ -302,11 +302,8 @@ def test_without_a_cache_every_request_is_read(
 
 def wait_until_admitted(service: CaptchaService, slots: int) -> None:
     """Wait until so many images are admitted and all of them decoded."""
-    controller = service.admission
-    with controller.changed:
-        assert controller.changed.wait_for(
-            lambda: controller.admitted == slots and controller.decoding == 0, MAX_WAIT_S
-        )
+    queue = service.queue
+    wait_until(lambda: (queue.admitted, queue.decoding) == (slots, 0))
 
 
 def test_identical_requests_in_flight_are_read_once(
@@ -428,8 +425,8 @@ def test_a_broken_model_is_tried_again_while_no_images_arrive(
 
     service = start_service(backend, CACHE_SIZE="0")
     works, backend.say = backend.say, fail
-    retry = trial_probe(service._reader._batcher, TRIAL, MAX_WAIT_S, service.monotonic)
-    monitor = HealthMonitor(service.admission, retry)
+    retry = trial_probe(service.queue, TRIAL, MAX_WAIT_S, service.monotonic)
+    monitor = HealthMonitor(service.queue, retry)
     for _ in range(FAILURES_UNTIL_BROKEN):
         monitor.check()  # a model that works is left alone
         with pytest.raises(InternalError):

@@ -46,7 +46,7 @@ from qwen_captcha.errors import (
 )
 from qwen_captcha.metrics import Metrics
 from qwen_captcha.recognition.answer import Answer, CacheUse
-from qwen_captcha.scheduling.admission import ModelState
+from qwen_captcha.scheduling.request_queue import ModelState
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
 
@@ -184,7 +184,7 @@ def cascade_body(cascade: Cascade) -> dict[str, object]:
     return {
         "model": second.backend.model_name,
         "device": second.backend.device,
-        "model_status": second.admission.state,
+        "model_status": second.queue.state,
         "calibrated": second.backend.capabilities.calibration is not None,
         "below": cascade.below,
     }

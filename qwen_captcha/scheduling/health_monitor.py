@@ -1,9 +1,8 @@
-"""HealthMonitor: keeps the state of the model up to date while no images arrive.
+"""Probes of the model while no images arrive.
 
-Responsible for: asking an engine in another process every few seconds, so that `/health` knows of
-its end and of its return; having a broken model in this process try again, because a balancer that
-asks `/readyz` sends it no images. Invariant: a model that is being loaded stays so until it is
-loaded.
+An engine in another process is probed every few seconds, so that `/health` reports its end and its
+return. A broken model in this process reads a test image, because a load balancer that checks
+`/readyz` sends it no images.
 """
 
 from __future__ import annotations
@@ -11,11 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from qwen_captcha.errors import CaptchaServiceError, EngineBusy
-from qwen_captcha.scheduling.admission import AdmissionController, ModelState
-from qwen_captcha.scheduling.batcher import MicroBatcher
+from qwen_captcha.scheduling.request_queue import ModelState, RequestQueue
 
 INTERVAL_S = 5.0
 
@@ -26,63 +24,61 @@ log = logging.getLogger(__name__)
 
 
 def trial_probe(
-    batcher: MicroBatcher[Task, Result],
+    queue: RequestQueue[Task, Result],
     task: Task,
     timeout_s: float,
     monotonic: Callable[[], float],
 ) -> Callable[[], None]:
-    """Return a probe of the model behind a batcher, which only a broken one has work with.
+    """Return a probe of the model behind a queue, which reads a task only if it is broken.
 
     Args:
-        batcher: Hands tasks to the model.
-        task: What a broken model is to read.
-        timeout_s: Longest wait for it, in seconds.
-        monotonic: The batcher's clock, in seconds.
+        queue: The queue of the model.
+        task: The task for a broken model.
+        timeout_s: Maximum wait for the result, in seconds.
+        monotonic: The clock of the queue, in seconds.
     """
 
     def probe() -> None:
-        if batcher.admission.state is ModelState.FAILED:
+        if queue.state is ModelState.FAILED:
             deadline = monotonic() + timeout_s
-            with batcher.reserve(1, deadline) as reservation:
+            with queue.reserve(1, deadline) as reservation:
                 reservation.submit(task).result(deadline)
 
     return probe
 
 
-class HealthMonitor:
+class HealthMonitor(Generic[Task, Result]):
     """Probes an engine from a thread of its own until the service shuts down.
 
     Args:
-        controller: Where the state is kept.
+        queue: The queue that has the state of the model.
         probe: Raises CaptchaServiceError where the engine does not work.
     """
 
-    def __init__(self, controller: AdmissionController, probe: Callable[[], None]) -> None:
-        self._controller = controller
+    def __init__(self, queue: RequestQueue[Task, Result], probe: Callable[[], None]) -> None:
+        self._queue = queue
         self._probe = probe
 
-    def start(self, interval_s: float = INTERVAL_S) -> None:
-        """Begin to monitor, with a check every `interval_s`."""
+    def start(self) -> None:
+        """Begin to monitor, with a check every `INTERVAL_S`."""
 
         def monitor() -> None:
-            while not self._controller.wait_until_closed(interval_s):
+            while not self._queue.wait_until_closed(INTERVAL_S):
                 self.check()
 
         threading.Thread(target=monitor, name="health-monitor", daemon=True).start()
 
     def check(self) -> None:
-        """Probe the engine once and enter the state that it is in."""
-        if self._controller.state is ModelState.LOADING:
+        """Probe the engine once and set the state; a model that is being loaded is left alone."""
+        if self._queue.state is ModelState.LOADING:
             return
         try:
             self._probe()
         except EngineBusy:
             return
         except CaptchaServiceError as error:
-            if self._controller.state is ModelState.READY:
+            if self._queue.set_state(ModelState.FAILED, error.message):
                 log.error("The engine does not work: %s", error.message)
-                self._controller.set_state(ModelState.FAILED, error.message)
         else:
-            if self._controller.state is ModelState.FAILED:
+            if self._queue.set_state(ModelState.READY):
                 log.warning("The engine works again.")
-                self._controller.set_state(ModelState.READY)

@@ -1,8 +1,6 @@
-"""PendingResult: one task on its way through the queue, and the requests that wait for its result.
+"""The pending result of one task, and the requests that wait for it.
 
-Responsible for: handing one outcome from the thread that owns the model to one or more request
-threads; knowing whether any of them still waits. Invariant: a pending result gets exactly one
-outcome, and every request that attached in time gets that outcome.
+The thread that owns the model sets one outcome. Every request that attached in time gets it.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from typing import Generic, TypeVar
 
 from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded
 
-# How often a waiting request checks the connection to its client.
+# Seconds between two checks of the connection to the client of a waiting request.
 DISCONNECT_CHECK_INTERVAL_S = 1.0
 
 Task = TypeVar("Task")
@@ -21,7 +19,7 @@ Result = TypeVar("Result")
 
 
 def never_disconnected() -> bool:
-    """Return False: the answer where the connection cannot be looked at."""
+    """Return False, where there is no connection to check."""
     return False
 
 
@@ -29,28 +27,41 @@ class PendingResult(Generic[Task, Result]):
     """One task and its outcome; created with one request that waits for it.
 
     Args:
-        task: What the model shall read.
+        task: The task for the model.
         deadline: Time of the clock after which the first request does not wait any more.
         monotonic: The clock, in seconds.
+
+    Attributes:
+        task: The task for the model.
+        arrival: Time of the clock at which it was created.
     """
 
     def __init__(self, task: Task, deadline: float, monotonic: Callable[[], float]) -> None:
         self.task = task
         self.arrival = monotonic()
-        # When the model began with it, and when the outcome was there.
-        self.started = self.finished = self.arrival
         self._monotonic = monotonic
         self._done = threading.Event()
         self._lock = threading.Lock()
         # All of the following is guarded by `_lock`.
+        self._started = self._finished = self.arrival
         self._deadline = deadline
         self._waiters = 1
         self._is_started = False
         self._result: Result | None = None
         self._error: CaptchaServiceError | None = None
 
+    @property
+    def queue_s(self) -> float:
+        """Seconds until the model began with the task; valid with the result."""
+        return self._started - self.arrival
+
+    @property
+    def inference_s(self) -> float:
+        """Seconds from then until the result; valid with the result."""
+        return self._finished - self._started
+
     def attach(self, deadline: float) -> bool:
-        """Attach one more request; returns False where the outcome is already decided."""
+        """Attach one more request; return False where the outcome is already decided."""
         with self._lock:
             if self._done.is_set() or self._waiters == 0:
                 return False
@@ -64,13 +75,13 @@ class PendingResult(Generic[Task, Result]):
             self._waiters -= 1
 
     def start(self) -> bool:
-        """Note that the model begins; returns False where no request waits any more, in time."""
+        """Note that the model begins; return False where no request waits any more, in time."""
         with self._lock:
             if self._waiters > 0 and self._monotonic() < self._deadline:
                 self._is_started = True
                 # A batch that failed is tried again in halves: the first time counts.
-                if self.started == self.arrival:
-                    self.started = self._monotonic()
+                if self._started == self.arrival:
+                    self._started = self._monotonic()
                 return True
             self._error = deadline_exceeded()
             self._done.set()
@@ -80,7 +91,7 @@ class PendingResult(Generic[Task, Result]):
         """Give the waiting requests the result."""
         with self._lock:
             self._result = result
-            self.finished = self._monotonic()
+            self._finished = self._monotonic()
             self._done.set()
 
     def set_exception(self, error: CaptchaServiceError) -> None:
@@ -96,12 +107,12 @@ class PendingResult(Generic[Task, Result]):
 
         Args:
             deadline: Time of the clock at which to give up; each request has its own.
-            is_disconnected: Whether the client of this request has disconnected. Asked while the
-                task waits for the model, not at once: a short wait is not worth it.
+            is_disconnected: Whether the client of this request has disconnected. Called while the
+                task waits for the model, every `DISCONNECT_CHECK_INTERVAL_S`.
 
         Raises:
             DeadlineExceeded: There was no outcome before the deadline.
-            CallerLeft: The caller hung up before the model began.
+            CallerLeft: The client disconnected before the model began.
             CaptchaServiceError: The task failed.
         """
         while not self._done.wait(

@@ -94,7 +94,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         # the queue looks empty after each batch, until its threads come to fill it.
         self.dispatched: set[TConn] = set()
         self.served = threading.local()
-        self.service.admission.on_reserved = self._not_dispatched
+        self.service.queue.on_reserve(self._not_dispatched)
 
     def enqueue_req(self, conn: TConn) -> None:
         """Have a thread serve the next request of a connection; called by the main loop.

@@ -15,17 +15,18 @@ from qwen_captcha.errors import (
     QueueFull,
     UnreadableShape,
 )
-from qwen_captcha.scheduling.admission import ModelState, Reservation
-from qwen_captcha.scheduling.batcher import (
-    FAILURES_UNTIL_BROKEN,
-    MicroBatcher,
-    seconds_to_wait,
-)
+from qwen_captcha.scheduling.batcher import MicroBatcher
 from qwen_captcha.scheduling.pending import PendingResult
+from qwen_captcha.scheduling.request_queue import (
+    FAILURES_UNTIL_BROKEN,
+    ModelState,
+    RequestQueue,
+    Reservation,
+)
 from tests.support.fake_backend import MAX_WAIT_S
 from tests.support.fake_clock import FakeClock
 
-Batcher = MicroBatcher[str, str]
+Queue = RequestQueue[str, str]
 
 
 class Model:
@@ -69,23 +70,30 @@ def model(clock: FakeClock) -> Iterator[Model]:
     model.release()
 
 
-def create_batcher(model: Model, clock: FakeClock, **limits: float) -> Batcher:
+def create_queue(clock: FakeClock, **limits: float) -> Queue:
+    """Return a queue whose batches wait for ever while others are on their way."""
     defaults = {"max_batch_size": 4, "max_queue_delay_s": 1e6, "max_queue_size": 16}
-    return MicroBatcher(model.read, monotonic=clock, **{**defaults, **limits})
+    return RequestQueue(monotonic=clock, **{**defaults, **limits})  # type: ignore[arg-type]
 
 
-def start(batcher: Batcher, initialise: Callable[[], float] = lambda: 0.0) -> None:
+def start(
+    queue: Queue,
+    read: Callable[[Sequence[str]], list[str]],
+    clock: FakeClock,
+    initialise: Callable[[], float] = lambda: 0.0,
+) -> None:
+    batcher = MicroBatcher(queue, read, monotonic=clock)
     batcher.start(initialise, on_failure=pytest.fail)
-    assert batcher.admission.wait_until_loaded(MAX_WAIT_S)
+    assert queue.wait_until_loaded(MAX_WAIT_S)
 
 
 @pytest.fixture
-def batcher(model: Model, clock: FakeClock) -> Iterator[Batcher]:
-    """Return a ready batcher whose batches wait for ever while others are on their way."""
-    batcher = create_batcher(model, clock)
-    start(batcher)
-    yield batcher
-    batcher.admission.close()
+def queue(model: Model, clock: FakeClock) -> Iterator[Queue]:
+    """Return a queue that is read by the model."""
+    queue = create_queue(clock)
+    start(queue, model.read, clock)
+    yield queue
+    queue.close()
 
 
 def outcomes(
@@ -102,71 +110,41 @@ def outcomes(
 
 
 def read_all(
-    batcher: Batcher, clock: FakeClock, tasks: Sequence[str], timeout_s: float = 100
+    queue: Queue, clock: FakeClock, tasks: Sequence[str], timeout_s: float = 100
 ) -> list[str | type[CaptchaServiceError]]:
     """Read tasks of one request."""
-    with batcher.reserve(len(tasks), clock.now_s + timeout_s) as reservation:
+    with queue.reserve(len(tasks), clock.now_s + timeout_s) as reservation:
         return outcomes([reservation.submit(task) for task in tasks], clock)
 
 
-def hold_with(batcher: Batcher, model: Model, clock: FakeClock) -> Reservation[str, str]:
+def hold_with(queue: Queue, model: Model, clock: FakeClock) -> Reservation[str, str]:
     """Make the model busy with a task of its own, so that what follows is queued."""
     model.hold()
-    busy = batcher.reserve(1, clock.now_s + 100)
+    busy = queue.reserve(1, clock.now_s + 100)
     busy.submit("busy")
     model.wait_until_reading()
     return busy
 
 
-@pytest.mark.parametrize(
-    ("queued", "decoding", "age_s", "wait_s"),
-    [
-        (1, 0, 0.0, 0.0),
-        (3, 0, 0.0, 0.0),
-        (1, 1, 0.0, 0.5),
-        (3, 5, 0.2, 0.3),
-        (1, 1, 0.5, 0.0),
-        (1, 1, 9.0, 0.0),
-        (4, 9, 0.0, 0.0),
-        (7, 9, 0.0, 0.0),
-    ],
-    ids=[
-        "alone",
-        "no other comes",
-        "one comes",
-        "the clock is the first one's",
-        "time is up",
-        "time was up long ago",
-        "full",
-        "more than full",
-    ],
-)
-def test_how_long_a_batch_waits(queued: int, decoding: int, age_s: float, wait_s: float) -> None:
-    found = seconds_to_wait(queued, decoding, age_s, max_batch_size=4, max_delay_s=0.5)
-    assert found == pytest.approx(wait_s)
-
-
-def test_a_lone_task_is_read_at_once(batcher: Batcher, model: Model, clock: FakeClock) -> None:
-    assert read_all(batcher, clock, ["a"]) == ["A"]
+def test_a_lone_task_is_read_at_once(queue: Queue, model: Model, clock: FakeClock) -> None:
+    assert read_all(queue, clock, ["a"]) == ["A"]
     assert model.batches == [["a"]]
 
 
-def test_results_keep_the_order_of_the_tasks(
-    batcher: Batcher, model: Model, clock: FakeClock
-) -> None:
+def test_results_keep_the_order_of_the_tasks(queue: Queue, model: Model, clock: FakeClock) -> None:
     tasks = [f"task {number}" for number in range(10)]
-    assert read_all(batcher, clock, tasks) == [task.upper() for task in tasks]
+    assert read_all(queue, clock, tasks) == [task.upper() for task in tasks]
     assert [len(batch) for batch in model.batches] == [4, 4, 2]
 
 
 def test_what_arrives_while_the_model_reads_shares_the_next_batch(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
     deadline = clock.now_s + 100
     with (
-        hold_with(batcher, model, clock),
-        batcher.reserve(1, deadline) as one,
-        batcher.reserve(2, deadline) as other,
+        hold_with(queue, model, clock),
+        queue.reserve(1, deadline) as one,
+        queue.reserve(2, deadline) as other,
     ):
         batch = [one.submit("a"), other.submit("b"), other.submit("c")]
         model.release()
@@ -174,10 +152,8 @@ def test_what_arrives_while_the_model_reads_shares_the_next_batch(
     assert model.batches == [["busy"], ["a", "b", "c"]]
 
 
-def test_a_batch_waits_for_what_is_on_its_way(
-    batcher: Batcher, model: Model, clock: FakeClock
-) -> None:
-    with batcher.reserve(3, clock.now_s + 100) as reservation:
+def test_a_batch_waits_for_what_is_on_its_way(queue: Queue, model: Model, clock: FakeClock) -> None:
+    with queue.reserve(3, clock.now_s + 100) as reservation:
         batch = [reservation.submit("a"), reservation.submit("b")]
         assert model.batches == []
         reservation.release_slot()
@@ -186,31 +162,29 @@ def test_a_batch_waits_for_what_is_on_its_way(
 
 
 def test_a_batch_does_not_wait_for_a_request_that_gave_up(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
-    with batcher.reserve(1, clock.now_s + 100) as reservation:
-        with batcher.reserve(5, clock.now_s + 100):
+    with queue.reserve(1, clock.now_s + 100) as reservation:
+        with queue.reserve(5, clock.now_s + 100):
             pending = reservation.submit("a")
         assert outcomes([pending], clock) == ["A"]
 
 
 def test_a_batch_waits_no_longer_than_it_may(model: Model, clock: FakeClock) -> None:
-    batcher = create_batcher(model, clock, max_queue_delay_s=0.0)
-    start(batcher)
-    with batcher.reserve(2, clock.now_s + 100) as reservation:
+    queue = create_queue(clock, max_queue_delay_s=0.0)
+    start(queue, model.read, clock)
+    with queue.reserve(2, clock.now_s + 100) as reservation:
         assert outcomes([reservation.submit("a")], clock) == ["A"]
         assert outcomes([reservation.submit("b")], clock) == ["B"]
     assert model.batches == [["a"], ["b"]]
-    batcher.admission.close()
+    queue.close()
 
 
-def test_a_late_task_never_reaches_the_model(
-    batcher: Batcher, model: Model, clock: FakeClock
-) -> None:
+def test_a_late_task_never_reaches_the_model(queue: Queue, model: Model, clock: FakeClock) -> None:
     with (
-        hold_with(batcher, model, clock),
-        batcher.reserve(1, clock.now_s + 5) as late,
-        batcher.reserve(1, clock.now_s + 50) as timely,
+        hold_with(queue, model, clock),
+        queue.reserve(1, clock.now_s + 5) as late,
+        queue.reserve(1, clock.now_s + 50) as timely,
     ):
         batch = [late.submit("late"), timely.submit("timely")]
         clock.advance(5)
@@ -220,10 +194,10 @@ def test_a_late_task_never_reaches_the_model(
 
 
 def test_a_task_whose_request_gave_up_never_reaches_the_model(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
-    with hold_with(batcher, model, clock), batcher.reserve(1, clock.now_s + 50) as waiting:
-        with batcher.reserve(1, clock.now_s + 50) as leaving:
+    with hold_with(queue, model, clock), queue.reserve(1, clock.now_s + 50) as waiting:
+        with queue.reserve(1, clock.now_s + 50) as leaving:
             leaving.submit("abandoned")
         pending = waiting.submit("wanted")
         model.release()
@@ -231,12 +205,12 @@ def test_a_task_whose_request_gave_up_never_reaches_the_model(
     assert model.batches == [["busy"], ["wanted"]]
 
 
-def test_a_cancelled_batch_is_not_read(batcher: Batcher, model: Model, clock: FakeClock) -> None:
-    with hold_with(batcher, model, clock), batcher.reserve(2, clock.now_s + 50) as leaving:
+def test_a_cancelled_batch_is_not_read(queue: Queue, model: Model, clock: FakeClock) -> None:
+    with hold_with(queue, model, clock), queue.reserve(2, clock.now_s + 50) as leaving:
         leaving.submit("a")
         leaving.submit("b")
     model.release()
-    assert batcher.admission.wait_until_empty(MAX_WAIT_S)
+    assert queue.wait_until_empty(MAX_WAIT_S)
     assert model.batches == [["busy"]]
 
 
@@ -251,7 +225,7 @@ def test_a_cancelled_batch_is_not_read(batcher: Batcher, model: Model, clock: Fa
 )
 @pytest.mark.parametrize("bad", [0, 1, 3], ids=["first", "second", "last"])
 def test_one_bad_task_fails_alone(
-    batcher: Batcher,
+    queue: Queue,
     model: Model,
     clock: FakeClock,
     error: Exception,
@@ -261,9 +235,9 @@ def test_one_bad_task_fails_alone(
     tasks = ["a", "b", "c", "d"]
     model.errors[tasks[bad]] = error
     expected = [seen if index == bad else task.upper() for index, task in enumerate(tasks)]
-    assert read_all(batcher, clock, tasks) == expected
+    assert read_all(queue, clock, tasks) == expected
     assert max(model.batches, key=len) == tasks
-    assert batcher.admission.state is ModelState.READY
+    assert queue.state is ModelState.READY
 
 
 def test_a_batch_that_is_too_large_is_read_in_halves(model: Model, clock: FakeClock) -> None:
@@ -273,18 +247,16 @@ def test_a_batch_that_is_too_large_is_read_in_halves(model: Model, clock: FakeCl
             raise MemoryError
         return results
 
-    batcher: Batcher = MicroBatcher(
-        read, max_batch_size=4, max_queue_delay_s=1e6, max_queue_size=4, monotonic=clock
-    )
-    start(batcher)
-    assert read_all(batcher, clock, ["a", "b", "c"]) == ["A", "B", "C"]
+    queue = create_queue(clock)
+    start(queue, read, clock)
+    assert read_all(queue, clock, ["a", "b", "c"]) == ["A", "B", "C"]
     assert [len(batch) for batch in model.batches] == [3, 1, 2, 1, 1]
-    batcher.admission.close()
+    queue.close()
 
 
-def test_out_of_memory_says_when_to_retry(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+def test_out_of_memory_says_when_to_retry(queue: Queue, model: Model, clock: FakeClock) -> None:
     model.errors["a"] = MemoryError()
-    with batcher.reserve(1, clock.now_s + 100) as reservation:
+    with queue.reserve(1, clock.now_s + 100) as reservation:
         pending = reservation.submit("a")
         with pytest.raises(OutOfMemory) as error:
             pending.result(clock.now_s + MAX_WAIT_S)
@@ -293,21 +265,15 @@ def test_out_of_memory_says_when_to_retry(batcher: Batcher, model: Model, clock:
 
 
 def test_a_wrong_number_of_results_is_a_failure_and_not_a_mix_up(clock: FakeClock) -> None:
-    batcher: Batcher = MicroBatcher(
-        lambda tasks: ["only one"],
-        max_batch_size=4,
-        max_queue_delay_s=1e6,
-        max_queue_size=4,
-        monotonic=clock,
-    )
-    start(batcher)
-    assert read_all(batcher, clock, ["a", "b"]) == ["only one", "only one"]
-    batcher.admission.close()
+    queue = create_queue(clock)
+    start(queue, lambda tasks: ["only one"], clock)
+    assert read_all(queue, clock, ["a", "b"]) == ["only one", "only one"]
+    queue.close()
 
 
-def test_one_thread_alone_calls_the_model(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+def test_one_thread_alone_calls_the_model(queue: Queue, model: Model, clock: FakeClock) -> None:
     requests = [
-        threading.Thread(target=read_all, args=(batcher, clock, [f"task {number}"]))
+        threading.Thread(target=read_all, args=(queue, clock, [f"task {number}"]))
         for number in range(12)
     ]
     for request in requests:
@@ -319,33 +285,33 @@ def test_one_thread_alone_calls_the_model(batcher: Batcher, model: Model, clock:
 
 
 def test_nothing_is_taken_before_the_model_is_loaded(model: Model, clock: FakeClock) -> None:
-    batcher = create_batcher(model, clock)
+    queue = create_queue(clock)
     with pytest.raises(ModelLoading):
-        batcher.reserve(1, clock.now_s + 8)
-    start(batcher)
-    assert read_all(batcher, clock, ["a"]) == ["A"]
-    batcher.admission.close()
+        queue.reserve(1, clock.now_s + 8)
+    start(queue, model.read, clock)
+    assert read_all(queue, clock, ["a"]) == ["A"]
+    queue.close()
 
 
 def test_the_speed_of_the_first_reading_counts_from_the_start(
     model: Model, clock: FakeClock
 ) -> None:
-    batcher = create_batcher(model, clock)
-    start(batcher, initialise=lambda: 5.0)
-    with hold_with(batcher, model, clock):
+    queue = create_queue(clock)
+    start(queue, model.read, clock, initialise=lambda: 5.0)
+    with hold_with(queue, model, clock):
         with pytest.raises(QueueFull, match="would take about 10 s"):
-            batcher.reserve(1, clock.now_s + 8)
-        batcher.reserve(1, clock.now_s + 10).release_slot()
+            queue.reserve(1, clock.now_s + 8)
+        queue.reserve(1, clock.now_s + 10).release_slot()
         model.release()
-    batcher.admission.close()
+    queue.close()
 
 
-def test_the_estimate_learns_from_batches(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+def test_the_estimate_learns_from_batches(queue: Queue, model: Model, clock: FakeClock) -> None:
     model.seconds_per_batch = 8.0
-    read_all(batcher, clock, ["a", "b", "c", "d"])
-    with hold_with(batcher, model, clock):
+    read_all(queue, clock, ["a", "b", "c", "d"])
+    with hold_with(queue, model, clock):
         with pytest.raises(QueueFull, match="would take about 4 s"):
-            batcher.reserve(1, clock.now_s + 3.9)
+            queue.reserve(1, clock.now_s + 3.9)
         model.release()
 
 
@@ -356,69 +322,70 @@ def test_a_failed_load_is_reported_and_the_state_is_failed(model: Model, clock: 
     def initialise() -> float:
         raise error
 
-    batcher = create_batcher(model, clock)
+    queue = create_queue(clock)
+    batcher = MicroBatcher(queue, model.read, monotonic=clock)
     done = threading.Event()
     batcher.start(initialise, lambda failure: (reported.append(failure), done.set()))
     assert done.wait(MAX_WAIT_S)
     assert reported == [error]
-    assert batcher.admission.state is ModelState.FAILED
-    assert batcher.admission.error == "The model could not be loaded."
+    assert queue.state is ModelState.FAILED
+    assert queue.error == "The model could not be loaded."
 
 
-def break_model(batcher: Batcher, model: Model, clock: FakeClock) -> None:
+def break_model(queue: Queue, model: Model, clock: FakeClock) -> None:
     model.errors["bad"] = ValueError("non-finite logits")
     for _ in range(FAILURES_UNTIL_BROKEN):
-        assert read_all(batcher, clock, ["bad"]) == [InternalError]
+        assert read_all(queue, clock, ["bad"]) == [InternalError]
 
 
 def test_a_model_that_fails_again_and_again_is_broken(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
-    break_model(batcher, model, clock)
-    assert batcher.admission.state is ModelState.FAILED
-    assert batcher.admission.error == "The last 5 images failed inside the model."
+    break_model(queue, model, clock)
+    assert queue.state is ModelState.FAILED
+    assert queue.error == "The last 5 images failed inside the model."
 
 
 def test_a_broken_model_recovers_with_the_first_success(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
-    break_model(batcher, model, clock)
-    with hold_with(batcher, model, clock):
+    break_model(queue, model, clock)
+    with hold_with(queue, model, clock):
         with pytest.raises(ModelFailed):
-            batcher.reserve(1, clock.now_s + 8)
+            queue.reserve(1, clock.now_s + 8)
         model.release()
-        assert batcher.admission.wait_until_empty(MAX_WAIT_S)
-    assert batcher.admission.state is ModelState.READY
-    assert batcher.admission.error is None
+        assert queue.wait_until_empty(MAX_WAIT_S)
+    assert queue.state is ModelState.READY
+    assert queue.error is None
 
 
 def test_failures_between_successes_do_not_add_up(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
     model.errors["bad"] = ValueError("non-finite logits")
     for _ in range(FAILURES_UNTIL_BROKEN):
-        assert read_all(batcher, clock, ["bad", "good"]) == [InternalError, "GOOD"]
-    assert batcher.admission.state is ModelState.READY
+        assert read_all(queue, clock, ["bad", "good"]) == [InternalError, "GOOD"]
+    assert queue.state is ModelState.READY
 
 
 def test_images_that_are_at_fault_themselves_do_not_break_the_model(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
     model.errors["bad"] = UnreadableShape("too long")
     for _ in range(FAILURES_UNTIL_BROKEN + 1):
-        assert read_all(batcher, clock, ["bad"]) == [UnreadableShape]
-    assert batcher.admission.state is ModelState.READY
+        assert read_all(queue, clock, ["bad"]) == [UnreadableShape]
+    assert queue.state is ModelState.READY
 
 
 def test_draining_answers_what_is_accepted_and_ends_the_thread(
-    batcher: Batcher, model: Model, clock: FakeClock
+    queue: Queue, model: Model, clock: FakeClock
 ) -> None:
-    with hold_with(batcher, model, clock), batcher.reserve(1, clock.now_s + 50) as accepted:
-        batcher.admission.close()
+    with hold_with(queue, model, clock), queue.reserve(1, clock.now_s + 50) as accepted:
+        queue.close()
         pending = accepted.submit("accepted")
         model.release()
         assert outcomes([pending], clock) == ["ACCEPTED"]
-    assert batcher.admission.wait_until_empty(MAX_WAIT_S)
+    assert queue.wait_until_empty(MAX_WAIT_S)
     [thread] = model.threads
     thread.join(MAX_WAIT_S)
     assert not thread.is_alive()

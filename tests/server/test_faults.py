@@ -21,7 +21,7 @@ from qwen_captcha.app import create_app
 from qwen_captcha.backends.qwen2vl.preprocessing import Grid
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.backends.qwen2vl.pytorch.vision_encoder import VisionEncoder
-from qwen_captcha.scheduling.batcher import FAILURES_UNTIL_BROKEN
+from qwen_captcha.scheduling.request_queue import FAILURES_UNTIL_BROKEN
 from qwen_captcha.settings import load_settings
 from tests.support.checkpoints import write_small_checkpoint
 from tests.support.fake_backend import image_bytes

@@ -12,7 +12,7 @@ from qwen_captcha.collecting.labels import MAX_LABEL_CHARACTERS
 from qwen_captcha.errors import CaptchaServiceError, every_error_type
 from qwen_captcha.images.headers import READABLE_FORMATS
 from qwen_captcha.recognition.constraints import MAX_ALTERNATIVES
-from qwen_captcha.scheduling.admission import ModelState
+from qwen_captcha.scheduling.request_queue import ModelState
 
 Schema = Mapping[str, object]
 

@@ -33,8 +33,8 @@ from qwen_captcha.recognition.charsets import DIGITS
 from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Kind
 from qwen_captcha.recognition.reading import GenerationRequest
-from qwen_captcha.scheduling.admission import AdmissionController, ModelState
 from qwen_captcha.scheduling.health_monitor import HealthMonitor
+from qwen_captcha.scheduling.request_queue import ModelState, RequestQueue
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import load_settings
 from tests.support.engine_servers import (
@@ -377,7 +377,7 @@ def test_images_are_with_the_engine_at_once_but_not_too_many() -> None:
 def test_health_follows_the_engine() -> None:
     with recorded_vllm() as (server, url), served(url) as app:
         client, service = app.test_client(), app.extensions["captcha_service"]
-        monitor = HealthMonitor(service.admission, service.backend.remote.probe)
+        monitor = HealthMonitor(service.queue, service.backend.remote.probe)
         good = client.get("/health")
         assert (good.status_code, good.json["model"]) == (200, MODEL)
         assert good.json["engine"] == {"server": "vllm", "reachable": True, "serves": [MODEL]}
@@ -395,20 +395,24 @@ def test_health_follows_the_engine() -> None:
         assert client.get("/health").json["model_status"] == "ready"
 
 
+def idle_queue() -> RequestQueue[object, object]:
+    return RequestQueue(max_queue_size=1, max_batch_size=1, max_queue_delay_s=0.0)
+
+
 def test_a_watch_leaves_a_model_that_is_loading_alone() -> None:
-    controller = AdmissionController(1, time.monotonic)
-    HealthMonitor(controller, lambda: pytest.fail("probed")).check()
-    assert controller.state is ModelState.LOADING
+    queue = idle_queue()
+    HealthMonitor(queue, lambda: pytest.fail("probed")).check()
+    assert queue.state is ModelState.LOADING
 
 
 def test_a_busy_engine_has_not_failed() -> None:
     def busy() -> None:
         raise EngineBusy("busy")
 
-    controller = AdmissionController(1, time.monotonic)
-    controller.set_state(ModelState.READY)
-    HealthMonitor(controller, busy).check()
-    assert controller.state is ModelState.READY
+    queue = idle_queue()
+    queue.set_state(ModelState.READY)
+    HealthMonitor(queue, busy).check()
+    assert queue.state is ModelState.READY
 
 
 def test_an_engine_that_keeps_failing_is_noticed_and_its_return_too() -> None:
