@@ -53,6 +53,12 @@ START_FAILED = (3, 4)
 log = logging.getLogger(__name__)
 
 
+class _Served(threading.local):
+    """The connection that a thread serves."""
+
+    conn: TConn | None = None
+
+
 class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     """A `gthread` worker whose own errors are JSON."""
 
@@ -93,7 +99,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         # Connections whose request was given to a thread that has no slot for it yet. Without them
         # the queue looks empty after each batch, until its threads come to fill it.
         self.dispatched: set[TConn] = set()
-        self.served = threading.local()
+        self.served = _Served()
         self.service.queue.on_reserve(self._not_dispatched)
 
     def enqueue_req(self, conn: TConn) -> None:
@@ -141,8 +147,12 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             super().on_pending_socket_readable(conn, client)
 
     def _not_dispatched(self) -> None:
-        """Note that a request has its slots, or waits for its client; called by its thread."""
-        self.dispatched.discard(self.served.conn)
+        """Note that a request has its slots, or waits for its client; called by its thread.
+
+        The thread that tries a broken model reserves a slot, too, and serves no connection.
+        """
+        if self.served.conn is not None:
+            self.dispatched.discard(self.served.conn)
 
     def _await_request(self, conn: TConn) -> None:
         """Have the main loop wait for the first bytes of a new connection."""

@@ -12,6 +12,7 @@ import pytest
 from gunicorn.http import errors as http_errors
 
 import qwen_captcha
+from qwen_captcha.scheduling.request_queue import FAILURES_UNTIL_BROKEN
 from qwen_captcha.server.connection import linger
 from qwen_captcha.server.error_replies import error_of, error_reply
 from tests.support.fake_backend import image_bytes
@@ -378,3 +379,15 @@ def test_lingering_on_a_closed_connection_does_nothing() -> None:
     ours.close()
     linger(ours)
     assert ours.fileno() == -1
+
+
+def test_a_broken_model_is_tried_again_without_a_request() -> None:
+    command = gunicorn_command("tests.support.fake_backend:create_breaking_app()")
+    with running(command, CACHE_SIZE="0") as server:
+        server.wait_until_ready()
+        for _ in range(FAILURES_UNTIL_BROKEN):
+            [reply] = send_and_close(server.port, [post(image_bytes(500))])
+            assert reply.json["error_type"] == "internal_error"
+        server.wait_for_line("The model works again")
+        [reply] = send_and_close(server.port, [post(IMAGE)])
+        assert reply.status == 200

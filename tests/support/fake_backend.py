@@ -20,6 +20,7 @@ from qwen_captcha.recognition.reading import (
     GenerationOutput,
     GenerationRequest,
 )
+from qwen_captcha.scheduling import health_monitor
 from qwen_captcha.service import CaptchaService
 
 # Longest wait of a test for another thread, in seconds; only a failing test waits so long.
@@ -149,6 +150,18 @@ def create_gated_app(folder: str) -> Flask:
         if task.image.width == 500:
             Path(folder, "reading").open("w").close()
             Path(folder, "go-on").open().close()
+        return width_of(task)
+
+    return create_app(backend=FakeBackend(say))
+
+
+def create_breaking_app() -> Flask:
+    """Return an application whose model fails with images of width 500 and reads all others."""
+    health_monitor.INTERVAL_S = 0.1
+
+    def say(task: GenerationRequest) -> str:
+        if task.image.width == 500:
+            raise ValueError("non-finite logits")
         return width_of(task)
 
     return create_app(backend=FakeBackend(say))
