@@ -91,7 +91,7 @@ class OnnxModel:
         folder: The checkpoint.
         config: Its numbers.
         precision: Which of its graphs are run.
-        threads: How many threads share one operator.
+        threads: How many threads share one operator of the vision encoder.
     """
 
     def __init__(
@@ -102,10 +102,11 @@ class OnnxModel:
         self._embeddings = tensors[EMBEDDING]  # (V, C)
         # Kept, because the sessions use their memory.
         self._arrays = vision_arrays(tensors, precision), text_arrays(tensors, precision)
-        self._vision, self._text = (
-            _session(graph_path(folder, part, precision), arrays, threads)
-            for part, arrays in zip(Part, self._arrays, strict=True)
-        )
+        vision_values, text_values = self._arrays
+        self._vision = _session(graph_path(folder, Part.VISION, precision), vision_values, threads)
+        # Its operators are small. With a pool of its own, whose threads wait actively beside the
+        # vision encoder's, two cores read 86 images a second from 16 clients instead of 118.
+        self._text = _session(graph_path(folder, Part.TEXT, precision), text_values, 1)
         self._vision_head_size = _dim(self._vision, "cos") * 2
         self._head_size = _dim(self._text, "cos") * 2
         self._state_names = [
