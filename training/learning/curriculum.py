@@ -57,7 +57,7 @@ WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
     ((4, 12), 2),
     ((5, 9), 1),
 )
-_CODES = (("digits", 2.0), ("latin", 8.0))
+_CODES = (("digits", 3.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))
 _MOSTLY_CHINESE = (
     ("digits", 0.5),
