@@ -16,7 +16,6 @@ from PIL import Image
 
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend, create_second_backend
-from qwen_captcha.cascade import LOAD_TIMEOUT_S, Cascade, Consultation, Opinion
 from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
     CallerLeft,
@@ -30,7 +29,8 @@ from qwen_captcha.images.colors import keep_colors
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.logs import REQUEST_ID
 from qwen_captcha.metrics import Metrics
-from qwen_captcha.reader import Key, Pending, Reader, Slots
+from qwen_captcha.readers.cascade import LOAD_TIMEOUT_S, Cascade, Consultation, Opinion
+from qwen_captcha.readers.reader import Key, Pending, Reader, Slots
 from qwen_captcha.recognition.answer import (
     Answer,
     CacheUse,

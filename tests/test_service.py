@@ -18,7 +18,7 @@ from qwen_captcha.errors import (
     UnsupportedImageType,
 )
 from qwen_captcha.images.crop import crop_to_text
-from qwen_captcha.reader import TRIAL
+from qwen_captcha.readers.reader import TRIAL
 from qwen_captcha.recognition.answer import Answer, CacheUse
 from qwen_captcha.recognition.options import (
     Case,

@@ -31,7 +31,6 @@ from qwen_captcha.api.request_parsing import (
     read_body,
 )
 from qwen_captcha.api.wsgi import disconnect_check
-from qwen_captcha.cascade import Cascade
 from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
     DEFAULT_RETRY_S,
@@ -45,6 +44,7 @@ from qwen_captcha.errors import (
     error_body,
 )
 from qwen_captcha.metrics import Metrics
+from qwen_captcha.readers.cascade import Cascade
 from qwen_captcha.recognition.answer import Answer, CacheUse
 from qwen_captcha.scheduling.request_queue import ModelState
 from qwen_captcha.service import CaptchaService

@@ -14,7 +14,7 @@ from PIL import Image
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.base import RemoteEngine
 from qwen_captcha.errors import ModelLoadError
-from qwen_captcha.reader import TRIAL
+from qwen_captcha.readers.reader import TRIAL
 from qwen_captcha.recognition.reading import (
     Capabilities,
     GenerationOutput,

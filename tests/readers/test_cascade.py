@@ -11,8 +11,8 @@ from PIL import Image
 
 from qwen_captcha.app import create_app
 from qwen_captcha.backends.base import RemoteEngine
-from qwen_captcha.cascade import Cascade
 from qwen_captcha.errors import EngineFailed, ModelLoadError
+from qwen_captcha.readers.cascade import Cascade
 from qwen_captcha.recognition.answer import CacheUse
 from qwen_captcha.recognition.options import Kind, Options
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput, GenerationRequest

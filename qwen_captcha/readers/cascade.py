@@ -19,7 +19,7 @@ from PIL import Image
 
 from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded, load_failure
 from qwen_captcha.metrics import CascadeMetrics
-from qwen_captcha.reader import Key, Pending, Reader
+from qwen_captcha.readers.reader import Key, Pending, Reader
 from qwen_captcha.recognition.answer import Answer, answer_from_output
 from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.plan import RecognitionPlan

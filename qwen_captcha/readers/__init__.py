@@ -1,0 +1,1 @@
+"""One backend with its queue, and a second one behind it."""
