@@ -47,7 +47,7 @@ class Cost:
     """What was measured.
 
     Attributes:
-        ready_s: From the start of loading to the end of the warm-up, imports included.
+        ready_s: From the start of loading to the end of the first reading, imports included.
         peak_bytes: Most resident memory, None where the system does not tell.
         first_token_s: Seconds of a captcha of which one token is read.
         captcha_s: Seconds of a captcha of `TOKENS` tokens.
@@ -83,6 +83,7 @@ def measure(folder: Path, captchas: int) -> Cost:
     start_s = time.perf_counter()
     backend.check()
     backend.load()
+    _median_seconds(backend, captchas=1, tokens=TOKENS)
     ready_s = time.perf_counter() - start_s
     first_token_s = _median_seconds(backend, captchas, tokens=1)
     captcha_s = _median_seconds(backend, captchas, tokens=TOKENS)

@@ -403,6 +403,23 @@ def test_nothing_is_read_while_the_model_is_loading(backend: FakeBackend) -> Non
     service.begin_drain()
 
 
+def test_a_model_in_this_process_reads_once_before_its_speed_is_measured(
+    clock: FakeClock,
+) -> None:
+    seconds = iter([7.0, 3.0])
+
+    def say(task: GenerationRequest) -> str:
+        clock.advance(next(seconds))
+        return ""
+
+    service = CaptchaService(FakeBackend(say), load_settings({}), clock)
+    service.start(pytest.fail)
+    assert service.wait_until_loaded(MAX_WAIT_S)
+    with service.queue.reserve(1, FAR), pytest.raises(QueueFull, match="would take about 6 s"):
+        service.queue.reserve(1, clock.now_s + 5.9)
+    service.begin_drain()
+
+
 def test_a_model_that_cannot_read_is_not_ready() -> None:
     def say(task: GenerationRequest) -> str:
         raise ValueError("non-finite logits")
@@ -412,7 +429,9 @@ def test_a_model_that_cannot_read_is_not_ready() -> None:
     reported = threading.Event()
     service.start(lambda error: (failures.append(error), reported.set()))
     assert reported.wait(MAX_WAIT_S)
-    assert [str(failure) for failure in failures] == ["non-finite logits"]
+    assert [str(failure) for failure in failures] == [
+        "fake-model was loaded but cannot read an image: non-finite logits"
+    ]
     assert service.model_state is ModelState.FAILED
     assert service.model_error == "The model could not be loaded."
 

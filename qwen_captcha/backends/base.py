@@ -1,8 +1,4 @@
-"""What the service asks of an engine, and what an engine says about itself.
-
-Responsible for: the `Backend` protocol and the values that cross it. Invariant: everything here is
-plain data, importable without torch.
-"""
+"""The protocol of backends, importable without torch."""
 
 from __future__ import annotations
 
@@ -18,10 +14,10 @@ class RemoteEngine:
     """How an engine in another process is used.
 
     Attributes:
-        concurrency: How many threads may call `read` at once, with one request each: such an engine
-            forms batches itself.
-        probe: Finds out whether the engine still works; raises CaptchaServiceError where not.
-        describe: Returns what `/health` says about the engine.
+        concurrency: Maximum threads that call `read` at once, with one request each: such an
+            engine forms batches itself.
+        probe: Raises CaptchaServiceError where the engine does not work.
+        describe: Returns the fields of the engine in the reply of `/health`.
     """
 
     concurrency: int
@@ -32,7 +28,7 @@ class RemoteEngine:
 class Backend(Protocol):
     """An engine. One thread calls `load`, then the same thread alone calls `read`.
 
-    Only where `remote` says so, other threads call `read` too.
+    With `remote`, other threads call `read` too.
     """
 
     @property
@@ -60,10 +56,10 @@ class Backend(Protocol):
         """How the engine is used if it is another process, None for a model in this one."""
 
     def load(self) -> None:
-        """Load and warm up the model.
+        """Load the model.
 
         Raises:
-            ModelLoadError: With one line that says what is wrong and what to do.
+            ModelLoadError: The model cannot be loaded; one line with the cause and the remedy.
         """
 
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
@@ -71,5 +67,5 @@ class Backend(Protocol):
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
-            Exception: Whatever else went wrong, for the whole batch.
+            Exception: Any other failure, of the whole batch.
         """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from qwen_captcha import __version__
 from qwen_captcha.backends.base import Backend
+from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.metrics import Metrics, QueueMetrics
 from qwen_captcha.recognition.options import Kind, Options
 from qwen_captcha.recognition.plan import RecognitionPlan, plan_recognition
@@ -20,8 +21,15 @@ from qwen_captcha.scheduling.pending import PendingResult
 from qwen_captcha.scheduling.request_queue import RequestQueue, Reservation
 from qwen_captcha.settings import Settings
 
-# The size of a common captcha, and the length of a common response.
-TRIAL = GenerationRequest(Image.new("RGB", (160, 60), "white"), DEFAULT_PROMPTS[Kind.AUTO], 8)
+
+def _trial() -> GenerationRequest:
+    """Return a request with an image and a length of response as of a common captcha."""
+    image = Image.new("RGB", (160, 60), "white")
+    ImageDraw.Draw(image).text((40, 10), "A1", fill="black", font_size=32)
+    return GenerationRequest(image, DEFAULT_PROMPTS[Kind.AUTO], 8)
+
+
+TRIAL = _trial()
 
 # A digest of the file or of its pixels, and the options: an answer depends on nothing else.
 Key = tuple[bytes, Options]
@@ -121,11 +129,24 @@ class Reader:
         return self._in_flight.join_or_start(key, slots.attach, lambda: slots.submit(request))
 
     def _load(self) -> float:
-        """Load the model and try it once; returns the seconds that reading one image took."""
+        """Load the model and warm it up; return the seconds of reading one image.
+
+        Raises:
+            ModelLoadError: The model cannot be loaded, or not read with.
+        """
         self.backend.load()
         self._metrics.model_info.labels(
             self.backend.model_name, self.backend.name, self.backend.device, __version__
         ).set(1)
-        start = self._monotonic()
-        self.backend.read([TRIAL])
+        try:
+            # The first reading takes twice as long with PyTorch. A server has read while it was
+            # loaded.
+            if self.backend.remote is None:
+                self.backend.read([TRIAL])
+            start = self._monotonic()
+            self.backend.read([TRIAL])
+        except (ArithmeticError, ValueError, RuntimeError) as error:
+            raise ModelLoadError(
+                f"{self.backend.model_name} was loaded but cannot read an image: {error}"
+            ) from error
         return self._monotonic() - start

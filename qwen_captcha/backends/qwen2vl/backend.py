@@ -1,8 +1,7 @@
-"""What the backends of a Qwen2-VL checkpoint in this process share.
+"""The base class of backends that run a Qwen2-VL checkpoint in this process.
 
-Responsible for: the order of things from a checkpoint's name to a warm model. Invariants: a check
-needs neither torch nor ONNX Runtime (importing torch takes seconds, so it is imported only while
-loading); one thread loads, and the same thread alone reads.
+A check needs neither torch nor ONNX Runtime: importing torch takes seconds, so it is imported only
+while loading. One thread loads, and the same thread alone reads.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
-
-from PIL import Image, ImageDraw
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import RemoteEngine
@@ -36,9 +33,6 @@ if TYPE_CHECKING:
     from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 
 GIB = 1024**3
-WARM_UP_PROMPT = "What does the image say?"
-WARM_UP_TOKENS = 4
-WARM_UP_BATCH_SIZES = (1, 2)
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +42,7 @@ class Qwen2VLBackend(ABC):
 
     Args:
         checkpoint: Folder or hub name.
-        model_name: What `/health` calls it.
+        model_name: Name of the model in the log and in `/health`.
         min_pixels: Smaller images are enlarged to this, unless the checkpoint has its own range.
         max_pixels: Larger images are reduced to this, unless the checkpoint has its own range.
         workers: Processes like this one that share the cores.
@@ -67,7 +61,6 @@ class Qwen2VLBackend(ABC):
         self._model_name = model_name
         self._pixel_range = (min_pixels, max_pixels)
         self._workers = workers
-        # What the driver says.
         self._gpu_available = hardware.count_gpus() > 0
         self._capabilities = Capabilities()
         self._engine: Qwen2VLEngine[Any] | None = None
@@ -93,10 +86,10 @@ class Qwen2VLBackend(ABC):
         return None
 
     def load(self) -> None:
-        """Download what is missing, load the model and read with it once.
+        """Download missing files and load the model.
 
         Raises:
-            ModelLoadError: With one line that says what is wrong and what to do.
+            ModelLoadError: The model cannot be loaded; one line with the cause and the remedy.
         """
         files = self._find_files()
         log.info("Loading %s from %s …", self._model_name, files.folder)
@@ -110,14 +103,11 @@ class Qwen2VLBackend(ABC):
         )
         try:
             self._engine = self._load_engine(files)
-            spare_what_is_loaded()
-            self._warm_up()
         except (ArithmeticError, ValueError, RuntimeError) as error:
-            raise ModelLoadError(
-                f"{self._model_name} was loaded but cannot read an image: {error}"
-            ) from error
+            raise ModelLoadError(f"{self._model_name} cannot be loaded: {error}") from error
+        spare_what_is_loaded()
         log.info(
-            "%s is ready after %.1f s; the process holds %s of memory",
+            "%s is loaded after %.1f s; the process holds %s of memory",
             self._model_name,
             time.monotonic() - started_s,
             gib(hardware.resident_memory_bytes()),
@@ -139,7 +129,7 @@ class Qwen2VLBackend(ABC):
         """Return the files of the checkpoint, downloaded if need be.
 
         Raises:
-            ModelLoadError: They are not to be had.
+            ModelLoadError: They cannot be found or downloaded.
         """
 
     @abstractmethod
@@ -164,14 +154,6 @@ class Qwen2VLBackend(ABC):
         )
         return own
 
-    def _warm_up(self) -> None:
-        """Read a drawn image, alone and in a batch, so that no caller waits for a first time."""
-        image = Image.new("RGB", (160, 60), "white")
-        ImageDraw.Draw(image).text((40, 10), "A1", fill="black", font_size=32)
-        request = GenerationRequest(image, WARM_UP_PROMPT, WARM_UP_TOKENS)
-        for size in WARM_UP_BATCH_SIZES:
-            self.read([request] * size)
-
 
 def _read_calibration(files: CheckpointFiles) -> Calibration | None:
     try:
@@ -181,14 +163,14 @@ def _read_calibration(files: CheckpointFiles) -> Calibration | None:
 
 
 def gib(size: int | None) -> str:
-    """Return a size as the log has it."""
+    """Return a size for the log, in GiB."""
     return "an unknown amount" if size is None else f"{size / GIB:.2f} GiB"
 
 
 def spare_what_is_loaded() -> None:
-    """Leave all objects that exist now out of Python's search for garbage.
+    """Leave all objects that exist now out of Python's garbage collection.
 
-    Libraries and a model are half a million, and looking at them all held everything up for a
+    Libraries and a model are half a million objects. Collecting them stopped all threads for a
     quarter of a second, several times in a minute under load.
     """
     gc.collect()
