@@ -28,11 +28,13 @@ from qwen_captcha.recognition.reading import (
     GenerationOutput,
     GenerationRequest,
 )
+from qwen_captcha.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 
 GIB = 1024**3
+DEFAULT_PIXEL_RANGE = (Settings().min_pixels, Settings().max_pixels)
 
 log = logging.getLogger(__name__)
 
@@ -141,17 +143,21 @@ class Qwen2VLBackend(ABC):
         """
 
     def _agreed_pixel_range(self, files: CheckpointFiles) -> tuple[int, int]:
-        """Return the checkpoint's own range of pixels where it has one, else the settings'."""
+        """Return the checkpoint's own range of pixels where it has one, else that of the settings.
+
+        The log names the settings only where they were changed and have no effect.
+        """
         own = files.facts.pixel_range
-        if own is None or own == self._pixel_range:
+        if own is None:
             return self._pixel_range
-        log.info(
-            "%s was trained on images of %d to %d pixels and keeps that range; "
-            "MIN_PIXELS=%d and MAX_PIXELS=%d have no effect.",
-            self._model_name,
-            *own,
-            *self._pixel_range,
-        )
+        if self._pixel_range not in (own, DEFAULT_PIXEL_RANGE):
+            log.warning(
+                "%s was trained on images of %d to %d pixels and keeps that range; "
+                "MIN_PIXELS=%d and MAX_PIXELS=%d have no effect.",
+                self._model_name,
+                *own,
+                *self._pixel_range,
+            )
         return own
 
 

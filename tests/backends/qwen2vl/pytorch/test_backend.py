@@ -25,6 +25,7 @@ from qwen_captcha.checkpoints import files as checkpoint_files
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
+from qwen_captcha.settings import load_settings
 from tests.support.checkpoints import (
     noise_image,
     noise_images,
@@ -128,9 +129,24 @@ def test_the_settings_decide_how_large_an_image_is_shown(
 def test_a_checkpoint_keeps_its_own_range_and_the_log_says_so(
     specialist: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert pixel_range(new_backend(specialist), monkeypatch) == (6272, 15680)
+    assert "MIN_PIXELS=3920 and MAX_PIXELS=14112 have no effect" in caplog.text
+
+
+def test_the_log_is_silent_about_a_range_that_was_not_set(
+    specialist: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = load_settings({})
+    backend = PyTorchBackend(
+        str(specialist),
+        model_name="tiny",
+        use_gpu=False,
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+    )
     with caplog.at_level(logging.INFO):
-        assert pixel_range(new_backend(specialist), monkeypatch) == (6272, 15680)
-    assert "MIN_PIXELS=3920 and MAX_PIXELS=14112 have no effect" in "\n".join(caplog.messages)
+        assert pixel_range(backend, monkeypatch) == (6272, 15680)
+    assert "PIXELS" not in caplog.text
 
 
 def test_a_missing_checkpoint_is_refused_by_the_check_and_by_the_load() -> None:
