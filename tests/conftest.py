@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -16,6 +18,17 @@ from tests.support.fake_clock import FakeClock
 # A deadline would test the machine's speed, and its load.
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
+
+LIVE_MODULE = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.live\b", re.MULTILINE)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the modules that are live as a whole, instead of importing them, and PyTorch."""
+    if config.option.markexpr != "not live" or not collection_path.name.startswith("test_"):
+        return None
+    if collection_path.suffix == ".py":
+        return LIVE_MODULE.search(collection_path.read_text(encoding="utf-8")) is not None or None
+    return None
 
 
 @pytest.fixture

@@ -356,6 +356,7 @@ def send_over_http(
 
 
 @pytest.mark.skipif(not BUNDLED_CHECKPOINT.is_dir(), reason="there is no bundled checkpoint yet")
+@pytest.mark.live
 class TestBundledCheckpoint(HttpContract):
     """The contract over HTTP, with the model that the project ships, run by PyTorch."""
 
@@ -411,6 +412,7 @@ class TestOnnxRuntime(TestBundledCheckpoint):
             yield server.port
 
 
+@pytest.mark.live
 class OverAnEngine(HttpContract):
     """The contract through Flask's client, with an engine behind OpenAI's protocol.
 
@@ -501,6 +503,7 @@ class TestTransformersServe(OverAnEngine):
         assert NOT_RESTRICTED in reply["warnings"]
 
 
+@pytest.mark.live
 class TestScript:
     """The script for users, against a live service with a fake backend."""
 

@@ -133,6 +133,7 @@ def test_a_folder_without_images_is_one_line(
     assert "has no images" in line
 
 
+@pytest.mark.live
 def test_label_ends_cleanly_and_names_the_next_command(tmp_path: Path) -> None:
     folder = tmp_path / "my captchas"
     folder.mkdir()
@@ -191,6 +192,7 @@ class TestDoctor:
     def results(self) -> dict[str, doctor.CheckResult]:
         return {result.subject: result for result in doctor.run_checks("qwen-captcha")}
 
+    @pytest.mark.live
     def test_here_everything_is_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("QWEN_MODEL", "bundled")
         monkeypatch.setenv("PORT", "0")
@@ -238,6 +240,7 @@ class TestDoctor:
         assert "HF_HOME" in doctor.check_cache().fix
 
 
+@pytest.mark.live
 def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """With a mirror, in a process of its own: huggingface_hub reads its variables once."""
     command = [sys.executable, "-m", "qwen_captcha", "download", "tiny/reader", "--mirror"]

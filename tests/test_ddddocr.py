@@ -208,6 +208,7 @@ def test_a_model_that_cannot_be_loaded_is_an_error(
         start_local_service(settings)
 
 
+@pytest.mark.live
 @pytest.mark.skipif(not BUNDLED_CHECKPOINT.is_dir(), reason="there is no bundled checkpoint yet")
 def test_the_bundled_checkpoint_reads_what_the_service_reads(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
@@ -221,6 +222,7 @@ def test_the_bundled_checkpoint_reads_what_the_service_reads(
     assert set(str(ocr.classification(CAPTCHA))) <= set("xyz")
 
 
+@pytest.mark.live
 def test_the_import_loads_no_web_framework() -> None:
     program = (
         "import sys, qwen_captcha.ddddocr\n"

@@ -87,6 +87,7 @@ def test_every_metric_is_documented_with_its_type_labels_and_meaning(client: Fla
             assert metric.documentation == meaning.strip()
 
 
+@pytest.mark.live
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
 def test_promtool_finds_nothing_to_complain_about(client: FlaskClient) -> None:
     use(client)
@@ -199,6 +200,7 @@ def workers_of(server: Server) -> list[int]:
     return [int(pid) for pid in listed.split()]
 
 
+@pytest.mark.live
 def test_any_worker_tells_the_numbers_of_all() -> None:
     command = (*gunicorn_command("tests.support.fake_backend:create_quick_app()"), "--workers", "2")
     with running(command) as server:
@@ -225,6 +227,7 @@ def test_any_worker_tells_the_numbers_of_all() -> None:
             subprocess.run(check, input=text, check=True, timeout=MAX_WAIT_S)
 
 
+@pytest.mark.live
 def test_the_shared_numbers_are_removed_at_the_end() -> None:
     with running(gunicorn_command("tests.support.fake_backend:create_quick_app()")) as server:
         server.wait_until_ready()
@@ -234,6 +237,7 @@ def test_the_shared_numbers_are_removed_at_the_end() -> None:
     assert not Path(folder).exists()
 
 
+@pytest.mark.live
 def test_nothing_is_left_where_the_port_is_taken() -> None:
     before = set(Path("/dev/shm").glob("qwen-captcha-metrics-*"))
     with socket.create_server(("127.0.0.1", 0)) as taken:

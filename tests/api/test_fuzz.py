@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from qwen_captcha.api.openapi.document import operations_of
 from qwen_captcha.settings import load_settings
 from tests.support.live_server import (
@@ -15,6 +17,8 @@ from tests.support.live_server import (
     gunicorn_command,
     running,
 )
+
+pytestmark = pytest.mark.live
 
 # The description itself is where schemathesis starts, and is not tested again.
 ROUTES = len(operations_of(load_settings({}))) - 1

@@ -31,7 +31,10 @@ from tests.support.page_server import (
     visiting,
 )
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
 
 WEB = Path(__file__).resolve().parents[2] / "qwen_captcha" / "api" / "web"
 AT_ONCE = 6

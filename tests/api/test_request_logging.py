@@ -157,6 +157,7 @@ def test_a_line_for_people() -> None:
     assert re.fullmatch(r"\S+ \S+ INFO POST /ocr status=200 cache=hit", line)
 
 
+@pytest.mark.live
 def test_a_service_that_is_not_in_a_terminal_logs_json() -> None:
     head = b"POST /ocr HTTP/1.1\r\nHost: x\r\nX-Request-Id: r3\r\nContent-Length: %d\r\n\r\n"
     request = head % len(IMAGE) + IMAGE

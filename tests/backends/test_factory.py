@@ -16,6 +16,8 @@ from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import load_settings
 from tests.support.checkpoints import write_small_checkpoint
 
+pytestmark = pytest.mark.live
+
 SERVER = {"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
 
 

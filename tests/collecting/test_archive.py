@@ -228,6 +228,7 @@ def test_files_that_were_deleted_or_left_by_a_killed_process_are_noticed(tmp_pat
     assert [row[0] for row in rows(tmp_path, "answers")] == ["id-2"]
 
 
+@pytest.mark.live
 def test_processes_that_share_a_folder_keep_to_the_limit_together(tmp_path: Path) -> None:
     script = """
 import sys

@@ -102,6 +102,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.M
     assert [path.name for path in tmp_path.glob(".*.tmp")] == []
 
 
+@pytest.mark.live
 def test_processes_that_write_at_once_lose_no_label(tmp_path: Path) -> None:
     script = """
 import sys

@@ -156,6 +156,7 @@ def test_what_the_image_needs_is_in_its_build_context() -> None:
         assert f"!{source}" in ignore
 
 
+@pytest.mark.live
 def test_the_health_check_is_the_script_for_users() -> None:
     [check] = directives("HEALTHCHECK")
     assert "CMD python test_qwen_captcha.py --url" in check
@@ -183,6 +184,7 @@ def check(client: list[str], file: Path, *options: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("options", [(), ("--profile", "gpu"), ("--profile", "vllm")])
 def test_compose_accepts_the_file(client: list[str], options: tuple[str, ...]) -> None:
     done = check(client, COMPOSE_FILE, *options)
@@ -194,6 +196,7 @@ def test_compose_accepts_the_file(client: list[str], options: tuple[str, ...]) -
     }
 
 
+@pytest.mark.live
 def test_compose_refuses_a_file_that_is_wrong(client: list[str], tmp_path: Path) -> None:
     wrong = tmp_path / "compose.yml"
     wrong.write_text(COMPOSE_FILE.read_text("utf-8").replace("read_only:", "readonly:"), "utf-8")

@@ -40,7 +40,10 @@ from tests.support.live_server import (
 )
 from tests.support.stub_service import Call, stub_service
 
-pytestmark = pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed"),
+]
 
 QUICK = gunicorn_command("tests.support.fake_backend:create_quick_app()")
 IMAGE = image_bytes(120)

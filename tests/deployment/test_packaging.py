@@ -72,6 +72,7 @@ def test_the_script_is_the_command_line() -> None:
     assert EntryPoint(name, value, "console_scripts").load() is cli.main
 
 
+@pytest.mark.live
 def test_the_wheel_holds_the_package_with_its_data(wheel: Path) -> None:
     package = PROJECT / "qwen_captcha"
     files = {
@@ -89,6 +90,7 @@ def test_the_wheel_holds_the_package_with_its_data(wheel: Path) -> None:
     assert held == files | {"qwen_captcha_service.py"}
 
 
+@pytest.mark.live
 def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
@@ -111,6 +113,7 @@ def test_the_install_with_pytorch_has_all_of_the_light_one() -> None:
     assert set(pins("requirements_lite.txt")) < set(pins("requirements_qwen.txt"))
 
 
+@pytest.mark.live
 def test_the_installed_command_reads_from_another_folder(installed: Path, tmp_path: Path) -> None:
     (tmp_path / "captcha.png").write_bytes(image_bytes(120))
     run = subprocess.run(
@@ -123,6 +126,7 @@ def test_the_installed_command_reads_from_another_folder(installed: Path, tmp_pa
     assert json.loads(run.stdout)["image"] == "captcha.png"
 
 
+@pytest.mark.live
 def test_the_installed_command_serves_from_another_folder(installed: Path, tmp_path: Path) -> None:
     command = ("env", "-C", str(tmp_path), str(installed / "bin" / "qwen-captcha"), "serve")
     variables = {"QWEN_MODEL": "bundled", "USE_GPU": "false", "PYTHONPATH": str(installed)}

@@ -80,6 +80,7 @@ def shown(value: Any, name: str = "") -> Any:
     return float if isinstance(value, float) else value
 
 
+@pytest.mark.live
 @pytest.mark.skipif(not shutil.which("curl"), reason="curl is not installed")
 @pytest.mark.parametrize(("command", "reply"), EXAMPLES)
 def test_an_example_answers_what_its_page_shows(url: str, command: str, reply: str) -> None:

@@ -27,6 +27,8 @@ sys.path.insert(0, str(EXAMPLES / "python"))
 
 from captcha_client import CaptchaClient, CaptchaError  # noqa: E402
 
+pytestmark = pytest.mark.live
+
 IMAGE = image_bytes(120)
 # Building Go's standard library for the first time.
 MAX_GO_S = 300.0

@@ -22,6 +22,8 @@ from qwen_captcha.backends.hardware import usable_cores
 from qwen_captcha.settings import load_settings
 from tests.support.stub_service import Call, stub_service
 
+pytestmark = pytest.mark.live
+
 IMAGES = [f"image {index}".encode() for index in range(32)]
 
 

@@ -18,6 +18,8 @@ from tests.support.readings import (
 )
 from tests.support.stub_service import Call, stub_service
 
+pytestmark = pytest.mark.live
+
 DIGITS = CHARSET_RANGES[0]
 FAMILY = family_of("numbers", "digits", "10", "22", "33")
 

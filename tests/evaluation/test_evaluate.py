@@ -13,6 +13,8 @@ from evaluation.evaluate import main, parser
 from evaluation.services.client import Answer
 from tests.support.stub_service import Call, stub_service
 
+pytestmark = pytest.mark.live
+
 HEALTH = {"status": "ok", "model": "bundled", "model_status": "ready"}
 
 

@@ -10,6 +10,8 @@ from evaluation.services.client import ServiceClient
 from tests.support.live_server import gunicorn_command
 from tests.support.stub_service import stub_service
 
+pytestmark = pytest.mark.live
+
 QUICK = gunicorn_command("tests.support.fake_backend:create_quick_app()")
 ENVIRONMENT = {"HOST": "127.0.0.1", "CACHE_SIZE": "0", "PYTHONPATH": "."}
 

@@ -13,6 +13,8 @@ from qwen_captcha.samples import read_families
 from tests.support.checkpoints import PIXEL_RANGE, write_small_checkpoint
 from tests.support.own_captchas import write_captchas
 
+pytestmark = pytest.mark.live
+
 FACTS = {"follows_prompts": False, "answers_questions": False, "pixel_range": list(PIXEL_RANGE)}
 
 

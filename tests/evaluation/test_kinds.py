@@ -12,6 +12,8 @@ from qwen_captcha.images.blank import is_blank
 from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
 from tests.support.stub_service import Call, stub_service
 
+pytestmark = pytest.mark.live
+
 DRAWN = dict(draw_kinds(6))
 
 

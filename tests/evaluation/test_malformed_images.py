@@ -40,6 +40,8 @@ from tests.support.stub_service import (
     stub_service,
 )
 
+pytestmark = pytest.mark.live
+
 OTHERS = [
     ("a picture", image_bytes()),
     ("a bomb", b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 60_000, 60_000, 1, 24,

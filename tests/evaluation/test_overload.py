@@ -8,6 +8,8 @@ from evaluation.overload import Caller, Tally, judge, percentile
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import gunicorn_command, running
 
+pytestmark = pytest.mark.live
+
 IMAGES = [image_bytes(width) for width in range(200, 220)]
 
 

@@ -43,6 +43,8 @@ from tests.support.live_server import (
     running,
 )
 
+pytestmark = pytest.mark.live
+
 REPO_ID = "Qwen/Qwen2-VL-2B-Instruct"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 SMALL = Shape(

@@ -9,6 +9,8 @@ from evaluation.published_layout import Shape, flat_config
 from evaluation.published_shape import Cost
 from tests.support.checkpoints import published_vocabulary
 
+pytestmark = pytest.mark.live
+
 SMALL = Shape(
     hidden_size=32,
     intermediate_size=64,

@@ -30,6 +30,7 @@ def test_the_group_has_one_core_and_is_gone_afterwards(
     assert not group.exists()
 
 
+@pytest.mark.live
 def test_a_command_runs_in_the_group(tmp_path: Path) -> None:
     done = subprocess.run(
         inside(tmp_path, ("echo", "two words")), capture_output=True, text=True, check=True

@@ -18,6 +18,8 @@ from tests.support.page_server import (
     served,
 )
 
+pytestmark = pytest.mark.live
+
 NAMES = ["empty", "answer", "error", "batch", "phone", "docs"]
 LABEL_PAGE = ["label", "label-zh"]  # taken of `qwen-captcha label`
 # Of one picture in the repository.

@@ -13,6 +13,8 @@ from evaluation.soak import (
 )
 from tests.support.live_server import gunicorn_command, running
 
+pytestmark = pytest.mark.live
+
 COUNT = 500
 
 

@@ -19,6 +19,8 @@ from qwen_captcha.fitting.trainer import Material, Recipe, Trainer
 from tests.support.checkpoints import PIXEL_RANGE
 from tests.support.own_captchas import draw_text
 
+pytestmark = pytest.mark.live
+
 WEIGHTS = Weights(2_209_000_000)
 
 

@@ -19,6 +19,8 @@ from qwen_captcha.recognition.options import Options
 from qwen_captcha.recognition.plan import plan_recognition
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
+pytestmark = pytest.mark.live
+
 TRUE_CURVE = Curve(bias=-2.0, whole=0.4, weakest=0.3)
 
 

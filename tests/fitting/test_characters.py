@@ -18,6 +18,8 @@ from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import CHARACTERS, IDS, PIXEL_RANGE
 from tests.support.own_captchas import draw_text
 
+pytestmark = pytest.mark.live
+
 # Cyrillic, accented, kana, Hangul, Thai with a vowel of its own code point, Arabic.
 NEW = sorted("жЩéかハ한กำم")
 

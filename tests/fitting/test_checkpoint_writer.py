@@ -15,6 +15,8 @@ from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter, check_out, 
 from qwen_captcha.fitting.errors import FittingError
 from tests.support.checkpoints import PIXEL_RANGE
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture
 def model(small_base: Path) -> Qwen2VLForConditionalGeneration:

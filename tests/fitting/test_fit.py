@@ -18,6 +18,8 @@ from qwen_captcha.recognition.calibration import read_calibration
 from qwen_captcha.samples import Sample, read_samples
 from tests.support.own_captchas import write_captchas
 
+pytestmark = pytest.mark.live
+
 
 def fitted(
     samples: list[Sample], base: Path, out: Path, steps: float = 6

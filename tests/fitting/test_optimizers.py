@@ -6,6 +6,8 @@ from torch import nn
 
 from qwen_captcha.fitting.optimizers import Muon, orthogonalise
 
+pytestmark = pytest.mark.live
+
 
 @pytest.mark.parametrize("shape", [(3, 24, 8), (2, 8, 24), (1, 16, 16)])
 def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, ...]) -> None:

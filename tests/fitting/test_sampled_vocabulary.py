@@ -9,6 +9,8 @@ from qwen_captcha.fitting.sampled_vocabulary import (
     SampledVocabulary,
 )
 
+pytestmark = pytest.mark.live
+
 SIZE, WIDTH = 900, 16
 
 

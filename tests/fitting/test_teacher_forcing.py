@@ -15,6 +15,8 @@ from qwen_captcha.fitting.teacher_forcing import END, TeacherForcing
 from tests.support.checkpoints import PIXEL_RANGE, documented_inputs
 from tests.support.own_captchas import draw_text
 
+pytestmark = pytest.mark.live
+
 PROMPT = "what is it?"
 SIZE = (112, 56)
 TEXTS = ["a3b9", "04", "xyz7z"]

@@ -20,6 +20,8 @@ from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from tests.support.checkpoints import IDS, PIXEL_RANGE
 from tests.support.own_captchas import draw_text
 
+pytestmark = pytest.mark.live
+
 RECIPE = Recipe(learning_rate=3e-3, batch_size=8, tests=4)
 
 

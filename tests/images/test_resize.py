@@ -10,6 +10,8 @@ from qwen_captcha.images.resize import (
     with_borders,
 )
 
+pytestmark = pytest.mark.live
+
 RANGES = [(784, 784), (7840, 18_816), (64_000, 360_000), (3136, 12_845_056)]
 
 

@@ -20,7 +20,10 @@ from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import FakeBackend, ServiceFactory, image_bytes
 from tests.support.page_server import CHROMIUM, Visit, chromium, served, visiting
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+pytestmark = [
+    pytest.mark.live,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium"),
+]
 
 TOKEN = "the-token"
 FIT = "qwen-captcha fit captchas --out MODEL"

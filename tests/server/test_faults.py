@@ -34,6 +34,8 @@ from tests.support.live_server import (
     running,
 )
 
+pytestmark = pytest.mark.live
+
 CAPTCHAS = [image for image, _ in draw_captchas(6)]
 LOADERS = 6
 

@@ -112,6 +112,7 @@ def exchange(connection: socket.socket, request: bytes) -> Reply:
             return parse_reply(data)[0]
 
 
+@pytest.mark.live
 def test_a_quick_refusal_is_what_the_application_replies(full: Server) -> None:
     forms = [
         (post(IMAGE), post(IMAGE, path=b"//ocr")),
@@ -131,6 +132,7 @@ def test_a_quick_refusal_is_what_the_application_replies(full: Server) -> None:
     full.wait_for_line(r"Refused \d+ requests? at once: The queue is full")
 
 
+@pytest.mark.live
 def test_a_refused_connection_goes_on_and_is_counted(full: Server) -> None:
     with socket.create_connection(("127.0.0.1", full.port), MAX_WAIT_S) as connection:
         named = exchange(connection, post(IMAGE, b"X-Request-Id: Mine-7"))
@@ -144,6 +146,7 @@ def test_a_refused_connection_goes_on_and_is_counted(full: Server) -> None:
     assert 'qwen_captcha_refusals_total{reason="queue_full"} 3.0' in lines
 
 
+@pytest.mark.live
 def test_pipelined_requests_and_halves_are_refused_in_order(full: Server) -> None:
     twice = post(IMAGE) + post(IMAGE)
     replies = send_and_close(full.port, [twice[:30], twice[30:]])

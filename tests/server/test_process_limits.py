@@ -41,6 +41,7 @@ def read(server: Server) -> str:
     return str(reply.json["text"])
 
 
+@pytest.mark.live
 def test_more_connections_than_descriptors_end_nothing() -> None:
     limited = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", *QUICK)
     with running(limited) as server:
@@ -54,6 +55,7 @@ def test_more_connections_than_descriptors_end_nothing() -> None:
         assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
 
 
+@pytest.mark.live
 def test_descriptors_that_may_be_had_are_asked_for() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
@@ -63,6 +65,7 @@ def test_descriptors_that_may_be_had_are_asked_for() -> None:
         assert soft == wanted
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("home", ["", "/nowhere"])
 def test_no_home_is_needed(home: str) -> None:
     command = ("env", "-u", "HOME", *QUICK) if not home else QUICK
@@ -71,6 +74,7 @@ def test_no_home_is_needed(home: str) -> None:
         assert read(server) == "w120"
 
 
+@pytest.mark.live
 def test_the_bundled_checkpoint_is_served_from_a_folder_that_cannot_be_written(
     tmp_path: Path,
 ) -> None:

@@ -42,6 +42,7 @@ IMAGE = image_bytes(120)
 REQUEST = b"POST /ocr HTTP/1.1\r\nHost: captcha\r\nContent-Length: %d\r\n\r\n" % len(IMAGE) + IMAGE
 
 
+@pytest.mark.live
 def test_the_threaded_server_serves_until_it_is_interrupted() -> None:
     with running(THREADED) as server:
         server.wait_until_ready()
@@ -74,6 +75,7 @@ def test_this_process_becomes_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path(command[4]).is_file()
 
 
+@pytest.mark.live
 def test_a_checkpoint_that_is_not_there_ends_the_start_with_one_line(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     with running(ENTRY_SCRIPT, QWEN_MODEL=missing, HF_HUB_OFFLINE="1") as server:

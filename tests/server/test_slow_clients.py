@@ -46,6 +46,7 @@ def connect(server: Server) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     "length", [0, 30, len(REQUEST) - 9], ids=["silent", "mid-head", "mid-body"]
 )
@@ -153,6 +154,7 @@ def test_a_file_follows_its_head(
     assert receive_all(theirs) == b"HTTP/1.1 200 OK\r\n\r\nhtml"
 
 
+@pytest.mark.live
 def test_who_is_too_slow_is_told_so() -> None:
     with running(
         gunicorn_command("tests.support.fake_backend:create_short_deadline_app()")
@@ -182,6 +184,7 @@ def metrics_of(server: Server) -> str:
         return receive_all(connection).decode()
 
 
+@pytest.mark.live
 def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
     tmp_path: Path,
 ) -> None:
@@ -220,6 +223,7 @@ def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
         assert float(sizes) == 2
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("first", [b"", HEAD + b"\r\n" + IMAGE], ids=["silent", "kept alive"])
 def test_idle_connections_beyond_all_places_make_way(first: bytes) -> None:
     quick = gunicorn_command("tests.support.fake_backend:create_quick_app()")

@@ -54,6 +54,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("request_bytes", "status", "error_type"),
     [
@@ -130,6 +131,7 @@ def test_what_is_not_valid_http_is_answered_with_the_one_error_object(
     assert_error(reply, status, error_type)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -147,6 +149,7 @@ def test_what_is_valid_http_is_answered(server: Server, request_bytes: bytes) ->
     assert (reply.status, reply.json["text"]) == (200, "w120")
 
 
+@pytest.mark.live
 def test_a_file_is_a_whole_reply(server: Server) -> None:
     style = next((PACKAGE / "api/web/assets").glob("*.css"))
     request = b"GET /assets/%s HTTP/1.1\r\n%sConnection: close\r\n\r\n"
@@ -157,18 +160,21 @@ def test_a_file_is_a_whole_reply(server: Server) -> None:
     assert body == style.read_bytes()
 
 
+@pytest.mark.live
 def test_replies_keep_the_order_of_pipelined_requests(server: Server) -> None:
     widths = [50, 60, 70]
     replies = send_and_close(server.port, [post(image_bytes(width)) for width in widths])
     assert [reply.json["text"] for reply in replies] == ["w50", "w60", "w70"]
 
 
+@pytest.mark.live
 def test_what_follows_a_body_is_not_taken_for_a_part_of_it(server: Server) -> None:
     replies = send_and_close(server.port, [post(IMAGE), b"and some rubbish\r\n\r\n"])
     assert [reply.status for reply in replies] == [200, 400]
     assert_error(replies[1], 400, "bad_request")
 
 
+@pytest.mark.live
 def test_a_connection_outlives_a_refusal(server: Server) -> None:
     replies = send_and_close(server.port, [post(b"this is a text"), post(IMAGE)])
     assert [reply.status for reply in replies] == [400, 200]
@@ -177,6 +183,7 @@ def test_a_connection_outlives_a_refusal(server: Server) -> None:
 ZEROS = bytes(MIB)
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     ("head", "pieces", "status", "error_type"),
     [
@@ -217,6 +224,7 @@ def test_a_client_that_reads_only_after_sending_all_gets_the_refusal(
     assert_error(reply, status, error_type)
 
 
+@pytest.mark.live
 def test_a_chunked_body_over_the_limit_is_refused_in_the_same_way(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
         connection.sendall(chunked())
@@ -228,6 +236,7 @@ def test_a_chunked_body_over_the_limit_is_refused_in_the_same_way(server: Server
     assert_error(reply, 413, "body_too_large")
 
 
+@pytest.mark.live
 def test_a_client_that_disconnects_disturbs_no_other(server: Server) -> None:
     for request_bytes in (b"", b"POST /o", post(IMAGE)[:-9], post(bytes(5 * MIB))[:-9]):
         with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
@@ -237,6 +246,7 @@ def test_a_client_that_disconnects_disturbs_no_other(server: Server) -> None:
     assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]
 
 
+@pytest.mark.live
 def test_a_stopping_server_answers_what_it_accepted(tmp_path: Path) -> None:
     reading, go_on = tmp_path / "reading", tmp_path / "go-on"
     os.mkfifo(reading)
@@ -266,6 +276,7 @@ def workers_of(server: Server) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children()
 
 
+@pytest.mark.live
 def test_a_stopping_server_answers_who_had_connected_and_turns_others_away() -> None:
     with running(QUICK) as server:
         server.wait_until_ready()
@@ -286,6 +297,7 @@ def test_a_stopping_server_answers_who_had_connected_and_turns_others_away() -> 
         assert server.wait_for_end() == 0
 
 
+@pytest.mark.live
 def test_a_worker_that_dies_comes_back_and_the_others_go_on() -> None:
     with running(QUICK, WORKERS="2") as server:
         server.wait_until_ready()
@@ -301,6 +313,7 @@ def test_a_worker_that_dies_comes_back_and_the_others_go_on() -> None:
         assert reply.status == 200
 
 
+@pytest.mark.live
 def test_a_load_that_fails_ends_the_server_with_one_line() -> None:
     with running(gunicorn_command("tests.support.fake_backend:create_unloadable_app()")) as server:
         assert server.wait_for_end() == 3
@@ -309,6 +322,7 @@ def test_a_load_that_fails_ends_the_server_with_one_line() -> None:
     assert sum("Listening" in line for line in server.lines) == 1
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("command", [ENTRY_SCRIPT, QUICK], ids=["script", "gunicorn"])
 def test_a_setting_that_cannot_be_used_ends_the_start_with_one_line(
     command: tuple[str, ...],
@@ -320,6 +334,7 @@ def test_a_setting_that_cannot_be_used_ends_the_start_with_one_line(
     ]
 
 
+@pytest.mark.live
 def test_the_log_of_a_good_start_is_short() -> None:
     with running(QUICK) as server:
         server.wait_until_ready()
@@ -333,6 +348,7 @@ def test_the_log_of_a_good_start_is_short() -> None:
     ]
 
 
+@pytest.mark.live
 def test_ctrl_c_ends_it_without_a_word() -> None:
     """With the real model, as what was interrupted is the end of torch."""
     with running(ENTRY_SCRIPT, QWEN_MODEL="bundled", USE_GPU="false") as server:

@@ -17,6 +17,8 @@ from training.build import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:

@@ -18,6 +18,8 @@ from training.build import build_config, build_model, build_processor, save_chec
 from training.generators.archive import add_file
 from training.rendering import fonts
 
+pytestmark = pytest.mark.live
+
 DEJAVU = Path(matplotlib.get_data_path()) / "fonts/ttf"
 FACES = ["DejaVuSans.ttf", "DejaVuSerif.ttf", "missing.ttf"]
 

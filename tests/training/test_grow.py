@@ -10,6 +10,8 @@ from training.build import build_config, build_model
 from training.grow import grown
 from training.learning.objective import to_patches
 
+pytestmark = pytest.mark.live
+
 
 @torch.no_grad()
 def test_new_blocks_change_nothing_until_they_learn() -> None:

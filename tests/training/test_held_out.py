@@ -10,6 +10,8 @@ from training import held_out
 from training.learning.curriculum import LEVELS
 from training.rendering.fonts import FontLibrary
 
+pytestmark = pytest.mark.live
+
 # matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
 FACE = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 

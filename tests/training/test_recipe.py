@@ -12,6 +12,8 @@ import pytest
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from training.recipe import Phase, make
 
+pytestmark = pytest.mark.live
+
 PHASES = (
     Phase("one", 10, 0, 1e-3, 0.3, 0.0, 4),
     Phase("two", 20, 6, 5e-4, 0.5, 0.6, 6),

@@ -4,10 +4,13 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from qwen_captcha.fitting.rehearsal import REHEARSAL, read_rehearsal
 from training.learning.real_captchas import RealCaptcha
 from training.rehearsal import choose, encoded, write_archive
+
+pytestmark = pytest.mark.live
 
 
 def captcha(family: str, number: int) -> RealCaptcha:

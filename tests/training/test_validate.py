@@ -23,6 +23,8 @@ from training.learning.objective import Objective
 from training.rendering.fonts import FontLibrary
 from training.validate import VALIDATION_SEED, rendered, validate
 
+pytestmark = pytest.mark.live
+
 # matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
 FACE = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 FONTS = FontLibrary(latin=((FACE,),), hanzi=())

@@ -43,6 +43,7 @@ def post(url: str, **request: Any) -> requests.Response:
     return requests.post(url, timeout=30, allow_redirects=False, **request)
 
 
+@pytest.mark.live
 class TestDdddocrApi:
     """`ddddocr api` 1.6, as its documentation and its request models have it."""
 
@@ -121,6 +122,7 @@ class TestDdddocrApi:
         assert "each request" in detail
 
 
+@pytest.mark.live
 class TestOcrApiServer:
     """ocr_api_server, as the script `test_api.py` of that project calls it."""
 
@@ -186,6 +188,7 @@ class TestOcrApiServer:
         assert (reply.status_code, reply.text) == (200, "pong")
 
 
+@pytest.mark.live
 class TestDdddocrFastapi:
     """ddddocr-fastapi: forms of both kinds."""
 
@@ -232,6 +235,7 @@ class TestDdddocrFastapi:
         assert body["message"].endswith(".")
 
 
+@pytest.mark.live
 @pytest.mark.parametrize(
     "path", ["/det", "/det/file", "/detection", "/slide_match", "/slide_comparison",
              "/slide/match/file/json"]

@@ -52,6 +52,8 @@ from tests.support.fake_backend import MAX_WAIT_S, image_bytes
 from tests.support.live_server import PROJECT
 from tests.support.stub_service import Reply
 
+pytestmark = pytest.mark.live
+
 IMAGE = Image.new("RGB", (160, 60), "black")
 
 

@@ -16,6 +16,8 @@ from qwen_captcha.recognition.options import Case
 from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.captchas import draw
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def reader() -> PPOCRBackend:

@@ -28,6 +28,8 @@ from tests.support.checkpoints import (
     small_processor,
 )
 
+pytestmark = pytest.mark.live
+
 MODEL = small_model(Shape())
 PROCESSOR = small_processor()
 STEPS = 8

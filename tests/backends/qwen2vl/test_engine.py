@@ -20,6 +20,8 @@ from tests.support.checkpoints import (
     small_processor,
 )
 
+pytestmark = pytest.mark.live
+
 PROMPT = "what is it?"
 
 

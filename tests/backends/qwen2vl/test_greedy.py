@@ -31,6 +31,8 @@ from tests.support.checkpoints import (
     small_processor,
 )
 
+pytestmark = pytest.mark.live
+
 MAX_NEW_TOKENS = 12
 PROMPT = "what is it?"
 # In all of them `qwen_vl_utils` and the processor agree on the size that the model sees.

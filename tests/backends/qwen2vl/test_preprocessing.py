@@ -19,6 +19,8 @@ from tests.support.checkpoints import (
     small_processor,
 )
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def model() -> Qwen2VLModel:

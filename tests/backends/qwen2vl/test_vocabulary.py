@@ -21,6 +21,8 @@ from qwen_captcha.recognition.charsets import (
 from qwen_captcha.recognition.reading import TokenLogprob
 from tests.support.checkpoints import published_vocabulary
 
+pytestmark = pytest.mark.live
+
 # More tokens than the tokenizer has, as in the published checkpoints.
 SIZE = 151936
 

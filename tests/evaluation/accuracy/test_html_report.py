@@ -29,6 +29,8 @@ from tests.support.readings import (
     report_of,
 )
 
+pytestmark = pytest.mark.live
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

@@ -64,6 +64,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.live
 def test_commit_says_whether_files_differ_from_it(tmp_path: Path) -> None:
     assert machine.commit_of(tmp_path) is None
     git(tmp_path, "init", "-q")

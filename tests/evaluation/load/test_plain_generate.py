@@ -22,6 +22,8 @@ from training.build import (
     save_checkpoint,
 )
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,6 +16,8 @@ from evaluation.services.service_process import (
     running_service,
 )
 
+pytestmark = pytest.mark.live
+
 # Answers 503 once, then 200 with the environment's MARK and the numbers of its two processes.
 SERVICE = """
     import http.server, json, os, signal, subprocess, sys

@@ -8,6 +8,8 @@ from training.learning.auxiliary_heads import (
     patch_centres,
 )
 
+pytestmark = pytest.mark.live
+
 
 def test_patch_centres_go_cell_by_cell() -> None:
     centres = patch_centres((1, 2), torch.device("cpu"))

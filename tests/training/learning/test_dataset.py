@@ -25,6 +25,8 @@ from training.learning.dataset import Batch, CaptchaStream, Mix, draw_captcha, n
 from training.learning.real_captchas import RealCaptcha, RealCaptchas
 from training.rendering.fonts import FontLibrary
 
+pytestmark = pytest.mark.live
+
 # matplotlib ships DejaVu: enough to draw with on a machine without Debian's fonts.
 FACE = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 FONTS = FontLibrary(latin=((FACE,),), hanzi=())

@@ -18,6 +18,8 @@ from training.learning.objective import (
     to_patches,
 )
 
+pytestmark = pytest.mark.live
+
 GRIDS = [(3, 8), (2, 6), (1, 1), (4, 7)]
 
 

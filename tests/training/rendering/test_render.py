@@ -90,6 +90,7 @@ def test_chinese_characters_are_drawn_one_after_the_other() -> None:
     assert not np.array_equal(one.image, other.image)
 
 
+@pytest.mark.live
 def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
     kinds = ("decoys", "straight_lines", "curves", "arcs", "strokes", "dots", "strike")
     counts = [

@@ -14,6 +14,8 @@ from training.rendering.texts import (
     sample_text,
 )
 
+pytestmark = pytest.mark.live
+
 
 def test_gb2312_is_complete() -> None:
     assert (len(HANZI_LEVEL_1), len(HANZI_LEVEL_2)) == (3755, 3008)

@@ -20,6 +20,8 @@ from qwen_captcha.cli import main
 from qwen_captcha.errors import ModelLoadError
 from tests.support.checkpoints import write_small_checkpoint
 
+pytestmark = pytest.mark.live
+
 NAMES = ["text_fp32.onnx", "text_int8.onnx", "vision_fp32.onnx", "vision_int8.onnx"]
 
 

@@ -31,6 +31,8 @@ from tests.support.checkpoints import (
     write_small_checkpoint,
 )
 
+pytestmark = pytest.mark.live
+
 PROMPTS = ("what is it?", "a much longer prompt than that", "", "".join(SPECIAL_TOKENS))
 SIZES = [(160, 60), (60, 160), (100, 30), (160, 60), (3, 3), (100, 30)]
 CONSTRAINTS = {

@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 
 from qwen_captcha.backends.qwen2vl.onnx.weights import Tensors, quantize
 
+pytestmark = pytest.mark.live
+
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_tensors_are_read_as_they_were_saved(tmp_path: Path, dtype: torch.dtype) -> None:

@@ -33,6 +33,8 @@ from tests.support.checkpoints import (
 )
 from tests.support.fake_hub import running_hub
 
+pytestmark = pytest.mark.live
+
 FACTS = {"follows_prompts": False, "answers_questions": False, "pixel_range": [6272, 15680]}
 REPO_ID = "someone/qwen2-vl-tiny"
 

@@ -9,6 +9,8 @@ import pytest
 
 from qwen_captcha.backends.qwen2vl.pytorch.backend import LIMITS
 
+pytestmark = pytest.mark.live
+
 MEMORY_OF_MANY_SHAPES = """
 import sys
 from qwen_captcha.backends.qwen2vl.pytorch.backend import limit_kernel_caches

@@ -12,6 +12,8 @@ from qwen_captcha.backends.qwen2vl.pytorch import layers as layers_module
 from qwen_captcha.backends.qwen2vl.pytorch.layers import FusedLinear
 from qwen_captcha.backends.qwen2vl.pytorch.placement import FAST_BF16_FLAGS
 
+pytestmark = pytest.mark.live
+
 WIDTHS = {"one": [8], "several": [8, 4, 4]}
 
 

@@ -19,6 +19,8 @@ from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import noise_image, write_small_checkpoint
 
+pytestmark = pytest.mark.live
+
 
 @pytest.fixture(autouse=True)
 def _same_threads_afterwards() -> Iterator[None]:

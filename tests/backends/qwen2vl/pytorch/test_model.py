@@ -8,6 +8,8 @@ from qwen_captcha.backends.qwen2vl.pytorch.text_decoder import TextDecoder
 from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import Shape, noise_image, small_model, small_processor
 
+pytestmark = pytest.mark.live
+
 REQUEST = GenerationRequest(noise_image(160, 60), "what is it?", 12)
 
 

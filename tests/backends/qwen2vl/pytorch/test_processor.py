@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pytest
+
 from qwen_captcha.backends.qwen2vl.pytorch.processor import end_token_ids
 from tests.support.checkpoints import END_IDS, IDS, Shape, small_model, small_processor
+
+pytestmark = pytest.mark.live
 
 
 def test_everything_that_may_end_an_answer_ends_it() -> None:

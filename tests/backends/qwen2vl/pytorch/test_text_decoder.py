@@ -13,6 +13,8 @@ from tests.support.checkpoints import (
     small_model,
 )
 
+pytestmark = pytest.mark.live
+
 ROWS = 2
 TOKENS = 7
 

@@ -11,6 +11,8 @@ from tests.support.checkpoints import (
     small_model,
 )
 
+pytestmark = pytest.mark.live
+
 CHANNELS, FRAMES, PATCH_PIXELS = 3, 2, 14 * 14
 BATCHES = {
     "one image": [Grid(4, 8)],

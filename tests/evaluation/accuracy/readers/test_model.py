@@ -13,6 +13,8 @@ from qwen_captcha.recognition.options import Options, parse_options
 from qwen_captcha.settings import Settings, load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
 
+pytestmark = pytest.mark.live
+
 
 def test_an_image_is_read_by_the_backend_each_time(
     backend: FakeBackend, settings: Settings

@@ -10,6 +10,8 @@ from evaluation.accuracy.readers.ppocr import PPOCRReader
 from evaluation.load.synthetic_captchas import draw_captchas
 from qwen_captcha.errors import ModelLoadError
 
+pytestmark = pytest.mark.live
+
 needs_rapidocr = pytest.mark.skipif(find_spec("rapidocr") is None, reason="needs rapidocr")
 
 
