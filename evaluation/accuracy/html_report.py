@@ -20,7 +20,7 @@ from evaluation.accuracy.confusion import (
     Confusions,
     confusions,
 )
-from evaluation.accuracy.plots import coverage_diagram, reliability_diagram
+from evaluation.accuracy.plots import coverage_diagram, length_diagram, reliability_diagram
 from evaluation.accuracy.predictions import Judged, Prediction
 from evaluation.accuracy.readers.base import content_type_of
 from evaluation.accuracy.report import Report
@@ -101,6 +101,7 @@ def render_page(report: Report, mistakes_of: str | None = None) -> str:
         duels_of_group=lambda name: duels_of_group(name, report.rivals),
         reliability=picture_uri("image/svg+xml", reliability_diagram(readers).encode()),
         coverage=picture_uri("image/svg+xml", coverage_diagram(readers).encode()),
+        lengths=picture_uri("image/svg+xml", length_diagram(readers).encode()),
         confusion=confusion_table(confusions(shown)),
         mistakes=[_mistake(*wrong) for wrong in mistakes[:MAX_MISTAKES]],
         all_mistakes=len(mistakes),

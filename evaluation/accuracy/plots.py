@@ -15,7 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from evaluation.accuracy.coverage import coverage_curve, reliability
+from evaluation.accuracy.lengths import by_length
 from evaluation.accuracy.predictions import Judged, all_predictions
+from qwen_captcha.scores import wilson_interval
 
 # Ours first; the rivals in quieter colours.
 COLOURS = ("#1f5fa8", "#c8663a", "#7a8b2f")
@@ -69,6 +71,26 @@ def coverage_diagram(readers: Named) -> str:
         for accuracy in (0.99, 0.95):
             axes.axhline(accuracy, color=GREY, linewidth=0.8, linestyle=":")
         _finish(axes, "share of images answered, surest first", "share right of those")
+        axes.legend(loc="lower left", frameon=False)
+        return _svg(figure)
+
+
+def length_diagram(readers: Named) -> str:
+    """Return accuracy against the number of characters, with 95 % intervals of our reader."""
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        axes = figure.subplots()
+        for number, (name, judged) in enumerate(readers[: len(COLOURS)]):
+            rows = by_length(all_predictions(judged))
+            x = [row.characters for row in rows]
+            y = [row.right / row.images for row in rows]
+            axes.plot(x, y, color=COLOURS[number], linewidth=1.6, marker="o", label=name)
+            if number == 0:
+                bounds = [wilson_interval(row.right, row.images) for row in rows]
+                low, high = zip(*bounds, strict=True) if bounds else ((), ())
+                axes.fill_between(x, low, high, color=COLOURS[0], alpha=0.15, linewidth=0)
+                axes.set_xticks(x)
+        axes.set(ylim=(-0.02, 1.04), xlabel="characters shown", ylabel="share right")
         axes.legend(loc="lower left", frameon=False)
         return _svg(figure)
 

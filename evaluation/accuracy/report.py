@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from evaluation.accuracy.comparison import Rival
-from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.lengths import by_length
+from evaluation.accuracy.predictions import Judged, all_predictions
 from evaluation.accuracy.summary import Summary
 
 
@@ -68,6 +69,7 @@ def as_json(report: Report) -> dict[str, object]:
     return {
         **asdict(report.source),
         **asdict(report.summary),
+        "lengths": [asdict(row) for row in by_length(all_predictions(report.judged))],
         "warnings": dict(report.warnings),
         "predictions": _prediction_rows(report.judged),
         "rivals": [

@@ -79,6 +79,7 @@ def test_the_page_is_well_formed_and_has_its_parts(readings: Judged) -> None:
         "confidence",
         "reliability",
         "coverage",
+        "lengths",
         "families",
         "confusion",
         "mistakes",
@@ -104,7 +105,7 @@ def test_the_page_asks_for_nothing_outside_itself(readings: Judged) -> None:
 
 def test_diagrams_are_pictures_with_lines_and_no_references(readings: Judged) -> None:
     diagrams = [data for kind, data in pictures(page_of(report_of(*readings))) if "svg" in kind]
-    assert len(diagrams) == 2
+    assert len(diagrams) == 3
     for diagram in diagrams:
         root = ElementTree.fromstring(diagram)
         assert root.tag == f"{SVG}svg"
@@ -194,5 +195,5 @@ def test_a_long_list_of_mistakes_is_cut_and_says_so(tmp_path: Path) -> None:
     reading = judged(family, *[answered("b", 0.5)] * len(labels))
     assert len(wrong_answers([reading])) == len(labels)
     page = page_of(report_of(reading))
-    assert len(pictures(page)) == 2 + MAX_MISTAKES
+    assert len(pictures(page)) == 3 + MAX_MISTAKES
     assert f"{MAX_MISTAKES} of {len(labels)}." in texts(page)
