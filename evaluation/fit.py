@@ -44,7 +44,7 @@ _SEED = 7
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a checkpoint makes of some images.
+    """The accuracy of a checkpoint on some images.
 
     Attributes:
         right: Share read right.
@@ -81,7 +81,7 @@ class Row:
 
 
 def read_family(reader: CheckpointReader, family: Family, samples: Sequence[Sample]) -> Reading:
-    """Return what a checkpoint makes of images of a family."""
+    """Return the accuracy of a checkpoint on images of a family."""
     match = exact_match if family.case_sensitive else caseless_match
     pictures = [decode_image(sample.path.read_bytes(), _LIMITS) for sample in samples]
     outputs = reader.read(pictures, family.name)

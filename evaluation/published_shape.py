@@ -44,7 +44,7 @@ PROMPT = "Read the characters in this image. Answer with the characters only."
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What was measured.
+    """The measurements.
 
     Attributes:
         ready_s: From the start of loading to the end of the first reading, imports included.

@@ -1,7 +1,6 @@
-"""create_app: the parts put together.
+"""The application factory: `create_app` puts the parts together.
 
-Invariant: what can be known to be wrong before the model is loaded is raised from here, before any
-request is taken.
+Errors that can be found before the model is loaded are raised here, before any request is taken.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend, create_second_backend
 from qwen_captcha.collecting.collector import create_collector
 from qwen_captcha.errors import ModelLoadError, load_failure
+from qwen_captcha.metrics import Metrics
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings, settings_from_environment
 
@@ -43,23 +43,24 @@ def create_app(
     second: Backend | None = None,
     on_load_failure: Callable[[Exception], None] | None = None,
 ) -> Flask:
-    """Return the application, whose model is being loaded in the background.
+    """Return the application; its model is loaded in the background.
 
     Args:
         settings: The settings; None reads them from the environment.
-        backend: The engine; None builds the one that the settings ask for.
-        second: The engine behind it; None builds the one that the settings ask for, if any.
+        backend: The engine; None creates that of the settings.
+        second: The second engine; None creates that of the settings, if they name one.
         on_load_failure: Called where the model cannot be loaded; None ends the process.
 
     Raises:
         SettingsError: A setting cannot be used.
-        ModelLoadError: The model cannot be loaded, as far as can be known in advance.
+        ModelLoadError: The model cannot be loaded, if that can be found in advance.
     """
     settings = settings or settings_from_environment()
     backend = backend or create_backend(settings)
     second = second or create_second_backend(settings)
-    service = CaptchaService(backend, settings, second=second)
-    service.collector = create_collector(settings, service.metrics)
+    metrics = Metrics()
+    collector = create_collector(settings, metrics)
+    service = CaptchaService(backend, settings, second=second, metrics=metrics, collector=collector)
     app = Flask("qwen_captcha", static_folder=None)
     app.request_class = CaptchaRequest
     app.extensions["captcha_service"] = service
@@ -71,21 +72,21 @@ def create_app(
     app.register_blueprint(create_blueprint(service, settings))
     app.register_blueprint(create_dialect_blueprint(service, settings))
     app.register_blueprint(create_pages(settings))
-    register_error_handlers(app, service.metrics, settings)
-    register_request_logging(app, service.metrics, settings)
+    register_error_handlers(app, metrics, settings)
+    register_request_logging(app, metrics, settings)
     register_security(app, settings)
     unpacked = decompress_bodies(app.wsgi_app, settings.max_body_bytes)
     bounded = bound_bodies(unpacked, settings.max_body_bytes)
     app.wsgi_app = plain_slashes(bounded)  # type: ignore[assignment, method-assign]
-    if service.collector is not None:
-        service.collector.start()
-        atexit.register(service.collector.close)
+    if collector is not None:
+        collector.start()
+        atexit.register(collector.close)
     service.start(on_load_failure or end_process)
     return app
 
 
 def end_process(error: Exception) -> None:
-    """Say in one line why the model cannot be loaded, and end this process.
+    """Print in one line why the model cannot be loaded, and end this process.
 
     Called by the thread that owns the model, where raising SystemExit would end only the thread.
     """

@@ -45,7 +45,7 @@ from qwen_captcha.scheduling.pending import never_disconnected
 from qwen_captcha.scheduling.request_queue import ModelState
 from qwen_captcha.settings import Settings
 
-# The failure is handed over right after the state has changed.
+# The thread that loads the model hands over its failure right after the state has changed.
 HANDOVER_S = 10.0
 
 
@@ -119,12 +119,17 @@ class CaptchaService:
         settings: Limits, queue and cache.
         monotonic: The clock of deadlines and expiry, in seconds.
         second: The engine that is asked where the first one is not sure; None asks none.
+        metrics: The metrics to count in; None makes new ones.
+        collector: Keeps images with their answers; None where nothing is collected.
 
     Attributes:
-        collector: Keeps images with their answers; None where nothing is collected.
+        backend: The engine.
+        monotonic: The clock of deadlines.
+        metrics: The metrics of the service.
+        collector: Keeps images with their answers.
+        queue: The queue of the first reader.
+        cascade: The second reader behind the first one, None where there is none.
     """
-
-    collector: Collector | None = None
 
     def __init__(
         self,
@@ -133,10 +138,13 @@ class CaptchaService:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         second: Backend | None = None,
+        metrics: Metrics | None = None,
+        collector: Collector | None = None,
     ) -> None:
         self.backend = backend
         self.monotonic = monotonic
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
+        self.collector = collector
         self._ocr_timeout_s = settings.ocr_timeout_s
         self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
         self._caching = settings.cache_size > 0
@@ -166,7 +174,7 @@ class CaptchaService:
 
     @property
     def model_error(self) -> str | None:
-        """What is wrong, where the model failed."""
+        """One sentence about the failure of the model, None where it has not failed."""
         return self.queue.error
 
     @property
@@ -185,17 +193,21 @@ class CaptchaService:
         return self.queue.wait_until_loaded(timeout_s)
 
     def rejection(self, dispatched: int) -> QueueFull | None:
-        """Return why one image would not be taken after some others, None where it would be."""
+        """Return the error of one image that would be rejected now for the load alone, or None.
+
+        Args:
+            dispatched: Images before it whose request has not reserved its slots yet.
+        """
         return self.queue.rejection(self.monotonic() + self._ocr_timeout_s, dispatched)
 
     def begin_drain(self) -> None:
-        """Take no new work from now on; what is accepted is still answered."""
+        """Take no new work from now on; accepted requests are still answered."""
         self.queue.close()
         if self.cascade is not None:
             self.cascade.close()
 
     def drain(self, timeout_s: float) -> bool:
-        """Take no new work and wait; returns whether all accepted work is answered."""
+        """Take no new work and wait; return whether all accepted requests are answered."""
         self.begin_drain()
         is_empty = self.queue.wait_until_empty(timeout_s)
         return is_empty and (self.cascade is None or self.cascade.wait_until_empty(timeout_s))
@@ -211,7 +223,7 @@ class CaptchaService:
 
         Args:
             data: The image file.
-            options: What the caller asked for.
+            options: The options of the request.
             deadline: Time of `monotonic` at which to give up.
             is_disconnected: Whether the client has disconnected, so that the image need not be
                 read.
@@ -233,11 +245,11 @@ class CaptchaService:
         deadline: float,
         is_disconnected: Callable[[], bool] = never_disconnected,
     ) -> list[Answer]:
-        """Read many images, in order; one that fails gets an answer that says so.
+        """Read many images, in order; one that fails gets an answer with its error.
 
         Args:
-            images: The image files, or what is known to be wrong with one.
-            options: What the caller asked for, for all images.
+            images: The image files; an error in place of a file that is known to be unusable.
+            options: The options of all images.
             deadline: Time of `monotonic` at which to give up on those that are not read.
             is_disconnected: Whether the client has disconnected, so that the rest need not be read.
 
@@ -277,9 +289,9 @@ class CaptchaService:
 
         Args:
             image: The image file.
-            answer: What is answered.
-            options: What the caller asked for.
-            suffix: Tells the images of a batch apart; no request id ends so.
+            answer: Its answer.
+            options: The options of the request.
+            suffix: Distinguishes the images of a batch; no request id ends so.
         """
         request_id = REQUEST_ID.get()
         if self.collector is not None and request_id and isinstance(image, bytes):
@@ -340,7 +352,7 @@ class CaptchaService:
     def _known(
         self, image: bytes | CaptchaServiceError, options: Options
     ) -> bytes | Answer | CaptchaServiceError:
-        """Return what is known about an image before it is decoded, else the image itself."""
+        """Return the cached answer or the error of an image, else the image itself."""
         if isinstance(image, CaptchaServiceError) or not self._caching:
             return image
         return self._cached((digest_of_bytes(image), options)) or image
@@ -411,7 +423,7 @@ class CaptchaService:
 
 
 def start_local_service(settings: Settings) -> CaptchaService:
-    """Return a service whose model is loaded; it may be downloaded first.
+    """Return a service whose model is loaded, downloaded first if it is missing.
 
     Raises:
         ModelLoadError: There is no such model, or it cannot be loaded here.

@@ -1,13 +1,10 @@
-"""Fit how far a checkpoint's confidence can be trusted, on captchas that it has never seen.
+"""Fit the calibration of a checkpoint to captchas that were kept from training.
 
-Responsible for: reading rendered captchas in typefaces kept from training, at full difficulty, by
-the service's own backend, and fitting `calibration.json` to what was right. Invariant: the figures
-it prints are of images that were not fitted to.
+The service's backend reads rendered captchas in held-out typefaces and, with `--real`, the held-out
+part of generators' captchas. Half of the outcomes are fitted to; the printed figures are of the
+other half.
 
-Real captchas are harder than those of training: only the hardest styles of each kind are drawn, so
-that an output that seems sure and is wrong occurs here, too.
-
-Captchas of real generators are read besides, the part that is kept from training.
+Only the hardest styles of each kind are drawn, so that outputs occur which are sure and wrong.
 
 Run: `python -m training.calibrate CHECKPOINT [--images 6000] [--real FOLDER]`; it writes the file
 beside the weights.

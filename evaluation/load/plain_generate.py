@@ -1,9 +1,8 @@
-"""The old service's way of reading a captcha, as the yardstick for speed.
+"""Plain `generate` of transformers, one image at a time, as the reference for speed.
 
-Responsible for: chat template, `process_vision_info`, processor and plain `generate`, one image at
-a time. Batching, queues and HTTP are left out on purpose: the measurement is the best that a caller
-of that way could see. Invariant: same checkpoint, prompt, pixel range, number type and greedy
-choice as the service that it is compared with.
+Chat template, `process_vision_info`, processor and `generate`, without batches, queue and HTTP:
+the measurement is an upper bound. Checkpoint, prompt, pixel range, number type and greedy choice
+are those of the service.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from qwen_captcha.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class PlainSettings:
-    """What must be the same on both sides.
+    """The settings that must be the same on both sides.
 
     Attributes:
         checkpoint: Folder.
@@ -56,7 +55,7 @@ class PlainSettings:
 
 
 def plain_settings(settings: Settings, device: str, threads: int) -> PlainSettings:
-    """Return what a service with these settings on this device does, for the plain way to do too.
+    """Return the settings of plain `generate` that match a service on a device.
 
     Raises:
         ModelLoadError: The checkpoint is not complete on this machine.
@@ -102,7 +101,7 @@ class PlainGenerate:
 
     @torch.inference_mode()
     def read(self, data: bytes) -> str:
-        """Return what the model says about one encoded image."""
+        """Return the output for one encoded image."""
         with Image.open(io.BytesIO(data)) as encoded:
             image = encoded.convert("RGB")
         if self.settings.crops_to_text:

@@ -1,8 +1,7 @@
 """The HTTP routes: request → service → JSON.
 
-Responsible for: the URLs, the JSON shapes, turning every error into the one error object.
-Invariant: every reply with a body is a JSON object, because there are callers that take any other
-body for the text of a captcha; the text replies of `dialects.py` are for those who ask for them.
+Every reply with a body is a JSON object, because some clients take any other body for the text of
+a captcha. Only the dialects reply with plain text, where their clients expect it.
 """
 
 from __future__ import annotations

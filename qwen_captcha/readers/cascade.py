@@ -60,7 +60,7 @@ class Cascade:
         second: The reader that is asked where the first one is not sure.
         below: Answers with less confidence are passed on.
         timeout_s: Maximum wait for an opinion, in seconds.
-        metrics: What is counted.
+        metrics: Counters of the opinions.
         monotonic: The clock of deadlines, in seconds.
     """
 
@@ -110,7 +110,7 @@ class Cascade:
         """Return the consultation for the images of one request.
 
         Args:
-            options: What the caller asked for.
+            options: The options of the request.
             deadline: Time of the clock at which the request gives up.
             is_disconnected: Whether the client has disconnected.
         """
@@ -136,7 +136,7 @@ class Cascade:
 class Consultation:
     """The opinions on the images of one request; a context manager.
 
-    Leaving gives back what was reserved in the second reader's queue.
+    At the end of the context, its slots in the second reader's queue are released.
     """
 
     def __init__(
@@ -156,11 +156,11 @@ class Consultation:
         )
 
     def before(self, image: Image.Image, key: Key | None) -> Opinion | None:
-        """Ask, before the first reader has answered, for what only the second one can do.
+        """Ask for an opinion before the first reader's answer, if only the second one can give it.
 
         Args:
             image: The decoded image.
-            key: What identical requests share; None shares nothing.
+            key: The key of identical requests; None shares nothing.
         """
         return self._ask(image, key) if self._beyond_first else None
 
@@ -172,7 +172,7 @@ class Consultation:
         return self._ask(image, key)
 
     def decide(self, first: Answer, opinion: Opinion) -> Answer | None:
-        """Return the answer that counts, None where the second reader gave none.
+        """Return the answer of the likelier reader, None where the second one gave none.
 
         Raises:
             CallerLeft: The client has disconnected.

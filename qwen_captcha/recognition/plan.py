@@ -1,4 +1,4 @@
-"""What is done for one request with one model: prompt, constraints and the options that apply.
+"""The plan of one request with one model: prompt, constraints and the options that apply.
 
     plan = plan_recognition(Options(kind=Kind.DIGITS), backend.capabilities)
     [output] = backend.read([plan.request(image, max_new_tokens=32)])
@@ -27,13 +27,13 @@ PROMPT_IGNORED = "prompt had no effect: the loaded model does not follow instruc
 
 @dataclass(frozen=True, slots=True)
 class RecognitionPlan:
-    """What is done for one request with one model.
+    """The plan of one request with one model.
 
     Attributes:
         options: The options that apply: without a prompt where the model follows none.
-        capabilities: What the model can do.
+        capabilities: The capabilities of the model.
         prompt: The whole instruction for the model.
-        constraints: What the response may look like.
+        constraints: The texts that the response may be.
         warnings: Sentences about options that have no effect on this model.
     """
 
@@ -61,8 +61,8 @@ def plan_recognition(options: Options, capabilities: Capabilities) -> Recognitio
     """Return the plan for a request.
 
     Args:
-        options: What the caller asked for.
-        capabilities: What the model can do.
+        options: The options of the request.
+        capabilities: The capabilities of the loaded model.
 
     Raises:
         InvalidOption: No character is left that is allowed by both charset and kind.
@@ -81,6 +81,6 @@ def plan_recognition(options: Options, capabilities: Capabilities) -> Recognitio
 
 
 def image_shown(image: Image.Image, capabilities: Capabilities) -> Image.Image:
-    """Return what the model is shown of an image: its text alone where it was trained so."""
+    """Return an image as the model was trained: cropped to its text, stretched, or unchanged."""
     part = crop_to_text(image) if capabilities.crops_to_text else image
     return stretched(part, capabilities.stretch)

@@ -1,7 +1,4 @@
-"""What is asked of an engine, and what it answers, as plain data.
-
-Invariant: importable without torch.
-"""
+"""Requests to an engine, its outputs and its capabilities, as plain data."""
 
 from __future__ import annotations
 
@@ -16,12 +13,12 @@ from qwen_captcha.recognition.constraints import UNRESTRICTED, DecodingConstrain
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a loaded model can do.
+    """The capabilities of a loaded model.
 
     Attributes:
-        follows_prompts: It obeys a free instruction; otherwise prompts have no effect.
-        answers_questions: It can answer what a captcha asks instead of transcribing it.
-        crops_to_text: It is to be shown what `crop.crop_to_text` leaves of an image.
+        follows_prompts: It follows a free instruction; otherwise prompts have no effect.
+        answers_questions: It can answer the question of a captcha instead of transcribing it.
+        crops_to_text: It reads images cropped by `crop.crop_to_text`.
         stretch: Horizontal scale of the image before it is resized to whole cells.
         token_probabilities: It reports the probabilities of its tokens.
         calibration: Turns these into the probability of being right; None where there is none.
@@ -43,8 +40,8 @@ class GenerationRequest:
         image: RGB image, any size whose aspect ratio is at most `decode.MAX_ASPECT_RATIO`.
         prompt: The whole instruction for the model.
         max_new_tokens: Upper bound of generated tokens, the end token included.
-        constraints: What the response may look like.
-        deadline: Time of the monotonic clock at which the request that asked gives up.
+        constraints: The texts that the response may be.
+        deadline: Time of the monotonic clock at which the request gives up.
     """
 
     image: Image.Image
@@ -61,7 +58,7 @@ class TokenLogprob:
     Attributes:
         text: Whole characters; empty for the end token.
         log_probability: Natural log of its probability among the tokens that were allowed at its
-            place; where the engine can tell, of the text in either case of its letters.
+            place; with some engines, of the text in either case of its letters.
     """
 
     text: str
@@ -70,16 +67,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class GenerationOutput:
-    """What a model said about one image.
+    """The output of a model for one image.
 
     Attributes:
-        raw_response: The text, special tokens removed, otherwise untouched.
+        raw_response: The text, special tokens removed, otherwise unchanged.
         log_probability: Natural log of the probability of the whole token sequence, the end
             token included (the sum over the generated tokens); None where the engine gives none.
-            Of all that the model could say, also where constraints did not allow all.
+            Among all texts, also those that the constraints do not allow.
         complete: The model ended by itself and was not cut at `max_new_tokens`.
-        tokens: What `raw_response` consists of, the end token last if there is one; empty where
-            the engine tells nothing about single tokens.
+        tokens: The tokens of `raw_response`, the end token last if there is one; empty where the
+            engine reports no single tokens.
         alternatives: Other outputs, the most probable first, without alternatives of their own.
     """
 

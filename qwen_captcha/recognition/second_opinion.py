@@ -1,7 +1,7 @@
-"""Two answers to one image: which is likelier right.
+"""The comparison of two answers to one image.
 
-Invariant: an answer that keeps to what the caller allowed never loses to one that does not, and an
-answer of known confidence never loses to one of unknown confidence.
+An answer within the constraints ranks above one outside, and a known confidence above an unknown
+one.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ def likelier(first: Answer, second: Answer) -> Answer:
 
 
 def agree(first: Answer, second: Answer) -> bool:
-    """Return whether two answers say the same, letter case ignored."""
+    """Return whether two answers have the same text, letter case ignored."""
     return first.success and second.success and first.text.casefold() == second.text.casefold()
 
 
 def is_beyond(options: Options, first: Capabilities, second: Capabilities) -> bool:
-    """Return whether a request asks for what only the second model can do."""
+    """Return whether only the second model can do what a request asks for."""
     prompted = options.prompt is not None
     if prompted and not first.follows_prompts and second.follows_prompts:
         return True

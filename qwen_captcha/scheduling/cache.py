@@ -1,9 +1,7 @@
-"""Answers cached for identical requests, and one reading for identical requests in flight.
+"""Cached answers for identical requests, and shared readings for identical requests in flight.
 
-Responsible for: the bounded, expiring cache; finding the reading that another request already
-started. Every answer of the model is cached (also that it gave none: greedy decoding would give
-the same again), and no error is. Invariant: a key holds everything that the answer depends on, and
-an expired entry is never returned.
+A key has everything that the answer depends on. Answers without a text are cached, too: greedy
+decoding would give the same again. Errors are not cached.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ class AnswerCache(Generic[Key, Value]):
     """A thread-safe LRU cache whose entries expire.
 
     Args:
-        max_entries: Most entries; 0 keeps nothing.
+        max_entries: Maximum number of entries; 0 caches nothing.
         ttl_s: Seconds after which an entry expires.
         monotonic: The clock, in seconds.
     """
@@ -62,7 +60,7 @@ class AnswerCache(Generic[Key, Value]):
             return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Keep a value; the least recently used one makes room for it."""
+        """Store a value; the least recently used one is dropped where there is no room."""
         with self._lock:
             self._entries[key] = (value, self._monotonic() + self._ttl_s)
             self._entries.move_to_end(key)
@@ -71,9 +69,9 @@ class AnswerCache(Generic[Key, Value]):
 
 
 class InFlight(Generic[Key, Value]):
-    """The readings that were started and are not finished, by what they read.
+    """The readings that were started and are not finished, by their key; thread-safe.
 
-    A reading is forgotten as soon as no request holds it any more, so nothing has to be removed.
+    References are weak: a reading that no request holds any more is removed by itself.
     """
 
     def __init__(self) -> None:
@@ -89,8 +87,8 @@ class InFlight(Generic[Key, Value]):
         """Join the reading of a key where there is one, else start it.
 
         Args:
-            key: What is read.
-            join: Joins a reading; returns False where that is over already.
+            key: The key of the reading.
+            join: Joins a reading; returns False where it is over already.
             start: Starts a reading.
 
         Returns:
