@@ -1,8 +1,7 @@
-"""Measures: how often a running service is right, and how fast it is.
+"""Measurements of a running service: accuracy, speed and reliability.
 
-Responsible for: scores, reading labelled folders, and the commands below, each run as
-`python -m evaluation.NAME`. Invariant: an evaluation of a running service needs no torch; it sees
-the service as any caller does, over HTTP.
+Each command below is run as `python -m evaluation.NAME`. It measures a service over HTTP, as any
+caller sees it, and needs no torch for that.
 
 Accuracy: `evaluate` (labelled folders, with a page), `constraints` (the options that restrict an
 answer). Speed: `bench`, `scaling` (instances behind nginx). Reliability: `overload`, `soak`,

@@ -1,11 +1,10 @@
-"""How fast the service is, against the old way of reading one image after another.
+"""Measure the speed of the service against plain `generate` on one image after another.
 
-Responsible for: starting the service and its yardstick, the order of the measurements, the command
-line. Invariant: both sides read the same images with the same checkpoint on the same machine with
-the same number of threads, in turns; no service outlives the run.
+    python -m evaluation.bench [--model FOLDER] [--against ddddocr rapidocr torch] [--json FILE]
+    python -m evaluation.bench --rounds 1 --images 32     a quick look
 
-Run: `python -m evaluation.bench [--model FOLDER] [--against ddddocr rapidocr torch]
-[--json FILE]`; a quick look is `python -m evaluation.bench --rounds 1 --images 32`.
+Both sides read the same images in turns, with the same checkpoint, machine and number of threads.
+No service outlives the run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Whether a charset is obeyed, and what obeying it does to the accuracy.
+"""Measure whether a charset is obeyed, and its effect on the accuracy.
 
-Responsible for: reading digit families with `charset_range=0` and letter families with
-`charset_range=6`, each beside an unrestricted run of the same images. Invariant: a character
-outside counts in the answer and in what the model said, so that deleting it afterwards is no way to
-obey.
+    python -m evaluation.constraints FOLDER [--url URL | --model MODEL]
 
-Run: `python -m evaluation.constraints FOLDER [--url URL | --model MODEL]`; the exit status is 0
-only where every charset was obeyed and no accuracy fell.
+Digit families are read with `charset_range=0` and letter families with `charset_range=6`, each
+beside an unrestricted run of the same images. A character outside the charset counts in the answer
+and in the model's output, so that deleting it afterwards does not pass. The exit status is 0 only
+if every charset was obeyed and no accuracy fell.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How often labelled captchas are read right, and whether the confidence can be trusted.
+r"""Measure the accuracy on labelled captchas, and the calibration of the confidence.
 
-Responsible for: the command line and the order of the run. Invariant: all readers of a run see the
-same images; the table is printed before a file is written.
+    python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr rapidocr] \
+        [--json FILE] [--html FILE]
 
-Run: `python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr rapidocr]
-[--json FILE] [--html FILE]`, for a folder in one of the layouts of `samples.py`.
+FOLDER has one of the layouts of `samples.py`. All readers of a run see the same images. The table
+is printed before a file is written.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Whether callers notice when one of two instances behind nginx is killed and started again.
+"""Kill one of two instances behind nginx under load, restart it, and count the failed requests.
 
-Responsible for: the load, the kill, the restart, and what becomes of every request. Invariant: a
-request counts as answered only with status 200, a JSON object, within the Go caller's ten seconds,
-and with the text that an instance gave for the same image before.
+    python -m evaluation.failover [--requests 2000]
 
-Run: `python -m evaluation.failover [--requests 2000]`.
+A request counts as answered only with status 200 and a JSON object, within the Go client's ten
+seconds, and with the text that an instance returned for the same image before.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What becomes of callers when the service is told to stop under load.
+"""Stop the service under load and count the requests without an answer.
 
-Responsible for: the load, the signal, and sorting every request. Invariant: a caller whose
-connection was accepted and who got no whole JSON object is counted as lost, never left out.
+    python -m evaluation.graceful_shutdown [--workers 2]
 
-Run: `python -m evaluation.graceful_shutdown [--workers 2]`.
+A client whose connection was accepted and that received no whole JSON object counts as lost.
 """
 
 from __future__ import annotations

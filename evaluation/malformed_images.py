@@ -1,12 +1,10 @@
-"""What a service makes of hostile images, in every form in which it takes images.
+"""Send malformed images to a service in every form of request, and judge the replies.
 
-Responsible for: sending them, and judging status, body, time and memory. Invariant: whatever is not
-a JSON object with status 200 or 4xx within the time is a fault and named, and a run with faults
-ends with status 1.
+    python -m evaluation.malformed_images [--every 10] [--cache ~/.cache/qwen-captcha]
 
-Run: `python -m evaluation.malformed_images [--every 10] [--cache ~/.cache/qwen-captcha]`; in full
-hours on two cores, since each image that decodes is read by the bundled checkpoint in nine forms,
-twice.
+A reply that is not a JSON object with status 200 or 4xx within the time is a fault; a run with
+faults ends with status 1. A full run takes hours on two cores: the bundled checkpoint reads each
+image that decodes in nine forms, twice.
 """
 
 from __future__ import annotations

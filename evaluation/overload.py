@@ -1,12 +1,10 @@
-"""What a service does with ten times the work that it can do.
+"""Measure a service under ten times the load that it can serve.
 
-Responsible for: measuring its capacity, sending a multiple of it at a steady rate whatever comes
-back, and judging refusals, answers, throughput and probes. Invariant: every request that is sent is
-counted, and each answer is compared with the one that the same image had when nothing else was
-asked.
+    python -m evaluation.overload [--seconds 60]
 
-Run: `python -m evaluation.overload [--seconds 60]`. The load comes from the same machine and takes
-its share of the cores, so that throughput under overload is a lower bound.
+The capacity is measured first; then requests arrive at a steady rate, independent of the replies.
+Every request is counted, and each answer is compared with that of the same image on an idle
+service. The load comes from the same machine, so that the throughput is a lower bound.
 """
 
 from __future__ import annotations

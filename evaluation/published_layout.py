@@ -1,11 +1,11 @@
-"""Checkpoints with random weights in exactly the layout of the published Qwen2-VL-2B-Instruct.
+"""Write checkpoints with random weights in exactly the layout of Qwen2-VL-2B-Instruct.
 
     python -m evaluation.published_layout /tmp/shape     writes one of the 2B's shape, 4.4 GB
 
-Responsible for: each file of that repository as `from_pretrained` meets it on a user's machine: the
-flat configuration, shards with the parameter names of old, a generation configuration that samples,
-processor and tokenizer files, and the cache folder of a hub name. Invariant: nothing here is
-written by transformers' own `save` functions, which write a newer layout.
+Each file is as `from_pretrained` finds it in that repository: the flat configuration, shards with
+the old parameter names, a generation configuration that samples, processor and tokenizer files, and
+the cache folder of a hub name. Nothing is written by transformers' own `save` functions, which
+write a newer layout.
 """
 
 from __future__ import annotations

@@ -1,15 +1,13 @@
-"""What the published 2B costs on a CPU, measured on random weights of its exact shape.
+"""Measure the cost of the published 2B on a CPU, on random weights of its exact shape.
 
     python -m evaluation.published_layout /tmp/shape
     python -m evaluation.published_shape /tmp/shape
     python -m evaluation.published_shape /tmp/shape --free-gib 8
 
-The first line writes 4.4 GB. The last one measures what a machine with 8 GiB of free memory does:
-where fp32 does not fit, bf16 is loaded.
-
-Responsible for: time to ready, peak memory, seconds per captcha. Another process writes the
-checkpoint, so that its memory does not count here.
-Random weights hardly ever end an answer, so a captcha takes all of its tokens.
+The first line writes 4.4 GB, in a process of its own so that its memory does not count. The last
+one measures a machine with 8 GiB of free memory: fp32 does not fit there, and bf16 is loaded. The
+results are time to ready, peak memory and seconds per captcha. Random weights rarely end an answer,
+so that a captcha takes all of its tokens.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Throughput of one worker, of two, and of one under a CPU quota of one core.
+"""Measure the throughput of one worker, of two, and of one under a CPU quota of one core.
 
-Responsible for: the services, the quota's control group, the table. Invariant: all are measured in
-turns on the same images; the control group is gone afterwards.
+    python -m evaluation.scaling [--rounds 3]
 
-Run: `python -m evaluation.scaling [--rounds 3]`; the quota needs root and cgroups (1 or 2).
+All are measured in turns on the same images. The quota needs root and cgroups (1 or 2); its control
+group is removed afterwards.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""The pictures of the page in the documentation.
+"""Take the screenshots of the page for the documentation.
 
     python -m evaluation.screenshots --model bundled
     python -m evaluation.screenshots --model FOLDER --out docs/images
 
-Responsible for: the states of the page that are shown, and small files. Invariant: what is shown is
-what the page shows of a real service; nothing is drawn over. Needs Debian's chromium.
+They show the page of a real service, without retouching. This needs Debian's chromium.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""A long run of mixed requests: whether anything of the service grows or slows.
+"""Run mixed requests for a long time and compare memory, descriptors, threads and latency.
 
-Responsible for: the mixture, and memory, descriptors, threads and latency over time. Invariant:
-what is compared is the service after its warm-up with the service at the end, under the same
-requests.
+    python -m evaluation.soak [--requests 50000]
 
-Run: `python -m evaluation.soak [--requests 50000]`.
+The service after its warm-up is compared with the service at the end, under the same requests.
 """
 
 from __future__ import annotations

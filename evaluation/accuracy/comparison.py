@@ -1,7 +1,6 @@
-"""Whether two readers of the same images differ by more than chance.
+"""McNemar's test of two readers of the same images.
 
-Responsible for: counting the images that only one of them reads, and the test on these counts.
-Invariant: both readers saw the same images.
+The test is on the counts of images that only one of the two reads.
 """
 
 from __future__ import annotations

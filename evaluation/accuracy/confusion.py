@@ -1,7 +1,7 @@
-"""Which characters are taken for which.
+"""Counts of characters that are read as other characters.
 
-Responsible for: aligning answers with labels and counting. Invariant: arithmetic is left out,
-because its label is a number that is not drawn.
+Answers are aligned with labels. Arithmetic is left out, because its label is a number that is not
+in the image.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""What a confidence is worth: answers kept and answers right at each threshold.
+"""Accuracy and share of answers at each threshold of the confidence.
 
-Responsible for: the curve of accuracy against answered share, its figures, and the bins of a
-reliability diagram. Invariant: a threshold keeps every answer whose confidence is not below it, so
-equal confidences are kept or left together; shares are of all images, those without an answer
-included.
+A threshold keeps every answer whose confidence is not below it, so that equal confidences are kept
+or dropped together. Shares are of all images, those without an answer included.
 """
 
 from __future__ import annotations

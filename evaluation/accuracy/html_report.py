@@ -1,8 +1,7 @@
-"""A run as one self-contained HTML page.
+"""The report of a run as one self-contained HTML page.
 
-Responsible for: what the page shows, and whose mistakes. Invariant: the page asks for nothing
-outside itself, and where the manifest keeps families back for judging, no mistake of theirs is
-shown unless the caller insists.
+The page loads nothing from outside. Where the manifest reserves families for judging, the page
+shows their mistakes only on request.
 """
 
 from __future__ import annotations

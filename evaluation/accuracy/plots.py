@@ -1,7 +1,6 @@
-"""Pictures of what confidences are worth, as SVG.
+"""The reliability diagram and the coverage curve as SVG.
 
-Responsible for: the reliability diagram and the coverage curve. Invariant: an SVG refers to nothing
-outside itself, fonts included: its letters are outlines.
+An SVG refers to nothing outside itself; its letters are outlines, so that it needs no font.
 """
 
 from __future__ import annotations

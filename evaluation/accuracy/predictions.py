@@ -1,7 +1,6 @@
-"""One image's truth beside one reader's answer.
+"""The label of one image beside one reader's answer.
 
-Responsible for: what counts as right. Invariant: without success there is no right answer, whatever
-text came with it.
+An answer without success is never right, whatever its text.
 """
 
 from __future__ import annotations

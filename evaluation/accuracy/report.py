@@ -1,7 +1,6 @@
-"""Everything that one run found, as data.
+"""The results of one run as data: readings, figures of each reader, and the JSON file.
 
-Responsible for: where the readings come from, the readers' figures side by side, the JSON file.
-Invariant: table and page say nothing that this holds not.
+Table and page show nothing that this data lacks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From predictions to figures: per family, per kind, per half, and overall.
+"""Figures of predictions: per family, per kind, per half, and overall.
 
-Responsible for: which families each mean covers. Invariant: shares of right answers are means over
-families, never over images, so that a large family counts no more than a small one; scores of
-confidence, characters and time, which a few images do not define, are over all images of the group.
+Shares of right answers are means over families, so that a large family counts no more than a small
+one. Scores of confidence, characters and time, which a few images do not define, are over all
+images of the group.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""A summary as text: the table that a terminal shows and a README quotes.
+"""A summary as a table in plain text, for a terminal and for the README.
 
-Responsible for: columns, rounding and rules. Invariant: plain text in aligned columns, no control
-codes, no trailing spaces, the same on a terminal and in a file.
+It has aligned columns, no control codes and no trailing spaces.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Many callers at once from one thread: what loads a service without taking its cores.
+"""Many concurrent HTTP clients in one thread.
 
-Responsible for: kept-alive HTTP connections that are opened as they are needed, and one reply for
-each request. Invariant: a request that was given to a connection ends with its reply or an
-`OSError`, after `TIMEOUT_S` at the latest.
-
-A thread a caller, with `http.client`, took more processor time than the service that it called.
+A thread for each client, with `http.client`, took more processor time than the service under test.
+Connections are kept alive and opened on demand. A request ends with its reply or an `OSError`,
+after `TIMEOUT_S` at the latest.
 """
 
 from __future__ import annotations

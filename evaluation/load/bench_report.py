@@ -1,7 +1,6 @@
-"""What one speed run says, as data and as text.
+"""The plan and the results of one speed run, as data and as text.
 
-Responsible for: the plan, the report and its layout. Invariant: the text holds nothing that the
-JSON file lacks.
+The text has nothing that the JSON file lacks.
 """
 
 from __future__ import annotations

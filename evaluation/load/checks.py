@@ -1,7 +1,6 @@
-"""What a script found out, property by property, and the exit status that follows.
+"""The properties that a script checked, in one printed form, and its exit status.
 
-Responsible for: printing checks in one form. Invariant: the status is 0 only where every property
-holds.
+The status is 0 only if every property holds.
 """
 
 from __future__ import annotations

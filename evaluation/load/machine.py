@@ -1,7 +1,6 @@
-"""What a measurement ran on: processor, cores, versions, commit, and memory of processes.
+"""Facts about the machine: processor, cores, versions, commit, and memory of processes.
 
-Responsible for: reading those facts. Invariant: nothing here fails; a fact that this system does
-not tell is None.
+Nothing here fails; a fact that the system does not provide is None.
 """
 
 from __future__ import annotations

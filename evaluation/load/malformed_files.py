@@ -1,6 +1,6 @@
-"""Images that decoders stumble over: Pillow's own test images, and captchas that were damaged.
+"""Malformed images: Pillow's own test images, and captchas that were damaged.
 
-Responsible for: getting them. Invariant: the same arguments give the same images in the same order.
+The same arguments give the same images in the same order.
 """
 
 from __future__ import annotations

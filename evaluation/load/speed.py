@@ -1,8 +1,7 @@
-"""Rounds of alternating measurements, and what they say.
+"""Rounds of alternating measurements: medians, spreads, ratios and their table.
 
-Responsible for: the order of measurements, medians, spreads, ratios and their table. Invariant:
-ratios are taken within a round, whose measurements lie next to each other in time, so that what
-slows the machine down hits both sides.
+A ratio is taken within a round, whose measurements are next to each other in time, so that a slow
+phase of the machine affects both sides.
 """
 
 from __future__ import annotations

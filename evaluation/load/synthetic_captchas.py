@@ -1,8 +1,7 @@
-"""Captchas for measuring speed: plain, distinct, the same on every machine.
+"""Plain captchas for measuring speed.
 
-Responsible for: images that need nothing installed but Pillow, whose built-in face they use.
-Invariant: the same arguments give the same pixels, and no two images of one call are equal, so that
-no cache and no deduplication can answer.
+They need Pillow alone, with its built-in font. The same arguments give the same pixels, and no two
+images of one call are equal, so that no cache answers.
 """
 
 from __future__ import annotations

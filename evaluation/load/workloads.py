@@ -1,8 +1,7 @@
-"""Loads that callers put on a service: large batches, many clients, a repeated image.
+"""Loads of a service: large batches, many clients, a repeated image.
 
-Responsible for: sending them and refusing to measure a service that fails. Invariant: every image
-that counts got a reading, from the model or from the cache as the load asks for; a refused request
-ends the measurement, because refusing is fast.
+Every image that counts was read by the model or found in the cache, as the load requires. A
+rejected request ends the measurement, because rejecting is fast.
 """
 
 from __future__ import annotations

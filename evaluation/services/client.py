@@ -1,8 +1,6 @@
-"""A caller of a running service, over one kept-alive HTTP connection.
+"""A client of a running service, over one kept-alive HTTP connection.
 
-Responsible for: sending images as callers send them, and timing the replies. Invariant: every reply
-that is handed out was a JSON object; anything else is a broken service and raises. One thread owns
-a client.
+Every reply that it returns is a JSON object; anything else raises. One thread owns a client.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""nginx with the project's own configuration in front of local instances, as a child process.
+"""nginx with the project's configuration in front of local instances, as a child process.
 
-Responsible for: a folder with `deploy/nginx.conf`, its port and instances replaced; the start and
-the end. Invariant: nothing of the configuration but the address to listen on and the instances is
-changed.
+Only the address to listen on and the instances are replaced in `deploy/nginx.conf`.
 """
 
 from __future__ import annotations

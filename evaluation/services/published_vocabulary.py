@@ -1,8 +1,8 @@
-"""Qwen2's real vocabulary, made from the one source that package registries carry.
+"""The vocabulary of Qwen2, from a file in the package `dashscope`.
 
-Responsible for: tokens and merges from the tiktoken file in the package `dashscope`, whose code is
-not run. Invariant: ids are those of the published checkpoints: byte-level tokens in rank order,
-then the special tokens from 151643 on.
+Package registries carry no other copy. The package's tiktoken file is read; its code is not run.
+Ids are those of the published checkpoints: byte-level tokens by rank, then the special tokens from
+151643.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""The service as a child process: start, wait until it is ready, stop.
+"""The service as a child process: start it, wait until it is ready, stop it.
 
-Responsible for: a free port, the wait, the log, and that nothing is left running. Invariant: after
-the context no process of the service is alive, however the context was left.
+After the context no process of the service is alive, even if the context was left by an error.
 """
 
 from __future__ import annotations

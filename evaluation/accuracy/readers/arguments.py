@@ -1,7 +1,6 @@
-"""Choosing a reader on a command line.
+"""The command-line arguments that choose a reader.
 
-Responsible for: the arguments that `evaluate.py` and `constraints.py` share, opening what they
-name, and the progress bar. Invariant: a reader is open only within its context.
+`evaluate.py` and `constraints.py` share them. A reader is open only within its context.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What reads the images, and having a whole folder read by it.
+"""The interface of a reader, and the reading of a folder with it.
 
-Responsible for: what a reader is, a running service as one, and sharing the images among threads.
-Invariant: every image gets exactly one prediction; one image's fault is an answer without success,
-and a reader that cannot go on raises `ReaderError`.
+Threads share the images. Every image gets exactly one prediction: a fault of one image is an answer
+without success. A reader that cannot continue raises `ReaderError`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""ddddocr, which this project replaces, as a reader of the same images.
+"""ddddocr as a reader of the same images.
 
-Responsible for: its two models, and its answers in this project's terms. Invariant: it is read at
-its best, with `png_fix` and with sums computed from what it transcribes.
+It is run at its best: with `png_fix`, and with sums computed from its transcription.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A model in this process as a reader, without HTTP.
 
-Responsible for: loading it as the service does and asking it as a route does. Invariant: no answer
-comes from a cache, and the model's thread ends with the context.
+It is loaded as the service loads it. No answer comes from a cache, and the model's thread ends with
+the context.
 """
 
 from __future__ import annotations
