@@ -1,11 +1,10 @@
 """Average checkpoints of one line of training into one that reads better than each of them.
 
-Responsible for: the mean of the weights, and saying of what it is one. Weights from the ends of
-several runs, each started from the one before, lie in one basin, and their mean lies deeper in it
-than they do. It costs no training, and nothing when reading. Source: Wortsman et al. 2022,
-https://arxiv.org/abs/2203.05482. Invariant: checkpoints of different shapes are refused.
+    python -m training.average OUT CHECKPOINT CHECKPOINT ...
 
-Run: `python -m training.average OUT CHECKPOINT CHECKPOINT ...`.
+Weights from the ends of several runs, each started from the one before, lie in one basin, and their
+mean lies deeper in it. Averaging costs no training, and nothing when reading. Checkpoints of
+different shapes are rejected. Source: Wortsman et al. 2022, https://arxiv.org/abs/2203.05482.
 """
 
 from __future__ import annotations

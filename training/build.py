@@ -1,10 +1,10 @@
 """Build an untrained Qwen2-VL checkpoint for captchas: model, tokenizer, processor, template.
 
-Responsible for: the bundled checkpoint's shape, which must not change between runs that resume from
-one another. Invariant: what is saved loads with plain `AutoProcessor` and
-`Qwen2VLForConditionalGeneration.from_pretrained`.
+    python -m training.build FOLDER
 
-Run: `python -m training.build FOLDER`.
+The shape is that of the bundled checkpoint; it must not change between runs that resume from one
+another. The result loads with plain `AutoProcessor` and
+`Qwen2VLForConditionalGeneration.from_pretrained`.
 """
 
 from __future__ import annotations

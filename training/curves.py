@@ -1,9 +1,8 @@
 """Draw a training run's log as a picture: losses, exact match of each kind, and level.
 
-Responsible for: reading `log.jsonl` and drawing it. Invariant: figures are drawn as logged, not
-smoothed; the trainer logs means over recent batches already.
+    python -m training.curves runs/next/log.jsonl --out curves.png
 
-Run: `python -m training.curves runs/next/log.jsonl --out curves.png`.
+Figures are drawn without smoothing; the trainer logs means over recent batches.
 """
 
 from __future__ import annotations

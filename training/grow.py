@@ -1,12 +1,10 @@
-"""Give a checkpoint more vision blocks without changing what it reads.
+"""Add vision blocks to a checkpoint without changing its outputs.
 
-Responsible for: inserting blocks that start as the identity, evenly among those there are, so that
-a run goes on from weights of a smaller shape. Source: the zero-initialised residual branches of
-Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
+    python -m training.grow CHECKPOINT OUT --depth 6
 
-A checkpoint of that depth is copied.
-
-Run: `python -m training.grow CHECKPOINT OUT --depth 6`.
+The new blocks start as the identity and are spread evenly, so that a run continues from weights of
+a smaller shape. A checkpoint of that depth is copied. Source: the zero-initialised residual
+branches of Goyal et al. 2017, https://arxiv.org/abs/1706.02677.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Write rendered captchas in typefaces that training never used as a labelled folder.
 
-Responsible for: images and labels that `evaluation.evaluate` takes, one family a kind; its HTML
-page shows the worst mistakes. Invariant: the same seed and fonts give the same folder.
-
-Run:
     python -m training.held_out runs/held_out --images 500
     python -m evaluation.evaluate runs/held_out --model runs/next/checkpoint --html mistakes.html
+
+There is one family for each kind. The same seed and fonts give the same folder.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Make the rehearsal set of a checkpoint: captchas to fit it to others' without forgetting.
+"""Write the rehearsal set of a checkpoint: captchas that prevent forgetting during `fit`.
 
-Responsible for: `rehearsal.tar` beside the weights, some captchas of each real generator and some
-rendered ones, small enough to be shipped. Images are lossless where that is small. Invariant: none
-of them is kept for validation.
+    python -m training.rehearsal CHECKPOINT --real FOLDER [--real FOLDER ...]
 
-Run: `python -m training.rehearsal CHECKPOINT --real FOLDER [--real FOLDER ...]`.
+`rehearsal.tar`, beside the weights, has some captchas of each real generator and some rendered
+ones, small enough to be shipped. Images are lossless where that is small. None of them is kept for
+validation.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ From landed weights, one CPU thread: python -m training.train --out runs/next --
     --level 6 --init qwen_captcha/checkpoints/qwen2-vl-captcha-mini --real FOLDER
 An interrupted run goes on with:     python -m training.train --out runs/next --minutes 120 --resume
 
-Responsible for: optimisation, the pace of the curriculum, progress, saving. The learning rate
-falls over the last `--decay` share of the time given. Invariant: `--out` always holds a complete
-state (`state.pt`), a log (`log.jsonl`) and, at the end, a checkpoint folder (`checkpoint`).
+The learning rate falls over the last `--decay` share of the time given. `--out` always holds a
+complete state (`state.pt`), a log (`log.jsonl`) and, at the end, a checkpoint folder
+(`checkpoint`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""Exact match of a checkpoint on rendered captchas of typefaces that training never used.
+"""Measure the exact match of a checkpoint on captchas in typefaces that training never used.
 
-Responsible for: the fixed validation set, the last level's styles in held-out fonts, shown to the
-model as the service shows them. Invariant: the same fonts give the same images, so that figures of
-different runs compare.
+    python -m training.validate CHECKPOINT [--images 2000]
 
-Run: `python -m training.validate CHECKPOINT [--images 2000]`.
+The set is fixed: the last level's styles in held-out fonts, preprocessed as the service does. The
+same fonts give the same images, so that figures of different runs compare.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Changes to finished captchas that leave their text as it is: geometry, colour, clutter, loss.
+"""Changes to finished captchas that keep their text: geometry, colour, clutter, loss.
 
-Responsible for: making many pictures of one, real or rendered, and joining two into one with a
-longer text. Invariant: functions return new arrays, RGB uint8; boxes follow the geometry.
+They make many pictures of one, real or rendered, or join two into one with a longer text. Functions
+return new arrays, RGB uint8; boxes follow the geometry.
 
 Units: lengths are fractions of the height, probabilities are in [0, 1].
 """

@@ -1,9 +1,9 @@
-"""Auxiliary losses on the vision encoder: which character stands in each box, and in which order.
+"""Auxiliary losses on the vision encoder: the character in each box, and their order.
 
-Responsible for: heads that take part in training only and are never shipped. The renderer knows
-where it put every character, so the encoder need not find that out from the text alone: with
-these losses whole codes are learnt from the first thousand images on. Invariant: the heads read
-the patch features before merging and add nothing to the shipped model.
+The renderer knows the place of every character, so that the encoder need not learn it from the text
+alone: with these losses whole codes are learnt from the first thousand images on. The heads read
+the patch features before merging. They take part in training only and add nothing to the shipped
+model.
 
 Dims: B batch, N characters, P patches, D width, V vocabulary.
 """

@@ -1,9 +1,8 @@
-"""An auxiliary loss on the vision encoder: the text spelt along the columns of patches, by CTC.
+"""An auxiliary loss on the vision encoder: the text along the columns of patches, by CTC.
 
-Responsible for: a head that takes part in training only and is never shipped. The text model may
-leave a character out or give one twice; a head that must find each of them in a column of its own,
-from left to right, teaches the encoder to keep them apart. Source: Graves et al. 2006; the readers
-that are best at lines of text train so. Invariant: adds nothing to the shipped model.
+The text model may drop a character or repeat one. A head that must find each character in a column
+of its own, from left to right, teaches the encoder to separate them. It takes part in training only
+and adds nothing to the shipped model. Source: Graves et al. 2006.
 
 Dims: B batch, R/K rows and columns of patches, D width, C tokens chosen among, N characters.
 """

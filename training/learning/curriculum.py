@@ -1,8 +1,8 @@
-"""From one plain character to whole hostile captchas: what each level of the training draws.
+"""The levels of the training, from one plain character to whole hostile captchas.
 
-Responsible for: the levels as data and when to step up. Starting with whole captchas leaves a
-small model on the plateau of character frequencies for tens of thousands of images; starting
-with one character does not. Invariant: the last level is the distribution that is trained for.
+A small model that starts with whole captchas stays on the plateau of character frequencies for tens
+of thousands of images; one that starts with one character does not. The last level is the
+distribution that is trained for.
 """
 
 from __future__ import annotations

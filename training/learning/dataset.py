@@ -1,10 +1,9 @@
 """Endless batches of captchas, rendered and real, prepared by worker processes.
 
-Responsible for: mixing, augmenting, cropping and stretching as the service does, resizing to a
-grid of cells and batching. Rendering costs as much as learning, so each drawing is used several
-times, each time changed. Leaves the curriculum's pace to the trainer, which raises the shared
-level and says which families are misread. Invariant: rendered captchas are a function of the run's
-seed, the worker's number and the levels alone.
+Images are mixed, augmented, cropped and stretched as the service does, resized to a grid of cells
+and batched. Rendering costs as much as learning, so that each drawing is used several times, each
+time changed. The trainer raises the shared level and reports which families are misread. Rendered
+captchas are a function of the run's seed, the worker's number and the levels alone.
 """
 
 from __future__ import annotations

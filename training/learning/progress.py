@@ -1,7 +1,4 @@
-"""Where a training run stands, and how it has been doing lately.
-
-Responsible for: counters that are saved with the state, and running figures.
-"""
+"""Counters of a training run, saved with its state, and running figures."""
 
 from __future__ import annotations
 

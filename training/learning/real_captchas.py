@@ -1,8 +1,8 @@
 """Labelled captchas of real generators, held in memory for training and validation.
 
-Responsible for: reading archives of images with a `labels.tsv`, decoding them as the service
-does, and choosing among families. A family's share grows with how badly it is read. Invariant:
-every sixteenth image of a family is kept for validation and never handed out for training.
+Archives of images with a `labels.tsv` are decoded as the service decodes images. A family's share
+grows with its error rate. Every sixteenth image of a family is kept for validation and never used
+for training.
 """
 
 from __future__ import annotations

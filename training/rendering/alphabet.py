@@ -1,7 +1,7 @@
 """The characters that the bundled checkpoint can read, and the groups they are sampled from.
 
-Responsible for: the fixed character set behind the tokenizer. Invariant: `ALPHABET` has no
-duplicates and its order never changes, since token ids in landed checkpoints follow it.
+`ALPHABET` has no duplicates and its order never changes, because token ids in landed checkpoints
+follow it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Everything on a captcha that is not its text: backgrounds, lines, arcs, dots, decoy letters.
 
-Responsible for: drawing clutter in place. Invariant: images are float32 RGB in [0, 255]; drawing
-never leaves the array.
+Functions draw in place, on images that are float32 RGB in [0, 255].
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What happens to a whole drawn captcha: warps, filters and the losses of real image files.
+"""Effects on a whole captcha: warps, filters and the losses of real image files.
 
-Responsible for: geometry after layout, and photometry after composition. Invariant: functions
-take and return arrays of the same height and width; images are float32 RGB in [0, 255].
+Functions take and return arrays of the same height and width, float32 RGB in [0, 255].
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""The typefaces that captchas are drawn with: which, under which licence, and how to find them.
+"""The typefaces of the renderer: names, licences, and where they are installed.
 
-Responsible for: `fonts.json` (Debian package -> licence, faces, those without lower case or with
-wrong signs, held out or not) and opening faces of it that are installed. Fonts are not shipped;
-`make fonts` installs the packages. Invariant: held-out packages, and faces made from theirs, are
-never handed out for training.
+`fonts.json` has, for each Debian package, the licence, the faces, those without lower case or with
+wrong signs, and whether the package is held out. Fonts are not shipped; `make fonts` installs the
+packages. Held-out packages, and faces made from theirs, are never used for training.
 
-Licences are those of the faces, as SPDX expressions; packaging is left out. aenigma's author lets
-everybody copy, change and pass on the faces that name him.
+Licences are those of the faces, as SPDX expressions; packaging is left out. aenigma's author
+permits copying, changing and redistributing the faces that name him.
 
 A face of a collection is written with its number in it: `NotoSansCJK-Bold.ttc#2`.
 """

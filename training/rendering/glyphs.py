@@ -1,7 +1,6 @@
 """Characters as coverage masks: drawn by FreeType, turned, sheared, stretched and laid out.
 
-Responsible for: where each character stands and which pixels it covers. Invariant: masks are
-float32 in [0, 1], at the canvas's resolution.
+Masks are float32 in [0, 1], at the canvas's resolution.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Draw a captcha from a text, a style and a seed.
 
-Responsible for: composing background, clutter, coloured text and effects into one image.
-Invariant: the same arguments give the same pixels.
+The same arguments give the same pixels.
 """
 
 from __future__ import annotations

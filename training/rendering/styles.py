@@ -1,11 +1,11 @@
-"""How a captcha looks, as data: a `Style`, and `sample_style`, which draws one at random.
+"""The look of a captcha as data: `Style`, and `sample_style`, which draws one at random.
 
-Responsible for: the distribution of styles, from plain to hostile. Invariant: no third party's
-generator is imitated here; ranges are wide enough that real ones fall inside.
+Styles range from plain to hostile. No third party's generator is imitated; ranges are wide enough
+that real ones fall inside.
 
-Units: lengths are fractions of the em size (text) or of the canvas height (everything else),
-`quad` one of a character's own width and height, `wave` the steepest slope of a wave, angles
-degrees, probabilities and contrasts in [0, 1].
+Units: lengths are fractions of the em size (text) or of the canvas height (everything else), `quad`
+one of a character's own width and height, `wave` the steepest slope of a wave, angles degrees,
+probabilities and contrasts in [0, 1].
 """
 
 from __future__ import annotations

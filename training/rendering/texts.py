@@ -1,7 +1,6 @@
-"""What captchas say: labels of every kind, drawn at random.
+"""Random labels of every kind.
 
-Responsible for: the distribution of labels. Invariant: every label is made of characters of
-`alphabet.ALPHABET`.
+Every label consists of characters of `alphabet.ALPHABET`.
 """
 
 from __future__ import annotations
