@@ -1,8 +1,7 @@
-"""What a person opens in a browser: the page to try the service on, and its description.
+"""The pages for a browser, to try the service and to read its description, and `/openapi.json`.
 
-Responsible for: `/`, `/docs`, `/openapi.json`, the files of the pages, the headers that bind a
-browser. Invariants: a page loads nothing from another host and runs no script but the files beside
-it; only a GET is ever answered with HTML.
+A page loads nothing from another host and runs no script but the files beside it. Only a GET is
+answered with HTML.
 """
 
 from __future__ import annotations

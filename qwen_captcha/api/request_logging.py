@@ -1,8 +1,6 @@
-"""What is said about each request: its id, its times, its line in the log, its counts.
+"""The log line, the metrics and the headers `X-Request-Id` and `Server-Timing` of each request.
 
-Responsible for: `X-Request-Id`, `Server-Timing`, one log line a request, the metrics of requests.
-Invariants: an image is never logged, and what it says only where LOG_ANSWERS asks for that; nor are
-the query and the caller's prompt.
+An image is never logged, its text only with LOG_ANSWERS. The query and the prompt are never logged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The body of a request made into image bytes and options.
+"""Parse the body of a request into image bytes and options.
 
-Responsible for: the three forms in which images arrive (multipart files, base64 in JSON or in a
-form field, the raw body), limits on bytes and on the number of images, and collecting options from
-body and query. Invariant: nothing is decoded before its size is known to be within the limit, and
-in a batch a bad image is an item's error, never the request's.
+Images arrive as multipart files, as base64 in JSON or in a form field, or as the raw body; options
+in the body or the query. Nothing is decoded before its size is known to be within the limit. In a
+batch a bad image is an item's error, never the request's.
 """
 
 from __future__ import annotations

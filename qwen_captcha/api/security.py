@@ -1,9 +1,8 @@
-"""Who may call, and how often: decided from the head of a request, before its body is read.
+"""Access control from the head of a request, before its body is read.
 
-Responsible for: API keys, rate limits by key and by address, which pages of other origins may call
-(CORS), the headers that tell browsers to take replies for nothing else. Invariants: a key is
-compared in the time that all keys take, and is neither logged nor repeated in a reply; without
-settings nothing is rejected, and probes and pages never are.
+It has API keys, rate limits by key and by address, the origins whose pages may call (CORS), and the
+security headers of replies. A key is compared in constant time, and is neither logged nor repeated
+in a reply. Without settings nothing is rejected; probes and pages never are.
 """
 
 from __future__ import annotations

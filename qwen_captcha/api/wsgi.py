@@ -1,9 +1,9 @@
-"""The WSGI environment of a request: bodies with a limit, paths, and whether the client is there.
+"""The WSGI environment of a request: body limits, paths, and whether the client is connected.
 
-Invariants: an application never sees more than the limit of a body nor a body that was cut,
-whatever the client announced. Looking at a connection takes nothing off it and never waits.
+An application never receives more than the limit of a body nor a truncated one, whatever length the
+client announced. The check of a connection consumes nothing and never waits.
 
-A client that closes only its sending half (`nc -N`) cannot be told from one that has gone.
+A client that closes only its sending half (`nc -N`) looks the same as one that has disconnected.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which errors may come back from a route.
+"""The errors of each kind of route.
 
-Responsible for: the errors of reading one image and many, and what the HTTP server rejects by
-itself. Invariant: each error of the tree is here, or belongs to no route.
+They are those of reading one image, of reading many, of feedback, and of the HTTP server itself. An
+error of the tree that is not here belongs to no route.
 """
 
 from __future__ import annotations
