@@ -1,7 +1,7 @@
-"""The backend that the settings ask for, checked but not loaded.
+"""Create the backend of the settings, checked but not loaded.
 
-Invariant: what can be known to be wrong before the model is loaded is raised from here. Neither
-torch nor transformers is imported.
+Errors that can be found before the model is loaded are raised here. Neither torch nor transformers
+is imported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What this process may use: cores, memory, processor features, GPUs.
+"""The hardware available to this process: cores, memory, processor features, GPUs.
 
-Responsible for: reading these facts from the system, a container's limits included. Invariants:
-nothing here needs torch, starts CUDA (a process that did could not fork), or fails; what the system
-does not tell is None or zero.
+The limits of a container count. Nothing here needs torch, starts CUDA (such a process could not
+fork) or fails; a fact that the system does not provide is None or zero.
 """
 
 from __future__ import annotations

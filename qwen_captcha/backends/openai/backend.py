@@ -1,8 +1,8 @@
-"""The backend whose model is in another process that speaks OpenAI's protocol.
+"""The backend whose model runs in a server with OpenAI's protocol.
 
-Responsible for: waiting until that server reads, knowing which model and which kind of server it
-is, reading with it, telling whether it still works. Invariants: torch and transformers are not
-imported; a model that was asked for by name is never replaced by another.
+It waits until that server is ready, detects its model and software, and reports whether it still
+works. torch and transformers are not imported. A model that the settings name is never replaced by
+another.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One image as a chat completion of OpenAI's protocol: the request, and what its reply says.
+"""The JSON of a chat completion for one image: request and reply.
 
-Responsible for: the JSON on both ways. Invariant: a reply of another shape is an EngineFailed,
-never an exception of Python's own and never a made-up answer.
+A reply of another shape is an EngineFailed, never an exception of Python's own and never a made-up
+answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""JSON over HTTP to an engine: pooled connections, a deadline, few retries, clear errors.
+"""JSON over HTTP to an engine: pooled connections, a deadline, few retries.
 
-Responsible for: what can go wrong on the way to a server and back, as errors of `errors.py`.
-Invariants: no call outlasts its deadline, however slowly the server sends; the key is in no log
-line and in no error; no redirect is followed, because the key would go with it.
+Faults on the way are errors of `errors.py`. No call exceeds its deadline, however slowly the server
+sends. The key is in no log line and in no error. No redirect is followed, because the key would go
+with it.
 """
 
 from __future__ import annotations

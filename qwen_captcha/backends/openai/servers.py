@@ -1,8 +1,7 @@
-"""What servers of OpenAI's protocol take beyond it, and what they lack.
+"""The table of servers with OpenAI's protocol: extensions, and constraints in the form of each.
 
-Responsible for: the table of servers; constraints in the words of each. Invariant: a server is sent
-only what its documentation names, because some refuse a field that they do not know, and others
-ignore it without a word.
+A server receives only fields in its documentation, because some reject unknown fields and others
+ignore them silently.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The backend that reads with PP-OCRv6 small, from the package rapidocr.
 
-Responsible for: finding the model in the installed package, reading with it, its calibration.
-Invariant: of rapidocr only the model's file is used; its code is not imported.
+Only the model's file in that package is used; its code is not imported.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Beam search: the most probable outputs among those that are allowed.
 
-Responsible for: hypotheses, what they may go on with, when a search has found enough. Invariants:
-all hypotheses of all searches share one forward pass a step; a search does not depend on its
-neighbours; every output that ended is inside its search's charset and length.
+All hypotheses of all searches share one forward pass a step. A search does not depend on the
+others. Every output that ended is inside its search's charset and length.
 
 Dims: R live hypotheses of all searches, V vocabulary, k choices a hypothesis.
 """

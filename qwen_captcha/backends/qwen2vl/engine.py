@@ -1,7 +1,6 @@
 """A loaded Qwen2-VL that reads batches of images.
 
-Responsible for: one batch from requests to outputs. Invariants: one thread uses an engine, and
-outputs come in the order of the requests.
+One thread uses an engine. Outputs come in the order of the requests.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The greedy decoding loop: the most probable token, until the end, for every checkpoint.
 
-Responsible for: choosing tokens, stopping each row, the probability of what was chosen. Invariants:
-the tokens are those of `generate` without sampling and penalties, whatever a checkpoint's
-generation config asks for (a repetition penalty ruins `1111`); a row's result does not depend on
-its neighbours; logits that are not finite are an error and never an answer.
+The tokens are those of `generate` without sampling and penalties, whatever a checkpoint's
+generation config contains (a repetition penalty ruins `1111`). A row's result does not depend on
+the other rows. Logits that are not finite are an error and never an answer.
 
 Dims: B batch, N tokens of a pass, one certain and the others drafted, V vocabulary.
 """

@@ -1,9 +1,8 @@
-"""Images and prompts made into the arrays of one padded batch.
+"""Prepare images and prompts as the arrays of one padded batch.
 
-Responsible for: the size at which the model sees an image, special tokens in callers' prompts, left
-padding, M-RoPE positions. Invariant: a batch equals what the checkpoint's own processor returns for
-the same images and prompts, but the expensive part of a prompt is done once and not for each
-request.
+This covers the size of images, special tokens in callers' prompts, left padding and M-RoPE
+positions. A batch equals the output of the checkpoint's own processor for the same images and
+prompts, but the expensive part of a prompt is computed once and not for each request.
 
 Dims: B batch, T tokens, P patches of the whole batch, N images of one size, L patches of one of
 them, C/H/W, h/w patches that are merged into one token.

@@ -1,9 +1,7 @@
-"""Whether an output has to be searched for, and how.
+"""Decide whether an output requires a search, and plan it.
 
-Responsible for: when the greedy output is as good as what a search would find, and what to search
-for where it is not. Invariant: importable without torch; without constraints only arithmetic of
-which the model is not sure is searched for, so that ordinary requests cost what greedy decoding
-costs.
+Without constraints only arithmetic with an uncertain output is searched for, so that ordinary
+requests cost no more than greedy decoding. This module is importable without torch.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""What the tokens of a tokenizer spell, and which of them an answer may go on with.
+"""The spelling of each token of a tokenizer, and masks for a charset.
 
-Responsible for: the bytes of every token, tokens that are one but for the case of their letters,
-masks for a charset. Covers vocabularies of single characters and byte-level ones, whose tokens hold
-several characters or a part of one. Invariant: whatever follows the masks spells characters of the
-charset alone, and it can always be gone on with until the last character is whole.
+The vocabulary may consist of single characters or of byte-level tokens, which hold several
+characters or a part of one. Tokens that differ only in letter case are grouped. An output that
+follows the masks spells only characters of the charset, and it can always continue until the last
+character is whole.
 
 Dims: B rows, V tokens that the model can choose, which may be more than the tokenizer has.
 """

@@ -1,7 +1,6 @@
 """The graphs of a checkpoint in ONNX Runtime, as the search's `LanguageModel`.
 
-A forward pass is one call that does not hold Python's interpreter lock. Invariant: one thread uses
-a model.
+A forward pass is one call that does not hold Python's interpreter lock. One thread uses a model.
 
 Dims: B rows, N images of one size in the vision encoder, else tokens of one pass, L patches of an
 image, T tokens of the prompts, K tokens so far, C width, G key-value heads, S size of a head.

@@ -1,11 +1,11 @@
 """Linear layers and the rotary position embedding, run with as few operations as possible.
 
 Layers that share their input (queries, keys and values; gate and up) are one matrix product, and
-small weights lie in the order in which a CPU multiplies them. Invariants: the results are those of
-the layers one by one; weights exist once in memory but for small ones, and the layers themselves
-keep views of the joined ones. The rotation gives exactly the values of the usual
-x * cos + rotate_half(x) * sin, where rotate_half swaps the halves of x and negates the first one;
-here the sign is in the sine.
+small weights are stored in the order in which a CPU multiplies them. The results are those of the
+layers one by one. Weights exist once in memory, except small ones; the layers themselves keep views
+of the joined ones. The rotation gives exactly the values of the usual x * cos + rotate_half(x) *
+sin, where rotate_half swaps the halves of x and negates the first one; here the sign is in the
+sine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""A checkpoint on the disk made into a model and its processor.
+"""Load a model and its processor from a checkpoint on disk.
 
-Responsible for: `from_pretrained`, GPUs as torch sees them, threads, memory, the range of pixels.
-Invariants: only safetensors and no code of a checkpoint are loaded, the network is not asked, and
-weights exist once in memory.
+Only safetensors and no code of a checkpoint are loaded. The network is not used. Weights exist once
+in memory.
 """
 
 from __future__ import annotations

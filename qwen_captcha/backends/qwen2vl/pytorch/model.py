@@ -1,7 +1,6 @@
 """A loaded Qwen2-VL of transformers as the search's `LanguageModel`.
 
-Invariants: one thread uses a model; running out of memory is a MemoryError, whatever the device
-calls it.
+One thread uses a model. Running out of memory is a MemoryError on every device.
 
 Dims: B rows, R rows that go on, T tokens of the prompts, N tokens of one pass, S size of a head.
 """

@@ -1,8 +1,8 @@
-"""Where a checkpoint is loaded to and in which precision, or why it cannot be.
+"""Device and precision of a checkpoint, or the reason why it cannot be loaded.
 
-Responsible for: the rules, as pure functions of the weights' size and the hardware. Invariants: no
-torch here; float16 is never chosen, because Qwen2-VL overflows in it; weights are never put where
-they do not fit, nor on the disk.
+The rules are pure functions of the weights' size and the hardware, without torch. float16 is never
+chosen, because Qwen2-VL overflows in it. Weights are never placed where they do not fit, nor on
+disk.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Qwen2-VL's text model, run step by step over a cache of known size.
+"""The text model of Qwen2-VL, run step by step over a cache of known size.
 
-Responsible for: the forward pass from embeddings to the logits of the last positions, over the
-checkpoint's own weights. Invariant: the logits equal those of the model's own forward pass, whose
-bookkeeping costs more than the arithmetic of a small model.
+The logits equal those of the model's own forward pass over the same weights, whose bookkeeping
+costs more than the arithmetic of a small model.
 
-Dims: B batch, T tokens of this pass, N those whose logits are wanted, K tokens so far, C width,
-H heads, G key-value heads, S size of a head, V vocabulary.
+Dims: B batch, T tokens of this pass, N those whose logits are wanted, K tokens so far, C width, H
+heads, G key-value heads, S size of a head, V vocabulary.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Qwen2-VL's vision encoder, run over all images of a batch at once.
+"""The vision encoder of Qwen2-VL, run over all images of a batch at once.
 
-Responsible for: the forward pass from patches to image tokens, over the checkpoint's own weights.
-Invariant: the result equals that of the model's own forward pass, which is slower on a CPU: it runs
-the patch embedding as a three-dimensional convolution over two frames, which a still image has
-equal, and attention image by image, where here images of equal size share one call.
+The result equals that of the model's own forward pass over the same weights. That one is slower on
+a CPU: it runs the patch embedding as a three-dimensional convolution over two frames, which are
+equal in a still image, and attention image by image. Here images of equal size share one call.
 
-Dims: P patches of the whole batch, N images of one size, L patches of one of them, C width,
-H heads, S size of a head.
+Dims: P patches of the whole batch, N images of one size, L patches of one of them, C width, H
+heads, S size of a head.
 """
 
 from __future__ import annotations
