@@ -1,8 +1,7 @@
-"""The files of a checkpoint: where they are, whether all are there, what they say.
+"""The files of a checkpoint in a folder, in the cache or on the hub.
 
-Responsible for: completeness, architecture and size of a checkpoint in a folder, in the cache or on
-the hub, and its own `captcha.json`. Invariant: nothing here needs torch or reads a weight, and
-every refusal is one line that names what to do.
+Completeness, architecture and size are checked, and `captcha.json` is read. Nothing here needs
+torch or reads a weight. Every error is one line with the way to fix it.
 """
 
 from __future__ import annotations

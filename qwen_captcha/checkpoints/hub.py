@@ -1,9 +1,8 @@
 """Hugging Face's hub and its cache on this machine.
 
-Responsible for: telling hub names from folders, cached snapshots, downloads, and the sentence that
-says how to get a checkpoint. Invariant: the network is asked only by `download`, and every refusal
-is one line that names what to do. huggingface_hub, whose import takes as long as that of all the
-rest of a start with ONNX Runtime, is imported where it is needed.
+Only `download` uses the network, and every error is one line with the way to fix it.
+huggingface_hub is imported where it is needed: its import takes as long as the rest of a start with
+ONNX Runtime.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""Which checkpoint is served: the one that was asked for, or the best that is already here.
+"""Resolve the setting `QWEN_MODEL` to a checkpoint.
 
-Responsible for: the rule that turns the setting `QWEN_MODEL` into a checkpoint; the folder of the
-bundled one. Invariant: a model that was asked for by name is never replaced by another one, and the
-rule itself never asks the network.
+A model that the setting names is never replaced by another one. The rule never uses the network.
 """
 
 from __future__ import annotations

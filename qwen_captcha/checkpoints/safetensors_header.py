@@ -1,10 +1,9 @@
-"""How large a checkpoint's weights are, read off the headers of its safetensors files.
+"""The number of parameters of a checkpoint, from the headers of its safetensors files.
 
-Responsible for: counting parameters, and noticing a file that is cut short. Invariant: only headers
-are read, never a weight.
+Only headers are read, never a weight. A truncated file is detected.
 
-Source: the safetensors format, an 8-byte little-endian length, that many bytes of JSON which
-give each tensor's type, shape and place, then the tensors.
+Source: the safetensors format, an 8-byte little-endian length, that many bytes of JSON which give
+each tensor's type, shape and place, then the tensors.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""The frames of an animated captcha, composed into one picture that shows every character.
+"""Compose the frames of an animated captcha into one picture with every character.
 
-Responsible for: choosing, for equally large RGB frames, the frame or the pixels to show. Invariant:
-every pixel of the result is that pixel of some frame, and frames that show the same give that
-picture.
+The frames are RGB and of one size. Every pixel of the result is that pixel of some frame, and equal
+frames give that picture.
 
 Animated captchas let their characters fade in and out in turn, so that no frame shows them all,
-over a background that is mostly one colour, while noise jumps from frame to frame. Ink is
-therefore what differs from the background colour. Where one frame has the ink of all frames,
-that frame is the picture; else each pixel comes from the frame in which it differs most, less
-the ink that only flickers.
+over a background that is mostly one colour, while noise jumps from frame to frame. Ink is therefore
+what differs from the background colour. Where one frame has the ink of all frames, that frame is
+the picture; else each pixel comes from the frame in which it differs most, less the ink that only
+flickers.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Where in a picture its text stands, so that a small model is shown little else.
+"""Find the text in a picture, so that a small model receives little else.
 
-Responsible for: the box that most edges lie in. Text is what has edges in a captcha; margins,
-frames, bars, gradients and pale patterns have few. Over a canvas full of noise the box is the
-canvas. Invariant: no torch here; training crops its drawings with the same code as the service
-crops callers' images.
+The result is the box with most edges. In a captcha the text has edges; margins, frames, bars,
+gradients and pale patterns have few. Over a canvas full of noise the box is the canvas. Training
+crops its drawings with the same code, which needs no torch.
 
 Dims: H/W pixels, C channels.
 """

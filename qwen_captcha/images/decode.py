@@ -1,10 +1,8 @@
-"""The bytes of an image file made into the one RGB picture that a model is shown.
+"""Decode the bytes of an image file to one upright, opaque RGB picture.
 
-Responsible for: the formats that are read, the limits on pixels, frames and shape, and making any
-colour mode, transparency, rotation and animation into an upright, opaque RGB image. Invariants:
-limits are checked on what the header says, before anything is decoded; whatever the bytes, only
-errors of `errors.py` come out; no global state of Pillow or of `warnings` is changed, so any thread
-may call.
+This covers every colour mode, transparency, rotation and animation. Limits on pixels and frames are
+checked on the header, before anything is decoded. Only errors of `errors.py` are raised, whatever
+the bytes. No global state of Pillow or of `warnings` is changed, so that any thread may call.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What an image file says of itself, read without decoding it.
+"""Read the header of an image file without decoding it.
 
-Responsible for: telling the readable formats apart by content; the canvas and frame count of the
-two formats for which Pillow reserves memory before it reports a size; refusing files made to be
-slow. Invariant: nothing here reserves memory, or takes time, in proportion to a number that a file
-claims.
+The format is detected by content. For the two formats for which Pillow reserves memory before it
+reports a size, canvas and frame count are read here. Files made to be slow are rejected. Nothing
+here takes memory or time in proportion to a number that a file claims.
 
 Sources: the GIF89a specification; the WebP container specification.
 """

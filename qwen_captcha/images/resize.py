@@ -1,8 +1,7 @@
-"""The picture that a model sees: an image at a size that Qwen2-VL takes as it is.
+"""Resize an image to a size that Qwen2-VL accepts without change.
 
-Responsible for: the size, in whole cells and within a range of pixels, and borders around what is
-too long and narrow. Invariant: no torch here, and the size is the one that the model's own
-processor would choose.
+The size is in whole cells and within a range of pixels, as the model's own processor would choose
+it; a very long and narrow image gets borders. No torch is needed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """A background for pictures with transparency that keeps their ink visible.
 
-Responsible for: choosing one background colour for all frames of a picture, and putting them on it.
-Invariant: frames without transparency stay as they are.
+All frames of a picture get one background colour. Frames without transparency stay as they are.
 
-Web pages show a captcha on white, so white it is, unless that swallows the ink: light ink gets
-black, and a mixture of light and dark ink a grey that both stand out from. A picture that is
-mostly opaque brings its own background, and what shines through it is a detail.
+Web pages show a captcha on white, so the background is white, unless that hides the ink: light ink
+gets black, and a mixture of light and dark ink a grey that contrasts with both. A picture that is
+mostly opaque has its own background, and the transparent rest is a detail.
 """
 
 from __future__ import annotations
