@@ -1,11 +1,11 @@
-"""The images that the service collects in a folder, with what was answered, and what sites said.
+"""The images that the service collects in a folder, with their answers and feedback.
 
     3f9c….png                image as it was sent, named by its content
     collected.sqlite3        request ids, answers, order of arrival
-    labels.tsv, marks.tsv    what feedback and people say: `labels.py`
+    labels.tsv, marks.tsv    labels from feedback and people: `labels.py`
 
-Invariants: there are never more images, nor more bytes of images and database, than was allowed;
-an image with a label is never removed; any number of processes on one machine may share a folder.
+The number of images, and the bytes of images and database, never exceed their limits. An image with
+a label is never removed. Any number of processes on one machine may share a folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Collecting beside answering: a bounded queue, and one thread that writes.
 
-Invariants: an answer never waits for the disk and never fails with it; what has no place in the
-queue is dropped and counted; a verdict is on disk when `feedback` returns.
+An answer never waits for the disk and never fails with it. An item that does not fit into the queue
+is dropped and counted. A verdict is on disk when `feedback` returns.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Files that are replaced as a whole, and turns of the processes that replace them.
+"""Atomic replacement of files, and a lock between the processes that replace them.
 
-Invariant: a reader finds the old content or the new one, never a part, whatever ends the writer.
+A reader finds the old content or the new one, never a part, even if the writer is killed.
 """
 
 from __future__ import annotations

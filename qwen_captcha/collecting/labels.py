@@ -1,9 +1,9 @@
-"""The labels of a folder of captchas, as people and the service add to them.
+"""The labels of a folder of captchas, added by people and by the service.
 
 `labels.tsv` has file, label, kind and expression between tabs, the last two optional, as
 docs/evaluation.md describes it. `marks.tsv` has file and `Mark` of images that have no label yet.
-Invariants: an image has a label or a mark, never both; both files are replaced as a whole, so that
-a reader never meets a part of a row; threads and processes that change them take turns.
+An image has a label or a mark, never both. Both files are replaced as a whole, so that a reader
+never finds a part of a row. Threads and processes that change them take turns.
 
     folder = LabelFolder(Path("captchas"))
     with folder.change() as labels:

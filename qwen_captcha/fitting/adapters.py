@@ -1,8 +1,7 @@
 """Low-rank adapters for large checkpoints, which would not fit a GPU with all gradients.
 
-Responsible for: where they are put, merging them, and refusing a machine without a GPU. Needs the
-package peft: `pip install "qwen-captcha[large]"`. Source: Hu et al. 2021, LoRA,
-https://arxiv.org/abs/2106.09685.
+A machine without a GPU is rejected. The package peft is required: `pip install "qwen-
+captcha[large]"`. Source: Hu et al. 2021, LoRA, https://arxiv.org/abs/2106.09685.
 """
 
 from __future__ import annotations

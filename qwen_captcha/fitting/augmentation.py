@@ -1,8 +1,7 @@
-"""Changes to a captcha that leave its text as it is, so that a few pictures teach as many do.
+"""Changes to a captcha that keep its text: geometry, colors, loss of detail, lines.
 
-Responsible for: geometry, colors, loss of detail and lines across. Pillow and numpy alone, so that
-it runs wherever the service does. Invariant: the text stays readable where it was, and the picture
-keeps its size.
+A few pictures then teach as many do. Only Pillow and numpy are used, so that it runs wherever the
+service does. The text stays readable where it was, and the picture keeps its size.
 
 Units: lengths are shares of the picture's height.
 """

@@ -1,7 +1,7 @@
-"""The card of a fitted checkpoint: what it was fitted to, and what it reads since.
+"""The card of a fitted checkpoint: its training data and its measured accuracy.
 
-Responsible for: `README.md` and `training.json` of its folder. Invariant: the figures are of images
-that nothing was learnt from; with few of them the interval says how little they tell.
+It is `README.md` and `training.json` of the folder. The figures are of images that were not learnt
+from; with few of them the interval is wide.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Characters that a checkpoint does not know yet: found in labels, added to its vocabulary.
+"""Add the characters of the labels that a checkpoint does not know to its vocabulary.
 
-Responsible for: the tokenizer of single characters and the embeddings, which score a token as well
-as they read it. A vocabulary of bytes spells everything and needs nothing. Invariant: tokens that
-exist keep their numbers and their embeddings.
+This concerns tokenizers of single characters and their embeddings, which read and score a token. A
+vocabulary of bytes spells everything and needs nothing. Existing tokens keep their numbers and
+their embeddings.
 
 Dims: V tokens, D width.
 """

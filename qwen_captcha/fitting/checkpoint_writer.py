@@ -1,6 +1,7 @@
-"""A fitted checkpoint on the disk: whole at any time, whatever ends the process.
+"""Write a fitted checkpoint to disk.
 
-Invariant: the folder appears with all its files, and a file of it is replaced as a whole.
+The folder appears with all its files, and each file is replaced as a whole, so that the checkpoint
+is complete at any time, even if the process is killed.
 """
 
 from __future__ import annotations

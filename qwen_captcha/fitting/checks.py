@@ -1,8 +1,8 @@
-"""Labelled captchas checked before a model learns from them: what is left out, and why.
+"""Checks of labelled captchas before a model learns from them.
 
-Responsible for: pictures that occur twice, sums without their expression, lengths out of line,
-labels that the base model is sure are wrong. Invariant: a label is called wrong on the base's word
-only where the base reads this folder reliably when it is sure.
+They find duplicate pictures, sums without their expression, unusual lengths, and labels that the
+base model contradicts with a high confidence. Such a label counts as wrong only where the base
+reads this folder reliably at that confidence.
 """
 
 from __future__ import annotations

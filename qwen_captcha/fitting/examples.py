@@ -1,8 +1,7 @@
-"""Labelled captchas on their way to the model: decoded, changed, cropped, resized, batched.
+"""Batches of labelled captchas for training: decoded, changed, cropped, resized.
 
-Responsible for: what the model is shown of an example, which is what the service would show, and
-batches of one size. Captchas of one site have almost one shape: each batch has the size of one of
-its images, and the others of about its shape are bent to it.
+An example is preprocessed as the service would do it. Captchas of one site have almost one shape:
+each batch has the size of one of its images, and the others of about its shape are stretched to it.
 """
 
 from __future__ import annotations

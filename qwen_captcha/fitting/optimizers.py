@@ -1,9 +1,8 @@
 """Muon for the matrices inside blocks, AdamW for embeddings, norms, biases and the patch kernel.
 
-Responsible for: which parameter is learnt by which rule, as one object. Source: K. Jordan's Muon,
-https://kellerjordan.github.io/posts/muon/, with the step scaled to AdamW's size, so that both
-share one learning rate. PyTorch's own Muon computes in bf16 everywhere, which takes six times as
-long as all the rest of a step on a processor without instructions for it.
+Both share one learning rate: Muon's step is scaled to AdamW's size. PyTorch's own Muon computes in
+bf16 everywhere, which takes six times as long as all the rest of a step on a processor without
+instructions for it. Source: K. Jordan's Muon, https://kellerjordan.github.io/posts/muon/.
 
 Dims: N matrices of one shape, R rows, C columns.
 """

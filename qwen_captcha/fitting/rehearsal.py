@@ -1,7 +1,7 @@
-"""The rehearsal set of a checkpoint: captchas that it was trained on, to fit it without forgetting.
+"""The rehearsal set of a checkpoint: captchas of its training, which prevent forgetting.
 
-Responsible for: the file `rehearsal.tar` beside the weights, which holds images and a `labels.tsv`
-with file and what is drawn between tabs.
+`rehearsal.tar`, beside the weights, holds images and a `labels.tsv` with file and text between
+tabs.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which tokens the losses of one step choose among: a sampled softmax.
+"""A sampled softmax: the tokens among which the losses of one step choose.
 
-Responsible for: a few hundred tokens that stand for all. Scoring 7,000 characters for every token
-of an answer took a tenth of a training step. Source: importance sampling of the normaliser,
-Bengio and Senecal 2003; Jean et al. 2015, https://arxiv.org/abs/1412.2007.
-Invariant: the expected normaliser is that of the whole vocabulary.
+A few hundred tokens stand for all. Scoring 7,000 characters for every token of an answer took a
+tenth of a training step. The expected normaliser is that of the whole vocabulary. Source:
+importance sampling of the normaliser, Bengio and Senecal 2003; Jean et al. 2015,
+https://arxiv.org/abs/1412.2007.
 
 Dims: V vocabulary, C tokens chosen among, D width.
 """

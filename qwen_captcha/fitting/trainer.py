@@ -1,8 +1,7 @@
 """The training loop of `qwen-captcha fit`: some minutes, of which the best weights are kept.
 
-Responsible for: steps, the fall of the learning rate, rehearsal, averaged weights, tests on images
-that are held out, an early end. Invariant: when the loop ends, by itself or by Ctrl-C, the model
-has the best weights that were tested.
+When the loop ends, by itself or by Ctrl-C, the model has the best weights on the held-out images.
+The loop ends early where they no longer improve.
 
 Rehearsal: a few hundred steps on forty images of one look undo much of what the base reads, so that
 each step has some images of what the base was trained on. Averaged weights: the mean over the last

@@ -1,8 +1,8 @@
-"""The vision encoder over a batch of images of one shape, as training needs it.
+"""The vision encoder over a batch of images of one shape, for training.
 
-Responsible for: the same arithmetic as `Qwen2VisionTransformerPretrainedModel.forward`, which
-attends image by image, for images that share a grid; a test holds the two equal. A compiled block
-made a training step on one CPU thread 1.3 times faster, but it needs a C++ compiler.
+It computes the same as `Qwen2VisionTransformerPretrainedModel.forward`, which attends image by
+image, for images that share a grid; a test compares the two. A compiled block made a training step
+on one CPU thread 1.3 times faster, but it needs a C++ compiler.
 
 Dims: B batch, R/K rows and columns of cells, P patches an image, D width.
 """

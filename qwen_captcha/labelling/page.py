@@ -1,7 +1,7 @@
 """The label page over HTTP: HTML, images of the folder, labels as JSON.
 
-Invariants: a request without the token, from a page of another origin or under another host name
-gets nothing; a label is on disk when its reply is sent; an image is sent as what its bytes are.
+A request without the token, from a page of another origin or under another host name is rejected. A
+label is on disk when its reply is sent. The content type of an image comes from its bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""One folder that is being labelled: its images, its labels, what the model reads.
+"""One folder that is being labelled: its images, its labels, and the model's readings.
 
-Invariants: only images of the folder itself can be asked for; each change is on disk when the call
-that makes it returns; what the model reads is never taken for a label.
+Only images of the folder itself can be requested. Each change is on disk when the call that makes
+it returns. A reading of the model is never taken for a label.
 """
 
 from __future__ import annotations
