@@ -1,7 +1,7 @@
 """Start the service: `python qwen_captcha_service.py`, with its settings in the environment.
 
-Responsible for: ending a start that cannot succeed with one line and a non-zero status, before a
-server runs. The WSGI name for other servers is `qwen_captcha_service:app`.
+A start that cannot succeed ends with one line and a non-zero status, before a server runs. The WSGI
+name for other servers is `qwen_captcha_service:app`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The command `qwen-captcha`, also `python -m qwen_captcha`, with its subcommands.
 
-Responsible for: arguments, what is printed, exit statuses (0 all well, 1 not all, 2 wrong use or a
-setting that cannot be used). Invariant: an argument that is a setting is set as that variable, so
-that there is one way to read it.
+Exit statuses: 0 success, 1 failure of a part, 2 wrong use or an invalid setting. An argument for a
+setting is set as that variable, so that there is one way to read it.
 """
 
 from __future__ import annotations

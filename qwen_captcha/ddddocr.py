@@ -5,9 +5,9 @@
     ocr = DdddOcr(show_ad=False)
     text = ocr.classification(open("captcha.png", "rb").read())
 
-Responsible for: the constructor, `classification` and `set_ranges` as ddddocr 1.6 has them.
-Invariants: a process loads a model once, however many instances it makes; a range belongs to its
-instance; what is not text recognition is refused and never answered with a guess.
+The constructor, `classification` and `set_ranges` are those of ddddocr 1.6. A process loads a model
+once for all instances. A range belongs to its instance. Calls for anything but text recognition
+raise an error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Checks of what would keep the service from running here, each with its fix.
+"""Checks of this machine for running the service, each with its fix.
 
-Responsible for: looking at Python, packages, GPU, memory, model, cache and port, each without
-changing anything. Invariant: every result that is not well names what to do.
+Python, packages, GPU, memory, model, cache and port are checked without changing anything. Every
+failed check names the fix.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""The log of the process.
+"""The log of the process: one line for each event on stderr, as text or JSON.
 
-Responsible for: where it goes and what a line looks like. Invariant: stderr, and one line an event;
-as text a traceback follows its line, as JSON it is in it.
-
-This is the standard library's logging: the libraries that this service runs on log through it
-anyway, and one formatter makes their lines JSON too.
+In text a traceback follows its line, in JSON it is in it. This is the standard library's logging:
+the libraries of this service log through it, and one formatter makes their lines JSON too.
 """
 
 from __future__ import annotations

@@ -1,15 +1,14 @@
 """Labelled captchas on disk: a tree of families, or one folder.
 
-Responsible for: finding images, their labels, their kinds and what a manifest knows of a family.
-Invariant: every sample's file exists, every family holds at least one sample of one kind, and
-samples are in the order of their file names.
-
 Three layouts are read:
 
 - a tree: `<family>/labels.tsv` beside the images, optionally a `manifest.json` at the top;
 - one folder with `labels.tsv`: file, label, kind, expression, separated by tabs; the last two may
   be left out;
 - one folder of images whose names begin with the label: `a3b9.png`, `a3b9_001.png`.
+
+Every sample's file exists, every family holds at least one sample of one kind, and samples are in
+the order of their file names.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Scores of text recognition and of confidence, as pure functions.
 
-Responsible for: exact and caseless match, edit distance, CER, NED, the Wilson interval, ECE and
-AUROC. Invariant: no state and no rounding; a score that is undefined for its input is None, never
-0.
+These are exact and caseless match, edit distance, CER, NED, the Wilson interval, ECE and AUROC.
+Nothing is rounded. A score that is undefined for its input is None, never 0.
 """
 
 from __future__ import annotations
