@@ -43,7 +43,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a check."""
+    """The result of a check."""
 
     passed: bool
     message: str
@@ -123,13 +123,13 @@ def run(url: str, check: Check) -> Outcome:
 
 
 def describe_health(body: Mapping[str, Any]) -> str:
-    """Return what the service says about itself."""
+    """Return the line about the health of the service."""
     error = f": {body['error']}" if body.get("error") else ""
     return f"{body.get('model')} on {body.get('device')}, {body.get('model_status')}{error}"
 
 
 def describe(answer: Mapping[str, Any]) -> str:
-    """Return what the service says about one image."""
+    """Return the line about one answer."""
     warnings = "".join(f" [{warning}]" for warning in answer.get("warnings", []))
     if not answer.get("success"):
         return f"{answer.get('error_type')}: {answer.get('error')}{warnings}"

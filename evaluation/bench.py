@@ -152,7 +152,7 @@ def measure(plan: Plan) -> BenchReport:
 
 
 def _say(progress: str) -> None:
-    """Tell a person who waits; the report alone goes to the standard output."""
+    """Print progress to stderr; the report alone goes to the standard output."""
     print(progress, file=sys.stderr, flush=True)
 
 
@@ -237,7 +237,7 @@ def measure_ways(
 
 
 def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:
-    """Return what the command line asks for: the plan, and where to write JSON."""
+    """Return the arguments of the command line: the plan, and where to write JSON."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation.bench", description="How fast the service is."
     )

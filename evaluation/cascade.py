@@ -1,4 +1,4 @@
-"""What a second reader is worth: share of images passed on against accuracy and time.
+"""Measure the benefit of a second reader: share of images passed on against accuracy and time.
 
 Every image is read by both readers, and the cascade of each threshold is computed from that.
 

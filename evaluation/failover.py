@@ -43,7 +43,7 @@ OVER_THE_LIMIT_BYTES = 80 * 1024 * 1024
 
 @dataclass
 class Tally:
-    """What became of the requests so far; guarded by its lock.
+    """Counts of the outcomes of requests so far; guarded by its lock.
 
     Attributes:
         outcomes: `answered`, `wrong answer` or what went wrong -> how many.
@@ -66,7 +66,7 @@ class Tally:
             self.slowest_s = max(self.slowest_s, latency_s)
 
     def enter(self, phase: str) -> None:
-        """Begin a phase, and tell a person who waits."""
+        """Begin a phase and print its name."""
         print(f"{self.outcomes.total()} requests, now: {phase}", file=sys.stderr, flush=True)
         with self.lock:
             self.phase = phase
@@ -78,7 +78,7 @@ class Tally:
 
 
 def texts_of(url: str, images: Sequence[bytes]) -> list[str]:
-    """Return what one instance reads."""
+    """Return the texts of one instance."""
     with ServiceClient(url) as client:
         return [client.ocr(image)[0].text for image in images]
 

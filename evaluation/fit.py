@@ -1,4 +1,4 @@
-"""How fast a model learns a user's own captchas: accuracy before and after, for each family.
+"""Measure the accuracy of a fit to a user's captchas, before and after, for each family.
 
 For every family of a folder a stated number of images is the user's, the others are the test. The
 fitted checkpoints are thrown away. Time is processor time of one thread, so that other work on the

@@ -1,4 +1,4 @@
-"""How a reader does on plain print of kinds that are known for being read wrongly.
+"""Measure a reader on plain print of kinds that are often read wrongly.
 
 Right is the text that a person would type, in either case; for images that show nothing, no answer.
 Beside the number of right ones stand those that are wrong although the reader was sure of them.
@@ -35,7 +35,7 @@ class Outcome:
 
     @property
     def right(self) -> bool:
-        """Whether a person would type this, or nothing where nothing is shown."""
+        """Whether the text is the expected one, empty for an image without text."""
         text = self.answer.text if self.answer.success else ""
         return text.casefold() == self.drawing.label.casefold()
 

@@ -70,7 +70,7 @@ FORMS: dict[str, tuple[str, Callable[[bytes], dict[str, Any]]]] = {
 
 @dataclass
 class Record:
-    """What came back for one form.
+    """The reply to one form of request.
 
     Attributes:
         statuses: How many replies had which status.
@@ -116,7 +116,7 @@ def _send(
 
 
 def fault_of(reply: requests.Response, seconds: float) -> str | None:
-    """Return what is wrong with a reply, None where nothing is."""
+    """Return the fault of a reply, None where there is none."""
     if reply.status_code != 200 and not 400 <= reply.status_code < 500:
         return f"status {reply.status_code}: {reply.text[:100]}"
     try:
@@ -130,7 +130,7 @@ def fault_of(reply: requests.Response, seconds: float) -> str | None:
         return "an internal error in the batch"
     if fields.get("code") == 500 and fields.get("data") is None:
         return "code 500"
-    if fields.get("msg") in BUGS:  # ocr_api_server says 200 to everything.
+    if fields.get("msg") in BUGS:  # ocr_api_server replies to everything with 200.
         return str(fields["msg"])
     return f"{seconds:.2f} s" if seconds > SLOWEST_S else None
 

@@ -43,7 +43,7 @@ MIN_THROUGHPUT = 0.9
 
 @dataclass
 class Tally:
-    """What came back.
+    """A reply.
 
     Attributes:
         answers_s: Seconds of each answer.
@@ -89,7 +89,7 @@ class Caller:
         asyncio.run(self._learn())
 
     def capacity(self, seconds: float) -> float:
-        """Return how many images a second are answered to callers who wait for their answers."""
+        """Return the images a second that are answered to clients that wait for their answers."""
         return asyncio.run(self._capacity(seconds))
 
     def overload(self, rate: float, seconds: float) -> Tally:

@@ -68,7 +68,7 @@ def inside(group: Path, command: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def threads_of(service: RunningService) -> list[int]:
-    """Return how many CPU threads the model of each worker has, by its log."""
+    """Return the number of CPU threads of each worker's model, from its log."""
     return [int(number) for number in re.findall(r"(\d+) CPU threads", service.log_text)]
 
 

@@ -64,7 +64,7 @@ def pictures(browser: Browser, url: str) -> Iterator[tuple[str, bytes]]:
         yield "answer", _picture(page)
     with _page(browser, url) as page:
         _read(page, captchas[1:3])
-        text = b"This file is a text, although its name says otherwise."
+        text = b"This file is a text with the name of an image."
         _read(page, [{"name": "notes.png", "mimeType": "image/png", "buffer": text}], before=2)
         yield "error", _picture(page)
     with _page(browser, url, scheme="dark") as page:
@@ -118,7 +118,7 @@ def _read(page: Page, captchas: list[FilePayload], *, before: int = 0) -> None:
 
 
 def _picture(page: Page) -> bytes:
-    """Return what is seen of a page as a PNG with a palette."""
+    """Return the visible part of a page as a PNG with a palette."""
     page.evaluate("document.activeElement.blur()")
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     file = io.BytesIO()

@@ -45,7 +45,7 @@ IMAGES = 300
 
 @dataclass(frozen=True)
 class State:
-    """What a service holds at one moment: bytes, descriptors and threads of all its processes."""
+    """Memory in bytes, descriptors and threads of all processes of a service at one moment."""
 
     resident_bytes: int
     descriptors: int
@@ -54,7 +54,7 @@ class State:
 
 @dataclass
 class Run:
-    """What was seen of a run.
+    """The measurements of a run.
 
     Attributes:
         latencies_s: Of each request, in order.
@@ -68,7 +68,7 @@ class Run:
 
 
 def state_of(pid: int) -> State:
-    """Return what a process and its descendants hold."""
+    """Return the resources of a process and its descendants."""
     process = psutil.Process(pid)
     family = [process, *process.children(recursive=True)]
     return State(
@@ -107,7 +107,7 @@ def run_soak(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Ru
 
 
 def _say(run: Run) -> None:
-    """Tell a person who waits."""
+    """Print progress."""
     number, state = list(run.states.items())[-1]
     median_ms = 1000 * statistics.median(run.latencies_s[-100:])
     print(f"{number} requests: {state.resident_bytes // MIB} MiB, {median_ms:.1f} ms",

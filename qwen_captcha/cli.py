@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def program() -> str:
-    """Return how this command was called, as a user would type it again."""
+    """Return the name of this command as a user would type it again."""
     called_as_module = Path(sys.argv[0]).name == "__main__.py"
     return "python -m qwen_captcha" if called_as_module else "qwen-captcha"
 
@@ -287,7 +287,7 @@ def _images(names: Sequence[str]) -> Iterator[tuple[str, bytes | OSError]]:
 
 
 def _answer(data: bytes | OSError, options: Options, service: CaptchaService) -> Answer:
-    """Return what the model says about an image, or an answer that says what is wrong."""
+    """Return the answer for an image, or one with the error."""
     if isinstance(data, OSError):
         return failed_answer(CaptchaServiceError(f"{data.strerror}."))
     try:

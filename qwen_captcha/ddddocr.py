@@ -80,8 +80,8 @@ class DdddOcr:
         if import_onnx_path or charsets_path:
             raise NotImplementedError(
                 "ONNX models of ddddocr cannot be loaded. A model of your own is a Qwen2-VL "
-                "checkpoint here: set QWEN_MODEL to its folder. docs/training.md says how one is "
-                "trained on your captchas."
+                "checkpoint here: set QWEN_MODEL to its folder. docs/your-own-captchas.md "
+                "describes how to fit one to your captchas."
             )
         self._service = _shared_service(use_gpu)
         self._options = Options()

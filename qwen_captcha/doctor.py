@@ -35,7 +35,7 @@ SPACE_FOR_A_MODEL_BYTES = 6 * GIB
 
 
 class State(StrEnum):
-    """How a subject is."""
+    """The state of a subject."""
 
     WELL = "ok"
     NOTE = "note"
@@ -44,7 +44,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What was found about one subject.
+    """The result of the check of one subject.
 
     Attributes:
         state: How it is.
@@ -60,7 +60,7 @@ class CheckResult:
 
 
 def run_checks(program: str) -> Iterator[CheckResult]:
-    """Yield what is found, subject by subject.
+    """Yield the results, subject by subject.
 
     Args:
         program: How the command is called that can fix some of it.
@@ -102,7 +102,7 @@ def check_python(found: tuple[int, ...]) -> CheckResult:
 
 
 def check_packages() -> Iterator[CheckResult]:
-    """Yield which packages are there; those around PyTorch are needed together."""
+    """Yield the results for packages; those around PyTorch are needed together."""
     groups: list[tuple[tuple[str, ...], str]] = [(PACKAGES, INSTALL)]
     if find_spec("torch") is not None:
         groups.append((PYTORCH_PACKAGES, INSTALL_PYTORCH))
@@ -125,7 +125,7 @@ def _version(package: str) -> str:
 
 
 def check_cpu() -> CheckResult:
-    """Return how many cores there are and what they compute fast."""
+    """Return the result for the CPU: cores and fast number types."""
     flags = hardware.cpu_flags()
     int8 = "fast" if computes_int8_fast(flags) else "slow"
     return CheckResult(
@@ -165,9 +165,9 @@ def check_torch() -> Iterator[CheckResult]:
 
 
 def check_memory(available_bytes: int | None, least_bytes: int = MIN_MEMORY_BYTES) -> CheckResult:
-    """Return how much memory there is; whether the model fits is the model's result."""
+    """Return the available memory; whether the model fits is the model's result."""
     if available_bytes is None:
-        return CheckResult(State.NOTE, "memory", "the system does not tell", "look at it yourself")
+        return CheckResult(State.NOTE, "memory", "unknown to the system", "check the free memory")
     message = f"{available_bytes / GIB:.1f} GiB free, the limits of a container included"
     if available_bytes < least_bytes:
         fix = f"the bundled checkpoint needs {least_bytes / GIB:g} GiB"
@@ -197,7 +197,7 @@ def check_model(settings: Settings, program: str) -> CheckResult:
         backend = create_backend(settings)
         create_second_backend(settings)
     except (ModelLoadError, SettingsError) as error:
-        fix = "the sentence above says what to do; QWEN_MODEL=bundled always works"
+        fix = "follow the sentence above; QWEN_MODEL=bundled always works"
         return CheckResult(State.WRONG, "model", str(error), fix)
     if not settings.qwen_model and backend.model_name == "bundled":
         fix = f"{program} download Qwen/Qwen2-VL-2B-Instruct gets the larger one"

@@ -20,7 +20,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, object]:
-    """Return what a record says beyond its message: `extra={"fields": …}` and the request id."""
+    """Return the further fields of a record: `extra={"fields": …}` and the request id."""
     fields: dict[str, object] = dict(getattr(record, "fields", {}))
     request_id = REQUEST_ID.get()
     return fields | ({"request_id": request_id} if request_id else {})

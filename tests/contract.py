@@ -184,7 +184,7 @@ REFUSED = {
 
 
 class HttpContract:
-    """What every caller may rely on."""
+    """The HTTP contract."""
 
     def test_health_says_what_is_served(self, call: Call) -> None:
         reply = call("GET", "/health")

@@ -75,7 +75,7 @@ def _mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tens
 
 
 def _description(folder: Path) -> object:
-    """Return how a checkpoint came about, its folder's name where it does not say."""
+    """Return the origin of a checkpoint, its folder's name where it has none."""
     file = folder / "training.json"
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else folder.name
 

@@ -45,7 +45,7 @@ _CODE = ("qwen_captcha", "training")
 
 
 class PackTooLargeError(Exception):
-    """The folder is over the limit; the message says what takes how much."""
+    """The folder is over the limit; the message has the sizes."""
 
 
 def pack(folder: Path, real: Sequence[Path], checkpoint: Path, font_root: Path = FONT_ROOT) -> int:

@@ -183,7 +183,7 @@ class Trainer:
         self._step_up()
 
     def _count_misses(self, batch: Batch, hits: list[bool]) -> None:
-        """Tell the workers how well each real family is read."""
+        """Send the accuracy of each real family to the workers."""
         if self.mix.real is None or self.mix.misses is None:
             return
         for family, hit in zip(batch.families, hits, strict=True):

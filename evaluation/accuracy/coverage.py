@@ -19,7 +19,7 @@ THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is left where answers below a confidence are thrown away.
+    """The answers that remain above a threshold of the confidence.
 
     Attributes:
         threshold: The lowest confidence that is kept, a request's `min_confidence`.
@@ -52,7 +52,7 @@ class Bin:
 
 
 def point_at(threshold: float, predictions: Sequence[Prediction]) -> Point:
-    """Return what a threshold keeps; there is at least one prediction."""
+    """Return the answers above a threshold; there is at least one prediction."""
     kept = [p for p in predictions if p.answered and p.confidence >= threshold]
     right = sum(p.correct for p in kept)
     return Point(

@@ -57,7 +57,7 @@ def draw_kinds(count: int, seed: int = 0) -> Iterator[tuple[str, list[Drawing]]]
 
 
 def _pale(place: str) -> Draw:
-    """Return what draws a word with one pale character: the first, the last, or one inside."""
+    """Return a painter of a word with one pale character: the first, the last, or one inside."""
 
     def draw(rng: random.Random) -> Drawing:
         word = _code(rng, rng.randint(4, 6), CHARACTERS)
@@ -98,7 +98,7 @@ def _other_signs(rng: random.Random) -> Drawing:
 
 
 def _long(characters: str) -> Draw:
-    """Return what draws 9 to 16 of some characters."""
+    """Return a painter of 9 to 16 of some characters."""
 
     def draw(rng: random.Random) -> Drawing:
         code = _code(rng, rng.randint(9, 16), characters)

@@ -17,7 +17,7 @@ from evaluation.accuracy.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What was read by what.
+    """The readings of one reader, and their source.
 
     Attributes:
         folder: The labelled folder.
@@ -58,7 +58,7 @@ class Report:
 
 
 def count_warnings(judged: Judged) -> dict[str, int]:
-    """Return how often each warning came, the most frequent first."""
+    """Return the count of each warning, the most frequent first."""
     counts = Counter(w for _, predictions in judged for p in predictions for w in p.warnings)
     return dict(counts.most_common())
 

@@ -30,7 +30,7 @@ from qwen_captcha.samples import KINDS, Family
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What was measured on the images of one or more families.
+    """Figures of the images of one or more families.
 
     Attributes:
         images: How many.
@@ -103,7 +103,7 @@ class GroupScore:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Everything that one reader's evaluation says.
+    """All figures of one reader's evaluation.
 
     Attributes:
         families: In order of kind, then name.
@@ -171,7 +171,7 @@ def _matches(match: Callable[[str, str], bool]) -> Callable[[Prediction], bool]:
 
 
 def _images_worth(judged: Judged) -> float:
-    """Return how many images of one family would tell as much as the mean over families does.
+    """Return the number of images of one family with the same precision as the mean over families.
 
     The mean of F shares of n_i images each has the variance p (1 - p) Σ 1/n_i / F².
     """

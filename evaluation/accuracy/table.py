@@ -75,7 +75,7 @@ def _rival_header(summary: Summary, rivals: Sequence[Rival]) -> list[str]:
 
 
 def has_baseline(summary: Summary) -> bool:
-    """Tell whether ddddocr's accuracy is known beforehand for any family."""
+    """Return whether ddddocr's accuracy is known beforehand for any family."""
     return any(family.figures.baseline is not None for family in summary.families)
 
 

@@ -18,7 +18,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure.
+    """The plan of a measurement.
 
     Attributes:
         model: Value of `QWEN_MODEL`: `bundled`, a folder or a hub name.
@@ -55,7 +55,7 @@ class Rivalry:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """What one run measured.
+    """The measurements of one run.
 
     Attributes:
         machine: Where it ran.

@@ -19,7 +19,7 @@ KIB = 1024
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where a measurement ran.
+    """The machine of a measurement.
 
     Attributes:
         cpu: Model name of the processor.
@@ -48,7 +48,7 @@ def describe_machine(threads: int) -> Machine:
 
 
 def cpu_model(proc: Path = PROC) -> str | None:
-    """Return the processor's name as the kernel tells it."""
+    """Return the processor's name as the kernel reports it."""
     try:
         lines = (proc / "cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

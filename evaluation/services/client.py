@@ -41,7 +41,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the service said about one image.
+    """The reply of the service for one image.
 
     Attributes:
         text: The answer, empty where there is none.

@@ -29,7 +29,7 @@ STOP_TIMEOUT_S = 10.0
 
 
 class NginxStartError(Exception):
-    """There is no nginx, or it did not start; the message says why."""
+    """There is no nginx, or it did not start; the message has the reason."""
 
 
 @contextmanager

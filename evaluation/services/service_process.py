@@ -62,7 +62,7 @@ class RunningService:
 
     @property
     def log_text(self) -> str:
-        """What it has logged so far."""
+        """The log so far."""
         return _log_text(self.log)
 
 

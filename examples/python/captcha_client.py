@@ -44,7 +44,7 @@ class CaptchaError(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says about one image; `text` is empty without success.
+    """The answer of the service for one image; `text` is empty without success.
 
     Attributes:
         request_id: What `feedback` is given.
@@ -103,7 +103,7 @@ class CaptchaClient:
         ]
 
     def feedback(self, request_id: str, *, correct: bool, text: str | None = None) -> None:
-        """Say whether the site took an answer, for a service that collects (`COLLECT_DIR`).
+        """Send whether the site accepted an answer, to a service with `COLLECT_DIR`.
 
         Args:
             request_id: Of the answer.

@@ -51,7 +51,7 @@ def create_pages(settings: Settings) -> Blueprint:
 
     @pages.after_request
     def bind_browser(response: Response) -> Response:
-        """Say what a browser may do with a reply of these routes."""
+        """Add the security headers to a reply of these routes."""
         response.headers.update(BROWSER_POLICY)
         return response
 

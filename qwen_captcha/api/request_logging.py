@@ -105,7 +105,7 @@ def timing_of(durations: Mapping[str, float]) -> str:
 def line_fields(
     route: str, response: Response, seconds: float, *, with_answers: bool
 ) -> dict[str, object]:
-    """Return what the log says about the current request."""
+    """Return the log fields of the current request."""
     answers: Sequence[Answer] = g.get("answers", ())
     fields: dict[str, object] = {
         "method": request.method,

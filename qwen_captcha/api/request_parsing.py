@@ -68,7 +68,7 @@ _HEAD_CHARACTERS = 400
 
 @dataclass(frozen=True, slots=True)
 class PayloadLimits:
-    """What is accepted at all.
+    """Limits of a request.
 
     Attributes:
         max_image_bytes: Size of one image file, base64 decoded.
@@ -94,7 +94,7 @@ class PayloadLimits:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What a request carries, before it is decided whose request it is.
+    """The content of a request, before its dialect is known.
 
     Attributes:
         image: The body itself, where it is an image.
@@ -131,7 +131,7 @@ class ImageUpload:
 
 
 def read_body(request: Request) -> Body:
-    """Return what a request carries.
+    """Return the content of a request.
 
     Raises:
         BadRequest: The body announces JSON, but is not a JSON object.
@@ -351,7 +351,7 @@ def _too_large(limits: PayloadLimits) -> ImageTooLarge:
 
 
 def _announces_image(request: Request) -> bool:
-    """Return whether the content type says that the body itself is the image."""
+    """Return whether the body itself is the image, by its content type."""
     return request.mimetype.startswith("image/") or request.mimetype == "application/octet-stream"
 
 

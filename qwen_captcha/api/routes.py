@@ -127,7 +127,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
 
     @routes.get("/health")
     def health() -> tuple[Response, int, dict[str, str]]:
-        """Say what is served, and whether it answers."""
+        """Return the state of the service and of its model."""
         backend = service.backend
         body: dict[str, object] = {
             "status": status_of(service),
@@ -150,17 +150,17 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
 
     @routes.get("/metrics")
     def metrics() -> Response:
-        """Say what was counted and measured, to Prometheus."""
+        """Return the metrics for Prometheus."""
         return Response(service.metrics.render(), content_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     @routes.get("/livez")
     def livez() -> Response:
-        """Say that the process is up."""
+        """Return 200 while the process is up."""
         return jsonify({"status": "ok"})
 
     @routes.get("/readyz")
     def readyz() -> tuple[Response, int, dict[str, str]]:
-        """Say whether the model answers."""
+        """Return 200 while the model answers, else 503."""
         return with_readiness(service, {"status": status_of(service)})
 
     return routes
@@ -170,7 +170,7 @@ def feedback_view(collector: Collector, settings: Settings) -> Callable[[], Resp
     """Return the view of `POST /feedback`."""
 
     def feedback() -> Response:
-        """Take what a site said of an answer."""
+        """Store the feedback of a site."""
         collector.feedback(parse_feedback(request.get_data()), settings.ocr_timeout_s)
         return jsonify({"success": True})
 
@@ -178,7 +178,7 @@ def feedback_view(collector: Collector, settings: Settings) -> Callable[[], Resp
 
 
 def cascade_body(cascade: Cascade) -> dict[str, object]:
-    """Return what `/health` says about the second reader."""
+    """Return the second reader's part of `/health`."""
     second = cascade.second
     return {
         "model": second.backend.model_name,
@@ -190,7 +190,7 @@ def cascade_body(cascade: Cascade) -> dict[str, object]:
 
 
 def cache_use_of_many(answers: list[Answer]) -> CacheUse:
-    """Return how the cache served a whole batch: a hit only where all images that were read are."""
+    """Return the cache use of a whole batch: a hit only if all images that were read are hits."""
     uses = {answer.cache for answer in answers if answer.error_type in (None, "no_answer")}
     if uses == {CacheUse.HIT}:
         return CacheUse.HIT
@@ -219,12 +219,12 @@ def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) ->
 
     @app.errorhandler(CaptchaServiceError)
     def service_error(error: CaptchaServiceError) -> Response:
-        """Answer what the service rejects or fails at."""
+        """Render an error of the service."""
         return error_response(error, metrics)
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        """Answer what Flask rejects, with the headers that belong to it."""
+        """Render an error of Flask with its headers."""
         response = error_response(as_service_error(error, settings.max_body_bytes), metrics)
         if "dialect" not in g:
             response.status_code = error.code or HTTPStatus.INTERNAL_SERVER_ERROR
@@ -235,7 +235,7 @@ def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) ->
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
-        """Answer an unforeseen error."""
+        """Render an unforeseen error."""
         log.error("A request failed.", exc_info=error)
         return error_response(InternalError(REQUEST_FAILED), metrics)
 
@@ -259,7 +259,7 @@ def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
 
 
 def as_service_error(error: HTTPException, max_body_bytes: int) -> CaptchaServiceError:
-    """Return the error of ours that says what one of Flask's means."""
+    """Return our error for one of Flask's."""
     if error.code == HTTPStatus.NOT_FOUND:
         return NotFound("There is no such route; captchas are read at /ocr and /batch-ocr.")
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -68,7 +68,7 @@ def register_security(app: Flask, settings: Settings) -> None:
 
     @app.after_request
     def tell_browsers(response: Response) -> Response:
-        """Say what a reply is not, where it does not say so itself."""
+        """Add the security headers that a reply lacks."""
         for name, value in BROWSER_HEADERS.items():
             response.headers.setdefault(name, value)
         return response
@@ -88,7 +88,7 @@ def register_security(app: Flask, settings: Settings) -> None:
 
 
 class RateLimit:
-    """How often each of many callers may call; thread-safe, in the memory of this process.
+    """Rate limits of many callers; thread-safe, in the memory of this process.
 
     Args:
         name: What callers are told apart by, as a caller is told.
@@ -167,7 +167,7 @@ def _digest(key: str) -> bytes:
 
 
 def network_of(address: str) -> str:
-    """Return what counts as one caller: an IPv4 address, or the network of an IPv6 one."""
+    """Return the address that is counted: an IPv4 address, or the network of an IPv6 one."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

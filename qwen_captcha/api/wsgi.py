@@ -118,7 +118,7 @@ class DecompressedBody:
             try:
                 data = self._unpacker.decompress(packed, size)
             except zlib.error as error:
-                raise BadRequest("The body is not what its Content-Encoding says.") from error
+                raise BadRequest("The body does not match its Content-Encoding.") from error
             if data:
                 return data
             if not packed:
@@ -183,7 +183,7 @@ def plain_slashes(application: WSGIApplication) -> WSGIApplication:
 
 
 def disconnect_check(environ: Mapping[str, object]) -> Callable[[], bool]:
-    """Return a function that tells whether the client of a request has disconnected.
+    """Return a function that checks whether the client of a request has disconnected.
 
     Args:
         environ: The WSGI environment of the request.

@@ -11,7 +11,7 @@ from qwen_captcha.recognition.reading import Capabilities, GenerationOutput, Gen
 
 @dataclass(frozen=True, slots=True)
 class RemoteEngine:
-    """How an engine in another process is used.
+    """The use of an engine in another process.
 
     Attributes:
         concurrency: Maximum threads that call `read` at once, with one request each: such an
@@ -33,7 +33,7 @@ class Backend(Protocol):
 
     @property
     def name(self) -> str:
-        """What runs the model, as the settings name it: `torch`, `onnx`, `openai` or `ppocr`."""
+        """The name of the engine in the settings: `torch`, `onnx`, `openai` or `ppocr`."""
 
     @property
     def model_name(self) -> str:
@@ -49,11 +49,11 @@ class Backend(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the model can do. Valid after `load`."""
+        """The capabilities of the model. Valid after `load`."""
 
     @property
     def remote(self) -> RemoteEngine | None:
-        """How the engine is used if it is another process, None for a model in this one."""
+        """The use of an engine in another process, None for a model in this one."""
 
     def load(self) -> None:
         """Load the model.

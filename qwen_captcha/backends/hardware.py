@@ -24,7 +24,7 @@ _MEMORY_USAGES = ("memory.current", "memory.usage_in_bytes")
 
 
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Return how many threads can run at once, at least 1: affinity and container quota."""
+    """Return the number of threads that run at once, at least 1: affinity and container quota."""
     cores = _allowed_cores()
     for folder in _control_groups(_CPU_TREES, proc, cgroups):
         quota = _cpu_quota(folder)
@@ -34,7 +34,7 @@ def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
 
 
 def available_memory_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | None:
-    """Return how much memory this process can still take, None where it is unknown."""
+    """Return the bytes of memory available to this process, None where it is unknown."""
     amounts = [
         amount
         for folder in _control_groups(_MEMORY_TREES, proc, cgroups)
@@ -47,7 +47,7 @@ def available_memory_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | 
 
 
 def resident_memory_bytes(proc: Path = PROC) -> int | None:
-    """Return how much memory this process holds, None where it is unknown."""
+    """Return the bytes of memory of this process, None where it is unknown."""
     return _kib_field(proc / "self" / "status", "VmRSS")
 
 
@@ -61,7 +61,7 @@ def cpu_flags(proc: Path = PROC) -> frozenset[str]:
 
 
 def count_gpus() -> int:
-    """Return how many NVIDIA GPUs the driver knows; it does not look at their use."""
+    """Return the number of NVIDIA GPUs of the driver, whatever their use."""
     for name in _NVML_LIBRARIES:
         try:
             nvml = ctypes.CDLL(name)
@@ -123,7 +123,7 @@ def _left_in_group(folder: Path) -> int | None:
 
 
 def _reclaimable(folder: Path) -> int:
-    """Return how much of a group's usage is file cache that is given up on demand."""
+    """Return the bytes of a group's usage that are reclaimable file cache."""
     for line in _lines(folder / "memory.stat"):
         key, _, value = line.partition(" ")
         if key in ("inactive_file", "total_inactive_file") and value.isdigit():

@@ -1,1 +1,1 @@
-"""Which checkpoint is served, where its files are, and what they say; the bundled one."""
+"""Resolving, locating and checking checkpoints; the bundled one."""

@@ -42,7 +42,7 @@ class HalfDownloadedError(ModelLoadError):
 
 @dataclass(frozen=True, slots=True)
 class CaptchaFacts:
-    """What a checkpoint says about itself in `captcha.json`; the defaults are a general model's.
+    """The content of a checkpoint's `captcha.json`; the defaults are a general model's.
 
     Attributes:
         follows_prompts: It obeys a free instruction.
@@ -70,7 +70,7 @@ class CheckpointFiles:
 
 
 def is_complete_in_cache(repo_id: str) -> bool:
-    """Tell whether every file that serving `repo_id` needs is in the local cache."""
+    """Return whether every file that serving `repo_id` needs is in the local cache."""
     folder = hub.cached_folder(repo_id)
     if folder is None:
         return False
@@ -82,7 +82,7 @@ def is_complete_in_cache(repo_id: str) -> bool:
 
 
 def find_checkpoint(checkpoint: str) -> CheckpointFiles | None:
-    """Return what is known of a checkpoint on this machine.
+    """Return the facts about a checkpoint on this machine.
 
     Args:
         checkpoint: Folder or hub name.
@@ -114,7 +114,7 @@ def find_checkpoint(checkpoint: str) -> CheckpointFiles | None:
 
 
 def download_description(repo_id: str) -> Path:
-    """Download what tells a hub name's architecture and size, a few kB; return its folder.
+    """Download the files with a hub name's architecture and size, a few kB; return their folder.
 
     Raises:
         ModelLoadError: There is no such name, or the hub cannot be reached.
@@ -132,7 +132,7 @@ def download_checkpoint(repo_id: str) -> CheckpointFiles:
 
 
 def inspect_checkpoint(folder: Path, name: str) -> CheckpointFiles:
-    """Return what the files of a checkpoint say.
+    """Return the facts in the files of a checkpoint.
 
     Args:
         folder: Where the files are.
@@ -199,7 +199,7 @@ def _half_downloaded(name: str, what: str) -> HalfDownloadedError:
 
 
 def read_facts(folder: Path, name: str) -> CaptchaFacts:
-    """Return what `captcha.json` says, a general model's facts where there is none."""
+    """Return the content of `captcha.json`, a general model's facts where there is none."""
     if not (folder / FACTS).is_file():
         return CaptchaFacts()
     facts = _read_json(folder / FACTS, name)

@@ -19,7 +19,7 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_name(checkpoint: str) -> bool:
-    """Tell whether `checkpoint` is `owner/name` on the hub and not a folder."""
+    """Return whether `checkpoint` is `owner/name` on the hub and not a folder."""
     return _HUB_NAME.fullmatch(checkpoint) is not None and not Path(checkpoint).is_dir()
 
 
@@ -32,7 +32,7 @@ def cached_folder(repo_id: str) -> Path | None:
 
 
 def is_offline() -> bool:
-    """Tell whether HF_HUB_OFFLINE forbids downloads."""
+    """Return whether HF_HUB_OFFLINE forbids downloads."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
@@ -67,7 +67,7 @@ def download(repo_id: str, patterns: Sequence[str]) -> Path:
 
 
 def how_to_get(checkpoint: str) -> str:
-    """Return the sentence that says how to get a checkpoint, or what to serve instead."""
+    """Return the sentence about getting a checkpoint, or serving another one."""
     if is_hub_name(checkpoint):
         command = f"hf download {checkpoint}"
     else:

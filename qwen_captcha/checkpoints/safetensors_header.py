@@ -41,7 +41,7 @@ class Weights:
     other_bytes: int = 0
 
     def loaded_bytes(self, bytes_per_parameter: int) -> int:
-        """Return what the weights take once loaded."""
+        """Return the bytes of the weights once loaded."""
         return self.parameters * bytes_per_parameter + self.other_bytes
 
 

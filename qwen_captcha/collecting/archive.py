@@ -95,7 +95,7 @@ class CollectedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a site said of an answer.
+    """The feedback of a site on an answer.
 
     Attributes:
         request_id: Of the answer.
@@ -110,7 +110,7 @@ class Verdict:
 
 @dataclass
 class Kept:
-    """What became of some answers.
+    """Counts of the outcomes of some answers.
 
     Attributes:
         kept: Answers that are in the folder now.

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Archive(Protocol):
-    """Where answers and verdicts go."""
+    """The destination of answers and verdicts."""
 
     def keep(self, answers: list[CollectedAnswer]) -> Kept:
         """Write answers."""
@@ -191,7 +191,7 @@ class Collector:
 
 
 def create_collector(settings: Settings, metrics: Metrics) -> Collector | None:
-    """Return what collects for a service with these settings; None where nothing is collected.
+    """Return the collector for these settings; None where nothing is collected.
 
     Raises:
         SettingsError: `COLLECT_DIR` cannot be used.

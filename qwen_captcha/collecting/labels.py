@@ -59,7 +59,7 @@ class Label:
 
 @dataclass
 class Labels:
-    """What is known of the images of a folder, by file name."""
+    """Labels and marks of the images of a folder, by file name."""
 
     labels: dict[str, Label] = field(default_factory=dict)
     marks: dict[str, Mark] = field(default_factory=dict)

@@ -20,7 +20,7 @@ _THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What a checkpoint reads of some images, letter case ignored.
+    """The accuracy of a checkpoint on some images, letter case ignored.
 
     Attributes:
         right: How many it reads right.
@@ -40,7 +40,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What came of fitting a checkpoint.
+    """The result of fitting a checkpoint.
 
     Attributes:
         name: Of the new checkpoint's folder.

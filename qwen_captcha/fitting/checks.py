@@ -33,7 +33,7 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a folder comes to.
+    """The result of checking a folder.
 
     Attributes:
         examples: To learn from and to be tested with.
@@ -90,7 +90,7 @@ def check_labels(examples: Sequence[Example], answers: Sequence[Answer]) -> Chec
 
 
 def _is_computed(answer: Answer) -> bool:
-    """Tell whether an answer is the value of what was read."""
+    """Return whether an answer is the value of an expression."""
     return answer.success and not caseless_match(_drawn(answer), answer.text)
 
 

@@ -1,4 +1,4 @@
-"""What keeps a model from being fitted."""
+"""Errors of fitting."""
 
 
 class FittingError(Exception):

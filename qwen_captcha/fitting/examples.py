@@ -73,7 +73,7 @@ class Examples:
 
     @property
     def texts(self) -> list[str]:
-        """What the examples show."""
+        """The texts of the examples."""
         return [example.text for example in self._examples]
 
     def draw(self, count: int, rng: random.Random) -> Batch:

@@ -67,7 +67,7 @@ _MAX_NAMED = 20
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked for.
+    """The arguments of a fit.
 
     Attributes:
         out: Folder of the new checkpoint.
@@ -120,13 +120,13 @@ class _Split:
 
     @property
     def texts(self) -> list[str]:
-        """What all of them show."""
+        """The texts of all of them."""
         return [example.text for example in (*self.learnt, *self.held_out)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What a training needs.
+    """The data of a training.
 
     Attributes:
         base: The checkpoint to fit.
@@ -156,7 +156,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Results:
-    """What a checkpoint reads of the examples that are held out."""
+    """The readings of the examples that are held out."""
 
     own: list[Outcome]
     rehearsal: list[Outcome]

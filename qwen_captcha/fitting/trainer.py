@@ -39,7 +39,7 @@ _GRADIENT_NORM = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model is fitted.
+    """The parameters of a fit.
 
     Attributes:
         learning_rate: At its peak, from which it falls to 0 over the time.
@@ -62,7 +62,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What is learnt from, and what is tested with.
+    """The data for training and for testing.
 
     Attributes:
         own: The user's captchas.
@@ -79,7 +79,7 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class HeldOutScore:
-    """What the model makes of the images that it does not learn from.
+    """The model's results on the held-out images.
 
     Attributes:
         share: Of the time that is over.
@@ -232,7 +232,7 @@ class Trainer:
         return test
 
     def score(self, test: HeldOutScore) -> float:
-        """Return what a test is worth, less being better."""
+        """Return the score of a test, by which the best is chosen; lower is better."""
         assert self._base_test is not None
         forgotten = max(0.0, test.rehearsal_loss - self._base_test.rehearsal_loss)
         return test.loss + _FORGETTING * forgotten

@@ -86,7 +86,7 @@ def _ink(frame: Pixels, background: Pixels) -> Pixels:
 
 
 def _changing(frames: Pixels) -> Mask:
-    """Return which pixels are not the same in all frames, shape (H, W)."""
+    """Return the mask of pixels that differ between frames, shape (H, W)."""
     spread = frames.max(axis=0) - frames.min(axis=0)  # (H, W, 3)
     return np.asarray((spread > INK_DIFFERENCE).any(axis=-1))
 
@@ -135,7 +135,7 @@ def _is_noise(flickering: Mask, lasting: Mask) -> bool:
 
 
 def _text_windows(windows: Columns) -> Mask:
-    """Return which windows have enough ink to be text."""
+    """Return the mask of windows with enough ink to be text."""
     return np.asarray((windows > 0) & (windows >= TEXT_PART * windows.max()))
 
 

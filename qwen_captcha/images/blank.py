@@ -1,4 +1,4 @@
-"""Whether a picture shows nothing that could be a character.
+"""Detect pictures without anything that could be a character.
 
 A model that transcribes gives some character for any picture. A picture without contrast, and one
 whose pixels have nothing to do with their neighbors, is therefore not shown to it.

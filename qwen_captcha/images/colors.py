@@ -79,7 +79,7 @@ def hsv_of(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 
 def _factors(numerator: float) -> NDArray[np.int32]:
-    """Return what to multiply by instead of dividing `numerator` by each of 0 to 255."""
+    """Return the factors that replace dividing `numerator` by each of 0 to 255."""
     divisors = np.arange(MAX_LEVEL + 1)
     return np.where(
         divisors, np.rint((numerator * (1 << _SHIFT)) / np.maximum(divisors, 1)), 0

@@ -108,7 +108,7 @@ UPRIGHT = {
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What is decoded at all.
+    """Limits of decoding.
 
     Attributes:
         max_image_pixels: Width times height times frames of one image.

@@ -66,7 +66,7 @@ def create_label_app(
 
     @app.after_request
     def bind_browser(response: Response) -> Response:
-        """Say what a browser may do with a reply."""
+        """Add the security headers to a reply."""
         response.headers.update(BROWSER_POLICY)
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -91,12 +91,12 @@ def create_label_app(
 
 
 def _routes(session: LabelSession, fit_command: str) -> Blueprint:
-    """Return what is there below the token."""
+    """Return the routes below the token."""
     routes = Blueprint("label", __name__)
 
     @routes.url_value_preprocessor
     def drop_token(endpoint: str | None, values: dict[str, str] | None) -> None:
-        """Take the token, which is checked already, off the arguments of a view."""
+        """Remove the token, which is checked already, from the arguments of a view."""
         (values or {}).pop("token", None)
 
     @routes.get("/")
@@ -134,7 +134,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
 
     @routes.get("/guesses")
     def guesses() -> Response:
-        """Return what the model has read since the page last asked."""
+        """Return the model's readings since the page last asked."""
         after = request.args.get("after", 0, int)
         found, finished, failure = session.guesses(max(0, after))
         return jsonify(

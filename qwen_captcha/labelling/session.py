@@ -39,14 +39,14 @@ BROWSER_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """What is known of an image without a person.
+    """The model's suggestion for an image.
 
     Attributes:
         file: Its name.
-        text: What the model reads, empty for nothing.
+        text: The suggested text, empty for none.
         confidence: Probability that the text is right.
-        raw_response: What the model said.
-        error: Why the image cannot be shown to anybody; empty where it can.
+        raw_response: The output of the model.
+        error: The reason why the image cannot be shown; empty where it can.
     """
 
     file: str
@@ -58,7 +58,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a browser shows: the bytes of an image file and their media type."""
+    """The bytes of an image file for a browser, and their media type."""
 
     data: bytes
     media_type: str
@@ -66,7 +66,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a folder is labelled, in images."""
+    """The progress of labelling a folder, in images."""
 
     images: int
     labelled: int
@@ -116,7 +116,7 @@ class LabelSession:
         return self._labels.read()
 
     def progress(self) -> Progress:
-        """Return how many of the images have a label; raises what `labels` raises."""
+        """Return the number of images with a label; raises as `labels` does."""
         labelled = self._labels.read().labels
         return Progress(len(self.files), sum(file in labelled for file in self.files))
 

@@ -1,4 +1,4 @@
-"""Who gets in: keys, rates, addresses behind proxies, pages of other origins."""
+"""Access control: keys, rates, addresses behind proxies, pages of other origins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which backend runs a checkpoint."""
+"""The choice of the backend for a checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `pip install .` installs is the whole service, and its command works from anywhere."""
+"""`pip install .` installs the whole service, and its command works from any folder."""
 
 from __future__ import annotations
 

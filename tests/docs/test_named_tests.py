@@ -1,4 +1,4 @@
-"""Where a page of the documentation names a test, there is one."""
+"""Each test that a page of the documentation names exists."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_unreadable_files_are_named_and_left_out(small_base: Path, tmp_path: Pat
 def test_an_end_in_the_middle_leaves_a_whole_checkpoint(
     small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a process that is killed leaves: nothing runs after the second time it writes."""
+    """The files of a process that is killed at its second write."""
     samples = read_samples(write_captchas(tmp_path / "captchas", 14))
     out = tmp_path / "mine"
 

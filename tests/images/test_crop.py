@@ -1,4 +1,4 @@
-"""Where in a picture its text stands."""
+"""The box of the text in a picture."""
 
 from __future__ import annotations
 

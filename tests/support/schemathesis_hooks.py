@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: real images, and which replies with status 200 are refusals."""
+"""Hooks for schemathesis: real images, and a check of rejections with status 200."""
 
 from typing import Any
 

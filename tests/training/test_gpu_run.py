@@ -1,4 +1,4 @@
-"""What is sent to a GPU machine, what runs there, and what comes back."""
+"""Files sent to a GPU machine, the run there, and its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What validation counts as right is what the service reads right."""
+"""Validation counts the same answers as right as the service returns."""
 
 from __future__ import annotations
 

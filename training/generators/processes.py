@@ -1,8 +1,9 @@
 """Drawing in another process: a line of JSON for each request and for each reply.
 
 A request is `{"seed": …, "settings": {…}}`, a reply
-`{"image": base64, "label": …, "kind": …, "expression": …}`; `kind` may be missing for a text.  The
-reply `{"error": …}` says that the library failed at these settings, as some do with some typefaces.
+`{"image": base64, "label": …, "kind": …, "expression": …}`; `kind` may be missing for a text.
+The reply `{"error": …}` means that the library failed at these settings, as some do with some
+typefaces.
 """
 
 from __future__ import annotations

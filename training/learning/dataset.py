@@ -88,7 +88,7 @@ def draw_captcha(
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What the model is shown of a captcha, before it is resized to a grid."""
+    """A captcha as the model receives it, before it is resized to a grid."""
 
     image: Image.Image
     boxes: NDArray[np.float32] | None
@@ -183,7 +183,7 @@ def review(level: int, rng: random.Random) -> int:
 
 @dataclass(frozen=True)
 class Mix:
-    """What batches are made of.
+    """The content of batches.
 
     Attributes:
         real: Captchas of real generators, or None for rendered ones alone.

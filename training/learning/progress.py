@@ -11,7 +11,7 @@ from training.learning.objective import Outcome
 
 @dataclass
 class Progress:
-    """Where a run stands; saved with the state."""
+    """The progress of a run; saved with the state."""
 
     steps: int = 0
     images: int = 0

@@ -120,5 +120,5 @@ def _decoded(data: bytes) -> NDArray[np.uint8]:
 
 
 def is_archive(path: Path) -> bool:
-    """Tell whether a path is an archive, or a folder with labels."""
+    """Return whether a path is an archive, or a folder with labels."""
     return path.suffix == ".tar" or (path / "labels.tsv").is_file()

@@ -26,7 +26,7 @@ _TABLE = Path(__file__).with_name("fonts.json")
 
 
 class FontsMissingError(Exception):
-    """No face of `fonts.json` is installed; the message says how to get them."""
+    """No face of `fonts.json` is installed; the message has the command that installs them."""
 
 
 class _Package(TypedDict):

@@ -83,7 +83,7 @@ def _matrix(style: Style, scale: float, rng: random.Random) -> NDArray[np.float6
 
 
 def _drawable(character: str, face: str, fonts: FontLibrary, rng: random.Random) -> tuple[str, str]:
-    """Return what to draw and with which face, where `face` lacks the character."""
+    """Return the character to draw and its face, where `face` lacks the character."""
     forms = dict.fromkeys((character, unicodedata.normalize("NFKC", character)))
     for _ in range(16):
         for form in forms:

@@ -74,7 +74,7 @@ def _ink_colour(style: Style, base: Colour, rng: random.Random) -> Colour:
 
 
 def _heavy_side(style: Style, em: float, rng: random.Random) -> tuple[int, int]:
-    """Return how far down and to the right outlines are thickest, the same for all letters."""
+    """Return the offset at which outlines are thickest, the same for all letters."""
     reach = max(1, round(style.stroke * em))
     if style.fill == "relief":
         return rng.choice((-reach, reach)), rng.choice((-reach, reach))
@@ -173,7 +173,7 @@ def _blend_shadow(
 def _strike_points(
     placed: list[glyphs.PlacedGlyph], size: tuple[int, int], rng: random.Random
 ) -> list[tuple[float, float]]:
-    """Return where a striking line goes: near each character's middle, and beyond both ends."""
+    """Return the path of a striking line: near each character's middle, and beyond both ends."""
     height, width = size
     astray = rng.choice((0.3, 0.3, 0.05))  # of a character's height
     middles = sorted(

@@ -1,1 +1,1 @@
-"""What reads labelled images: a service, a model in this process, ddddocr."""
+"""Readers of labelled images: a service, a model in this process, ddddocr."""

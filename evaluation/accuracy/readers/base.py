@@ -56,7 +56,7 @@ class Reader(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in a table."""
+        """The name in a table."""
 
     def read(self, image: bytes, content_type: str, kind: str) -> Reply:
         """Read one image file, of which the family's kind is known.

@@ -61,7 +61,7 @@ class DdddocrReader:
         return Reply(Answer(text, confidence, True, raw_text, None), latency_s)
 
     def transcribe(self, image: bytes) -> str:
-        """Return what it says, nothing computed and nothing caught."""
+        """Return its raw output, nothing computed and nothing caught."""
         return str(self._classify(image))
 
     def _confidence(self, image: bytes) -> float:

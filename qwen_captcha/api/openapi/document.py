@@ -103,7 +103,7 @@ def operations_of(settings: Settings) -> list[Operation]:
 
 
 def limits_of(settings: Settings) -> str:
-    """Return what is rejected, and after which time, in a sentence."""
+    """Return the limits of the service in a sentence."""
     return (
         f"Limits here: {settings.max_image_bytes} bytes and {settings.max_image_pixels} pixels an "
         f"image, {settings.max_frames} frames an animation, {settings.max_batch_images} images a "
@@ -158,12 +158,12 @@ def _responses(operation: Operation) -> dict[str, object]:
 
 
 def server_and_security_errors(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
-    """Return what is answered on a route before the route itself is asked, by status."""
+    """Return the errors of a route that are raised before its view, by status."""
     return {**SERVER_ERRORS, **_security_errors(operation)}
 
 
 def _security_errors(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
-    """Return what is rejected for want of a key or a rate, which has the shapes of the route."""
+    """Return the errors of keys and rates, which have the shapes of the route."""
     return SECURITY_ERRORS if operation.guarded and operation.path not in OPEN_ROUTES else {}
 
 

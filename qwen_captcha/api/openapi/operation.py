@@ -18,7 +18,7 @@ Errors = tuple[type[CaptchaServiceError], ...]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a route answers with one status, errors apart.
+    """The reply of a route with one status, errors apart.
 
     Attributes:
         description: When it is sent.

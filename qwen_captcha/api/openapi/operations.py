@@ -85,7 +85,7 @@ OWN_OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "get", "/health", "health", "State", "What is served, and whether it answers",
-        "The status code says whether the model answers; the fields are the same either way.",
+        "The status code is 200 while the model answers; the fields are the same either way.",
         {
             200: json_reply("The model answers.", ref("Health")),
             503: json_reply("It loads, it broke, or the service is draining.", ref("Health"),

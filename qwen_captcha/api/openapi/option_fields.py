@@ -220,5 +220,5 @@ def json_with(required: str, schema: Schema, **others: Schema) -> Schema:
 
 
 def described(option: OptionField, schema: Schema) -> Schema:
-    """Return a schema of an option's value that says what the option does."""
+    """Return a schema of an option's value with the option's description."""
     return {**schema, "description": option.help}

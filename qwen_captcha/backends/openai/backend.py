@@ -115,7 +115,7 @@ class OpenAIBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the model can do and the server tells."""
+        """The capabilities of the model, as far as the server reports them."""
         return Capabilities(
             follows_prompts=self._facts.follows_prompts,
             answers_questions=self._facts.answers_questions,
@@ -126,7 +126,7 @@ class OpenAIBackend:
 
     @property
     def remote(self) -> RemoteEngine:
-        """How the server is used."""
+        """The use of the server."""
         return RemoteEngine(self._concurrency, self._probe, self._describe)
 
     def load(self) -> None:
@@ -168,7 +168,7 @@ class OpenAIBackend:
 
     @property
     def _traits(self) -> ServerTraits:
-        """What the server takes; of one that is not known yet, no more than OpenAI documents."""
+        """The extensions of the server; of one that is not known yet, only OpenAI's own fields."""
         return SERVERS[self._server or "openai"]
 
     def _read_one(self, request: GenerationRequest) -> GenerationOutput:
@@ -245,7 +245,7 @@ class OpenAIBackend:
         self._reachable = True
 
     def _describe(self) -> dict[str, object]:
-        """Return what `/health` says about the server; its address is private."""
+        """Return the server's part of `/health`; its address is private."""
         return {
             "server": self._server or "unknown",
             "reachable": self._reachable,

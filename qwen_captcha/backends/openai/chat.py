@@ -69,7 +69,7 @@ def image_address(image: Image.Image, pixel_range: tuple[int, int]) -> str:
 
 
 def output_of(reply: dict[str, Any]) -> GenerationOutput:
-    """Return what a model said.
+    """Return the output of a model.
 
     Raises:
         EngineFailed: The reply is not a chat completion.
@@ -98,7 +98,7 @@ def _encodable(text: str) -> str:
 
 
 def _tokens(logprobs: Any) -> list[TokenLogprob]:
-    """Return the tokens of a reply with their probabilities, none where it does not tell."""
+    """Return the tokens of a reply with their probabilities, none where it has none."""
     tokens = []
     for entry in (logprobs or {}).get("content") or []:
         text, log_probability = entry["token"], float(entry["logprob"])

@@ -96,5 +96,5 @@ SERVERS: Mapping[str, ServerTraits] = {
 
 
 def server_of(owners: set[str]) -> str:
-    """Return which server lists models with these `owned_by`; `openai` where none is known."""
+    """Return the server that lists models with these `owned_by`; `openai` where none is known."""
     return next((name for name, traits in SERVERS.items() if traits.owner in owners), "openai")

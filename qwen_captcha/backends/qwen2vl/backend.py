@@ -79,7 +79,7 @@ class Qwen2VLBackend(ABC):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the checkpoint can do."""
+        """The capabilities of the checkpoint."""
         return self._capabilities
 
     @property

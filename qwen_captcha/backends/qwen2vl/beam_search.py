@@ -52,7 +52,7 @@ class _Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class _Choices:
-    """What each live hypothesis may go on with; log-probabilities, -inf where it may not.
+    """The allowed continuations of each live hypothesis: log-probabilities, -inf where forbidden.
 
     Attributes:
         tokens: (R, k).
@@ -197,7 +197,7 @@ class _Search:
             self._cut, self.live = self.live[:1], []
 
     def outputs(self) -> list[Decoded]:
-        """Return what was found, the most probable first."""
+        """Return the outputs found, the most probable first."""
         if not self._found:
             return [hypothesis.decoded(complete=False) for hypothesis in self._cut]
         found = _by_probability(self._found)

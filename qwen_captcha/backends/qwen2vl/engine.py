@@ -79,7 +79,7 @@ class Qwen2VLEngine(Generic[CacheT]):
         plans: Sequence[SearchPlan],
         found: list[list[GenerationOutput]],
     ) -> list[GenerationOutput]:
-        """Return what searches found for their rows, and for the others what is known."""
+        """Return the outputs of the searches for their rows, the known ones for the others."""
         for row in {plan.row for plan in plans}:
             found[row] = []
         if plans:

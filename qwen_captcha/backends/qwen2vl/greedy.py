@@ -22,7 +22,7 @@ from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 
 @dataclass(slots=True)
 class Decoded:
-    """What was decoded for one row.
+    """The decoded tokens of one row.
 
     Attributes:
         token_ids: The chosen tokens, without the end token.

@@ -1,4 +1,4 @@
-"""What the search asks of an engine: prefill prompts, and extend them token by token.
+"""The interface between the search and an engine: prefill prompts, extend them token by token.
 
 Everything that crosses is a NumPy array, so that one search serves PyTorch and ONNX Runtime. A
 pass may read draft tokens behind those that are certain: where a draft turns out right, what

@@ -72,7 +72,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class ProcessorConfig:
-    """What a checkpoint's processor does with images and prompts.
+    """The preprocessing of a checkpoint's processor.
 
     Attributes:
         tokenize: Returns the tokens of a whole chat about one image, given the prompt; the image is

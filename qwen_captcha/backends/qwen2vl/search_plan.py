@@ -25,7 +25,7 @@ BEAM_WIDTH = 4
 
 @dataclass(frozen=True, slots=True)
 class SearchPlan:
-    """What one search looks for.
+    """The goal of one search.
 
     Attributes:
         row: The place of its prompt.

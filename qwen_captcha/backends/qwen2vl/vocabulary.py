@@ -99,7 +99,7 @@ class Vocabulary:
         )
 
     def read_tokens(self, token_ids: Sequence[int], scores: Sequence[float]) -> list[TokenLogprob]:
-        """Return what tokens spell, whole characters each; a further score is the end token's.
+        """Return the spelling of tokens, whole characters each; a further score is the end token's.
 
         Bytes that are no character are replaced, as the tokenizer does.
         """
@@ -121,7 +121,7 @@ class Vocabulary:
 
 
 class CharsetRules:
-    """Which tokens keep an answer inside a charset; made by `Vocabulary.rules`.
+    """The tokens that keep an answer inside a charset; made by `Vocabulary.rules`.
 
     Args:
         charset: The allowed characters.
@@ -162,7 +162,7 @@ class CharsetRules:
         return rest if allowed and (not rest or self._can_complete(rest)) else None
 
     def _can_complete(self, rest: bytes) -> bool:
-        """Tell whether a character of the charset begins with these bytes."""
+        """Return whether a character of the charset begins with these bytes."""
         length = 2 if rest[0] < 0xE0 else 3 if rest[0] < 0xF0 else 4
         value = rest[0] & (0x7F >> length)
         for byte in rest[1:]:
@@ -301,6 +301,6 @@ _BYTES = _byte_characters()
 
 
 def count_characters(spelling: bytes) -> int:
-    """Return how many characters begin in some bytes of UTF-8."""
+    """Return the number of characters that begin in some bytes of UTF-8."""
     # Bytes 0x80 to 0xBF go on with a character.
     return sum(byte & 0xC0 != 0x80 for byte in spelling)

@@ -1,4 +1,4 @@
-"""What the model learns from: captchas cropped and stretched as the service does."""
+"""Training data: captchas cropped and stretched as the service does."""
 
 from __future__ import annotations
 

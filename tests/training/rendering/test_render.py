@@ -250,7 +250,7 @@ def test_boxes_hold_the_ink_they_name(fonts: FontLibrary) -> None:
 
 
 def _lopsidedness(image: np.ndarray, box: np.ndarray) -> float:
-    """How much more ink, as a share, one half of the box's width has than the other."""
+    """The difference in ink between the halves of the box's width, as a share."""
     width = image.shape[1]
     ink = 255.0 - image[..., 0]
     middle, reach = round(box[0] * width), int(box[2] * width) + 4

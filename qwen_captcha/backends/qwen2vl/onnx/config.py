@@ -1,4 +1,4 @@
-"""What the files of a checkpoint say, read without transformers.
+"""Read the configuration files of a checkpoint without transformers.
 
 Only the layout that transformers 5 saves is read, which every checkpoint has that was trained or
 fitted with this project.
@@ -21,7 +21,7 @@ from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, named_end_ids
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The numbers of a model that its weights do not tell.
+    """The numbers of a model that are not in the shapes of its weights.
 
     Attributes:
         vision_heads: Heads of the vision encoder.
@@ -129,7 +129,7 @@ def _token_id(tokenizer: Tokenizer, token: str) -> int:
 
 
 def _renderer(folder: Path) -> Callable[[str], str]:
-    """Return what makes a prompt about one image the whole text of a chat."""
+    """Return the function that puts a prompt about one image into the text of a chat."""
     # As transformers does: a template is a checkpoint's, which must not run code.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     source = (folder / "chat_template.jinja").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Where the graphs of a checkpoint lie, and which of them this processor runs.
+"""The graph files of a checkpoint, and the choice of those for this processor.
 
 A checkpoint has graphs in fp32, and in int8 where its maker found them as accurate: int8 is used
 where it is there and the processor multiplies it fast.
@@ -16,14 +16,14 @@ FAST_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 
 class Part(StrEnum):
-    """What a graph computes."""
+    """The computation of a graph."""
 
     VISION = "vision"
     TEXT = "text"
 
 
 class Precision(StrEnum):
-    """How the matrices of a graph are stored and multiplied."""
+    """The storage and arithmetic of a graph's matrices."""
 
     INT8 = "int8"
     FP32 = "fp32"
@@ -40,7 +40,7 @@ def has_graphs(folder: Path, precision: Precision = Precision.FP32) -> bool:
 
 
 def choose_precision(folder: Path, flags: frozenset[str]) -> Precision:
-    """Return which graphs of a checkpoint are run.
+    """Return the precision of the graphs that a processor runs.
 
     Args:
         folder: The checkpoint.

@@ -117,7 +117,7 @@ class OnnxModel:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens the model can choose among."""
+        """The number of tokens that the model can choose among."""
         return len(self._embeddings)
 
     def prefill(self, batch: Batch, drafted: Ints, steps: int) -> tuple[OnnxCache, Floats]:

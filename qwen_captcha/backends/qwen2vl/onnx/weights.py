@@ -108,7 +108,7 @@ def text_arrays(tensors: Mapping[str, Floats], precision: Precision) -> Arrays:
 
 
 def _depth(tensors: Mapping[str, Floats], prefix: str) -> int:
-    """Return how many layers have weights."""
+    """Return the number of layers with weights."""
     return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
 

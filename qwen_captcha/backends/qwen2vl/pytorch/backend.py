@@ -77,7 +77,7 @@ class PyTorchBackend(Qwen2VLBackend):
         return files
 
     def _weights_on_the_hub(self) -> Weights | None:
-        """Return the size of weights that are not here, None where the hub does not tell."""
+        """Return the size of weights that are not here, None where the hub does not provide it."""
         folder = checkpoint_files.download_description(self._checkpoint)
         checkpoint_files.check_architecture(folder, self._checkpoint)
         log.info("%s is not here, or not all of it; it will be downloaded.", self._checkpoint)
@@ -110,7 +110,7 @@ class PyTorchBackend(Qwen2VLBackend):
         return create_engine(model, processor)
 
     def _plan(self, files: CheckpointFiles, gpus: Sequence[Gpu]) -> LoadPlan:
-        """Return where to load to, and remember what torch says about GPUs."""
+        """Return the placement of the model, and store whether torch finds GPUs."""
         self._gpu_available = bool(gpus)
         if self._use_gpu and gpus:
             plan = plan_for_gpus(self._checkpoint, files.weights, gpus)

@@ -83,7 +83,7 @@ def _pack(weight: torch.Tensor) -> torch.Tensor | None:
 def _multiply(
     states: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """Return what a linear layer of a packed weight makes of states (..., C)."""
+    """Return the output of a linear layer with a packed weight for states (..., C)."""
     result: torch.Tensor = torch.ops.mkldnn._linear_pointwise(states, packed, bias, "none", [], "")
     return result
 

@@ -31,7 +31,7 @@ class Precision(StrEnum):
 
     @property
     def bytes_per_parameter(self) -> int:
-        """What one weight takes."""
+        """The bytes of one weight."""
         return 2 if self is Precision.BF16 else 4
 
 
@@ -50,7 +50,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
-    """Where the weights go.
+    """The placement of the weights.
 
     Attributes:
         precision: What they are converted to.
@@ -73,7 +73,7 @@ class LoadPlan:
 def plan_for_cpu(
     name: str, weights: Weights, *, flags: frozenset[str], available_bytes: int | None
 ) -> LoadPlan:
-    """Return how to load a checkpoint on the CPU.
+    """Return the placement of a checkpoint on the CPU.
 
     Args:
         name: What the user calls the checkpoint.
@@ -94,7 +94,7 @@ def plan_for_cpu(
 
 
 def plan_for_gpus(name: str, weights: Weights, gpus: Sequence[Gpu]) -> LoadPlan:
-    """Return how to load a checkpoint on the GPUs: on the emptiest one, else spread.
+    """Return the placement of a checkpoint on the GPUs: on the emptiest one, else spread.
 
     Args:
         name: What the user calls the checkpoint.

@@ -1,4 +1,4 @@
-"""What the search needs to know of a checkpoint's processor and configurations."""
+"""Read the facts for the search from a checkpoint's processor and configurations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def create_engine(
 
 
 def processor_config(processor: Qwen2VLProcessor) -> ProcessorConfig:
-    """Return what a processor does with images and prompts."""
+    """Return the preprocessing of a processor."""
     images = processor.image_processor
 
     def tokenize(prompt: str) -> list[int]:

@@ -79,7 +79,7 @@ class TextDecoder:
 
     @property
     def device(self) -> torch.device:
-        """Where embeddings are."""
+        """The device of the embeddings."""
         device: torch.device = self._text.embed_tokens.weight.device
         return device
 

@@ -148,7 +148,7 @@ def _linear_layer(convolution: nn.Conv3d) -> nn.Linear:
 
 
 def still_image_kernel(weight: torch.Tensor) -> torch.Tensor:
-    """Return what a patch embedding's weight (C, channels, frames, 14, 14) does to one frame.
+    """Return the kernel for one frame of a patch embedding (C, channels, frames, 14, 14).
 
     The frames of a still image are equal, so the sum of the kernel's frames does for all.
 
