@@ -106,11 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("images", nargs="+", metavar="IMAGE", help="image file, - for stdin")
     read.add_argument("--json", action="store_true", help="one JSON object a line, no table")
     read.add_argument("--prompt", help="instruction, for models that follow one")
-    read.add_argument("--kind", help=f"what the captchas show: {', '.join(Kind)}")
+    read.add_argument("--kind", help=f"type of the captchas: {', '.join(Kind)}")
     read.add_argument("--case", help=f"case of letters: {', '.join(Case)}")
     read.add_argument("--charset", help="the allowed characters")
-    read.add_argument("--charset-range", help="the same by ddddocr's numbers 0 to 7")
-    read.add_argument("--length", help="how many characters there are, such as 4 or 4-6")
+    read.add_argument("--charset-range", help="the allowed characters by ddddocr's number, 0 to 7")
+    read.add_argument("--length", help="number of characters, such as 4 or 4-6")
     read.add_argument("--colors", help="colors of the characters to read, such as red,blue")
     read.set_defaults(run=run_read)
 
@@ -128,15 +128,19 @@ def _parser() -> argparse.ArgumentParser:
     fit.add_argument("folder", type=Path, metavar="FOLDER", help="labelled images")
     fit.add_argument("--out", type=Path, required=True, help="folder of the new model")
     fit.add_argument("--base", default=BUNDLED, help="hub name, folder or `bundled` (default)")
-    fit.add_argument("--minutes", type=minutes, default=4.0, help="of training (default: 4)")
+    fit.add_argument(
+        "--minutes", type=minutes, default=4.0, help="minutes of training (default: 4)"
+    )
     fit.set_defaults(run=run_fit)
 
-    doctor = commands.add_parser("doctor", parents=[model], help="say what is wrong here")
+    doctor = commands.add_parser(
+        "doctor", parents=[model], help="check this machine and name fixes"
+    )
     doctor.add_argument("--host", help="address that the service will listen on")
     doctor.add_argument("--port", help="port that the service will listen on")
     doctor.set_defaults(run=run_doctor)
 
-    download = commands.add_parser("download", help="get a model, or the rest of it")
+    download = commands.add_parser("download", help="download a model, or what is missing of it")
     download.add_argument("name", metavar="MODEL", help="such as Qwen/Qwen2-VL-2B-Instruct")
     download.add_argument("--mirror", metavar="URL", help="such as https://hf-mirror.com")
     download.set_defaults(run=run_download)

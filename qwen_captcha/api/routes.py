@@ -50,8 +50,8 @@ from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
 
 SERVICE_NAME = "qwen2-vl-captcha"
-# How `deploy/nginx.conf` says that it has other instances, and what it is answered: the place in
-# it that asks them. Never what the request says, which may come from anybody.
+# The header with which `deploy/nginx.conf` announces other instances, and the header of the reply:
+# the location of nginx that asks them. It is fixed, because any client may send the request header.
 ELSEWHERE_HEADER = "X-Captcha-Elsewhere"
 ELSEWHERE = {"X-Accel-Redirect": "@elsewhere"}
 

@@ -181,7 +181,7 @@ class Collector:
     def _note_failure(self, error: Exception) -> None:
         """Log the first of a row of failures."""
         if not self._failing:
-            log.warning("Images cannot be collected: %s. Answers go on.", error)
+            log.warning("Images cannot be collected: %s. Answers are not affected.", error)
         self._failing = True
 
     def _note_success(self) -> None:

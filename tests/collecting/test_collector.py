@@ -148,7 +148,7 @@ def test_a_full_disk_is_one_warning_and_the_service_goes_on(
         keep(collector, "id")
         collector.feedback(VERDICT, MAX_WAIT_S)
     assert [record.getMessage() for record in caplog.records] == [
-        "Images cannot be collected: [Errno 28] No space left on device. Answers go on.",
+        "Images cannot be collected: [Errno 28] No space left on device. Answers are not affected.",
         "Images are collected again.",
     ]
 

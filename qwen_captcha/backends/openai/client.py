@@ -158,7 +158,7 @@ class EngineClient:
             log.debug("No connection to the engine: %s", self._harmless(str(error)))
             raise _Retriable(_unreachable()) from None
         except (aiohttp.ClientError, OSError) as error:
-            log.warning("The engine broke off: %s", self._harmless(repr(error)))
+            log.warning("The engine closed the connection: %s", self._harmless(repr(error)))
             raise _Retriable(_failed("The engine closed the connection.")) from None
         return self._judged(response.status, response.headers.get("Retry-After"), content)
 

@@ -80,7 +80,7 @@ class PyTorchBackend(Qwen2VLBackend):
         """Return the size of weights that are not here, None where the hub does not provide it."""
         folder = checkpoint_files.download_description(self._checkpoint)
         checkpoint_files.check_architecture(folder, self._checkpoint)
-        log.info("%s is not here, or not all of it; it will be downloaded.", self._checkpoint)
+        log.info("%s is not complete on this machine and will be downloaded.", self._checkpoint)
         return checkpoint_files.described_weights(folder, self._checkpoint)
 
     def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[PyTorchCache]:
