@@ -19,7 +19,7 @@ from qwen_captcha.api.pages import create_pages
 from qwen_captcha.api.request_logging import register_request_logging
 from qwen_captcha.api.routes import create_blueprint, register_error_handlers
 from qwen_captcha.api.security import register_security
-from qwen_captcha.api.wsgi import bound_bodies, decompress_bodies, plain_slashes
+from qwen_captcha.api.wsgi import plain_slashes, readable_bodies
 from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend, create_second_backend
 from qwen_captcha.collecting.collector import create_collector
@@ -66,6 +66,7 @@ def create_app(
     app.extensions["captcha_service"] = service
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     # Base64 in a form field; Werkzeug's own limit is 500 kB.
     app.config["MAX_FORM_MEMORY_SIZE"] = settings.max_body_bytes
     app.config["MAX_FORM_PARTS"] = settings.max_batch_images + FURTHER_FORM_PARTS
@@ -75,9 +76,8 @@ def create_app(
     register_error_handlers(app, metrics, settings)
     register_request_logging(app, metrics, settings)
     register_security(app, settings)
-    unpacked = decompress_bodies(app.wsgi_app, settings.max_body_bytes)
-    bounded = bound_bodies(unpacked, settings.max_body_bytes)
-    app.wsgi_app = plain_slashes(bounded)  # type: ignore[assignment, method-assign]
+    readable = readable_bodies(app.wsgi_app)
+    app.wsgi_app = plain_slashes(readable)  # type: ignore[assignment, method-assign]
     if collector is not None:
         collector.start()
         atexit.register(collector.close)

@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from flask import Request
 from werkzeug.datastructures import FileStorage, MultiDict
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from qwen_captcha.api.request_logging import is_request_id
 from qwen_captcha.collecting.archive import Verdict
@@ -135,11 +136,15 @@ def read_body(request: Request) -> Body:
 
     Raises:
         BadRequest: The body announces JSON, but is not a JSON object.
+        RequestEntityTooLarge: The body is over the limit.
     """
     if request.mimetype == "multipart/form-data":
         return Body(fields=request.form, files=request.files, query=request.args)
     # Read before `request.form` is touched, which would swallow an urlencoded body.
     data = request.get_data(parse_form_data=False)
+    # Where no length is announced, Werkzeug cuts the body at the limit.
+    if request.content_length is None and len(data) == request.max_content_length:
+        raise RequestEntityTooLarge
     # The first bytes decide: clients call whatever they send a form, or text.
     if image_format(data) is not None:
         return Body(image=data, query=request.args)

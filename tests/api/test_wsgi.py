@@ -9,19 +9,23 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge
-from werkzeug.test import EnvironBuilder, run_wsgi_app
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Response
 
-from qwen_captcha.api.wsgi import BoundedBody, DecompressedBody, bound_bodies
+from qwen_captcha.api.wsgi import DecompressedBody
+from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import image_bytes
 
 IMAGE = image_bytes(120)
 
 
-class Stalling:
-    """A stream that delivers few bytes at a time and may break."""
+LIMIT = load_settings({}).max_body_bytes
 
-    def __init__(self, pieces: list[bytes | OSError]) -> None:
+
+class Body:
+    """A stream of a server, which delivers its pieces one after the other and may break."""
+
+    def __init__(self, *pieces: bytes | OSError) -> None:
         self._pieces = iter(pieces)
 
     def read(self, size: int) -> bytes:
@@ -32,64 +36,45 @@ class Stalling:
         return piece
 
 
-@pytest.mark.parametrize("announced", [10, None], ids=["announced", "of unknown length"])
-def test_a_body_of_just_the_limit_is_read(announced: int | None) -> None:
-    assert BoundedBody(io.BytesIO(b"0123456789"), 10, announced).read() == b"0123456789"
+def post(client: FlaskClient, stream: object, length: int | None) -> Response:
+    """Send a body as gunicorn hands it over, of an announced or an unknown length."""
+    environ = EnvironBuilder(path="/ocr", method="POST").get_environ()
+    environ |= {"wsgi.input": stream, "wsgi.input_terminated": True}
+    environ.pop("CONTENT_LENGTH", None)
+    if length is not None:
+        environ["CONTENT_LENGTH"] = str(length)
+    return Response.from_app(client.application, environ)
 
 
-def test_a_body_over_the_limit_is_refused() -> None:
-    with pytest.raises(RequestEntityTooLarge):
-        BoundedBody(io.BytesIO(b"0123456789a"), 10, None).read()
+@pytest.mark.parametrize("length", [len(IMAGE), None], ids=["announced", "of unknown length"])
+def test_a_body_in_pieces_is_read(client: FlaskClient, length: int | None) -> None:
+    assert post(client, Body(IMAGE[:50], IMAGE[50:51], IMAGE[51:]), length).json["text"] == "w120"
 
 
-def test_a_body_over_the_limit_is_refused_when_it_gets_there() -> None:
-    body = BoundedBody(io.BytesIO(b"0123456789a"), 10, None)
-    assert [body.read(4), body.read(4)] == [b"0123", b"4567"]
-    with pytest.raises(RequestEntityTooLarge):
-        body.read(4)
+def test_an_announced_body_over_the_limit_is_refused_unread(client: FlaskClient) -> None:
+    reply = post(client, Body(OSError("read")), LIMIT + 1)
+    assert (reply.status_code, reply.json["error_type"]) == (413, "body_too_large")
 
 
-def test_an_announced_body_over_the_limit_is_refused_unread() -> None:
-    stream = io.BytesIO(b"0123456789a")
-    with pytest.raises(RequestEntityTooLarge):
-        BoundedBody(stream, 10, 11).read()
-    assert stream.tell() == 0
-
-
-def test_pieces_add_up() -> None:
-    body = BoundedBody(Stalling([b"01", b"2", b"345"]), 10, 6)
-    assert body.readable()
-    assert [body.read(4), body.read()] == [b"01", b"2345"]
+def test_a_body_over_the_limit_is_refused_when_it_gets_there(client: FlaskClient) -> None:
+    pieces = [bytes(1024)] * (LIMIT // 1024) + [b"x", OSError("read beyond the limit")]
+    reply = post(client, Body(*pieces), None)
+    assert (reply.status_code, reply.json["error_type"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize(
-    "pieces",
-    [[b"012"], [b"012", ConnectionResetError()], [OSError("malformed chunk")]],
-    ids=["ended", "reset", "malformed"],
+    ("pieces", "length"),
+    [
+        pytest.param([IMAGE[:50]], len(IMAGE), id="ended"),
+        pytest.param([IMAGE[:50], ConnectionResetError()], len(IMAGE), id="reset"),
+        pytest.param([OSError("malformed chunk")], None, id="malformed"),
+    ],
 )
-def test_a_body_that_was_cut_is_refused(pieces: list[bytes | OSError]) -> None:
-    with pytest.raises(ClientDisconnected):
-        BoundedBody(Stalling(pieces), 10, 6).read()
-
-
-def test_an_empty_body_is_read() -> None:
-    assert BoundedBody(io.BytesIO(), 10, 0).read() == b""
-    assert BoundedBody(io.BytesIO(), 10, None).read() == b""
-
-
-@pytest.mark.parametrize("length", ["5", "", "none"])
-def test_an_application_gets_the_bounded_body(length: str) -> None:
-    seen = []
-
-    def application(environ, start_response):
-        seen.append(environ["wsgi.input"].read(5))
-        start_response("204 No Content", [])
-        return []
-
-    environ = EnvironBuilder(method="POST", data=b"image").get_environ()
-    environ["CONTENT_LENGTH"] = length
-    _, status, _ = run_wsgi_app(bound_bodies(application, 10), environ)
-    assert (status, seen) == ("204 No Content", [b"image"])
+def test_a_body_that_was_cut_is_refused(
+    client: FlaskClient, pieces: list[bytes | OSError], length: int | None
+) -> None:
+    reply = post(client, Body(*pieces), length)
+    assert (reply.status_code, reply.json["error_type"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize(
@@ -123,9 +108,6 @@ def test_a_body_that_cannot_be_unpacked_is_refused(
     assert reply.json["error"].endswith(".")
 
 
-def test_no_more_is_unpacked_than_a_body_may_have() -> None:
-    packed = io.BytesIO(gzip.compress(bytes(64 << 20)))
-    body = BoundedBody(DecompressedBody(packed), 1000, None)
-    with pytest.raises(RequestEntityTooLarge):
-        body.read()
-    assert DecompressedBody(io.BytesIO(gzip.compress(bytes(1 << 20)))).read(1001) == bytes(1001)
+def test_no_more_is_unpacked_than_is_asked_for() -> None:
+    packed = io.BytesIO(gzip.compress(bytes(1 << 20)))
+    assert DecompressedBody(packed, "gzip").read(1001) == bytes(1001)
