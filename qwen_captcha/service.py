@@ -21,7 +21,6 @@ from qwen_captcha.errors import (
     CallerLeft,
     CaptchaServiceError,
     ModelLoadError,
-    QueueFull,
     load_failure,
 )
 from qwen_captcha.images.blank import is_blank
@@ -145,7 +144,6 @@ class CaptchaService:
         self.monotonic = monotonic
         self.metrics = metrics or Metrics()
         self.collector = collector
-        self._ocr_timeout_s = settings.ocr_timeout_s
         self._image_limits = ImageLimits(settings.max_image_pixels, settings.max_frames)
         self._caching = settings.cache_size > 0
         self._cache: AnswerCache[Key, Answer] = AnswerCache(
@@ -191,14 +189,6 @@ class CaptchaService:
     def wait_until_loaded(self, timeout_s: float) -> bool:
         """Return whether the model has finished loading, or failed to, within `timeout_s`."""
         return self.queue.wait_until_loaded(timeout_s)
-
-    def rejection(self, dispatched: int) -> QueueFull | None:
-        """Return the error of one image that would be rejected now for the load alone, or None.
-
-        Args:
-            dispatched: Images before it whose request has not reserved its slots yet.
-        """
-        return self.queue.rejection(self.monotonic() + self._ocr_timeout_s, dispatched)
 
     def begin_drain(self) -> None:
         """Take no new work from now on; accepted requests are still answered."""

@@ -6,9 +6,9 @@ An image is never logged, its text only with LOG_ANSWERS. The query and the prom
 from __future__ import annotations
 
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Mapping, Sequence
 
 from flask import Flask, Response, g, request
@@ -50,8 +50,7 @@ def register_request_logging(app: Flask, metrics: Metrics, settings: Settings) -
     def begin() -> None:
         """Start the clock; take the caller's id or make one."""
         g.start_s = time.monotonic()
-        given = request.headers.get(REQUEST_ID_HEADER, "")
-        REQUEST_ID.set(given if is_request_id(given) else uuid.uuid4().hex)
+        REQUEST_ID.set(request_id(request.headers.get(REQUEST_ID_HEADER, "")))
         metrics.requests_in_flight.inc()
 
     @app.after_request
@@ -74,6 +73,14 @@ def register_request_logging(app: Flask, metrics: Metrics, settings: Settings) -
         """Forget the request."""
         metrics.requests_in_flight.dec()
         REQUEST_ID.set("")
+
+
+def request_id(given: str) -> str:
+    """Return the caller's id where it can be repeated, else a new one.
+
+    Not from the system's randomness: that call would hand the interpreter to another thread.
+    """
+    return given if is_request_id(given) else f"{random.getrandbits(128):032x}"
 
 
 def is_request_id(given: str) -> bool:

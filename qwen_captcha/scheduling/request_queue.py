@@ -27,7 +27,6 @@ from qwen_captcha.errors import (
     Draining,
     ModelFailed,
     ModelLoading,
-    QueueFull,
 )
 from qwen_captcha.metrics import Metrics, QueueMetrics
 from qwen_captcha.scheduling.admission import AdmissionController
@@ -82,7 +81,6 @@ class RequestQueue(Generic[Task, Result]):
         self._error: str | None = None
         self._failures_in_a_row = 0
         self._draining = False
-        self._on_reserve: Callable[[], None] = lambda: None
 
     @property
     def state(self) -> ModelState:
@@ -145,11 +143,6 @@ class RequestQueue(Generic[Task, Result]):
             if self.set_state(ModelState.FAILED, message):
                 log.error(message)
 
-    def on_reserve(self, callback: Callable[[], None]) -> None:
-        """Call `callback` after each reservation, in its thread, before the lock is released."""
-        with self._changed:
-            self._on_reserve = callback
-
     def reserve(self, slots: int, deadline: float) -> Reservation[Task, Result]:
         """Reserve slots for the images of one request; none are never rejected.
 
@@ -164,22 +157,23 @@ class RequestQueue(Generic[Task, Result]):
             with self._changed:
                 self._reject_by_state()
                 self._admission.reserve(slots, deadline)
-                self._on_reserve()
         return Reservation(self, slots, deadline)
 
-    def rejection(self, deadline: float, dispatched: int) -> QueueFull | None:
-        """Return the error of one image that would be rejected now for the load alone, or None.
+    def reject_overload(self, deadline: float) -> None:
+        """Reject one image that `reserve` would reject now for the load alone.
 
-        Without an admitted image nothing is rejected: dispatched requests may never reserve. The
-        lock is not taken, because the result may be outdated when the caller has it.
+        The lock is not taken, because the result may be outdated when the caller has it.
 
         Args:
             deadline: Time of the clock at which the request of the image gives up.
-            dispatched: Images before it whose request has not reserved its slots yet.
+
+        Raises:
+            QueueFull: Not enough slots, or the estimated wait exceeds the deadline.
         """
-        if self._draining or self._state is not ModelState.READY or not self.admitted:
-            return None
-        return self._admission.rejection(dispatched + 1, deadline)
+        if self._draining or self._state is not ModelState.READY:
+            return
+        if (error := self._admission.rejection(1, deadline)) is not None:
+            raise error
 
     def enqueue(self, task: Task, deadline: float) -> PendingResult[Task, Result]:
         """Put a task that has a slot into the queue, which owns the slot from now on."""

@@ -1,18 +1,10 @@
-"""A connection to a client, seen from the server: how long it may take, and what it gets.
-
-Responsible for: a socket that gives up on a client which sends nothing for a while, or too little
-in all, and that sends replies whole; reading on after the last reply, for a while. Invariant:
-reading one request ends after `REQUEST_S` and lingering after `LINGER_S`, whatever the client does,
-so that a thread is never held for longer.
-"""
+"""Limits on the time that a connection to a client takes from a thread."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, BinaryIO
 
 from gunicorn.http.errors import ParseException
 
@@ -26,58 +18,20 @@ LINGER_S = 10.0
 # A client that neither sends nor closes for so long has read what it wants to read.
 LINGER_IDLE_S = 2.0
 CHUNK_BYTES = 64 * 1024
-# How the head of a reply begins; that of an interim one, as 100, is awaited by its client.
-FINAL_STATUS = tuple(
-    f"HTTP/1.{version} {digit}".encode() for version in (0, 1) for digit in (2, 3, 4, 5)
-)
 
 
 class RequestTimeout(ParseException):  # type: ignore[misc]
     """A client did not send its request in time."""
 
 
-class DeadlineSocket:
-    """A socket whose reads end and whose replies are sent whole; else the socket that it wraps.
+class DeadlineSocket(socket.socket):
+    """A socket whose reads end `IDLE_S` after the last byte, `REQUEST_S` after `expect_request`."""
 
-    gunicorn sends the head of a reply before its body. A process that is killed in between leaves
-    half a reply, which a proxy can neither complete nor ask another instance for.
-
-    Args:
-        wrapped: The connection to a client.
-        when_waiting: Called before a read has to wait for the client.
-    """
-
-    def __init__(self, wrapped: socket.socket, when_waiting: Callable[[], None]) -> None:
-        self._wrapped = wrapped
-        self._when_waiting = when_waiting
-        self._deadline = 0.0
-        self._head = b""
-        self.expect_request()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._wrapped, name)
+    _deadline = 0.0
 
     def expect_request(self) -> None:
         """Start the clock of the next request."""
         self._deadline = time.monotonic() + REQUEST_S
-
-    def sendall(self, data: bytes) -> None:
-        """Send some bytes; the head of a reply waits for what follows it, or for `flush`."""
-        if data.endswith(b"\r\n\r\n") and data.startswith(FINAL_STATUS):
-            self._head = data
-            return
-        whole, self._head = self._head + data, b""
-        self._wrapped.sendall(whole)
-
-    def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
-        """Send a file behind the head that waits for it; returns how many bytes of it."""
-        self.flush()
-        return self._wrapped.sendfile(file, offset, count)
-
-    def flush(self) -> None:
-        """Send the head of a reply that has no body."""
-        if self._head:
-            self.sendall(b"")
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return at most `size` bytes, none where the client has closed.
@@ -85,26 +39,24 @@ class DeadlineSocket:
         Raises:
             RequestTimeout: Nothing came in time.
         """
-        given = self._wrapped.gettimeout()
         # A caller that set a timeout wants its own error: the end of a rejected upload is read so.
-        if given is not None:
-            return self._wrapped.recv(size, flags)
+        if self.gettimeout() is not None:
+            return super().recv(size, flags)
         left_s = min(IDLE_S, self._deadline - time.monotonic())
         if left_s > 0:
             with suppress(BlockingIOError):
-                return self._wrapped.recv(size, flags | socket.MSG_DONTWAIT)
-        self._when_waiting()
-        self._wrapped.settimeout(max(left_s, 0.001))
+                return super().recv(size, flags | socket.MSG_DONTWAIT)
+        self.settimeout(max(left_s, 0.001))
         try:
-            return self._wrapped.recv(size, flags)
+            return super().recv(size, flags)
         except TimeoutError as error:
             raise RequestTimeout from error
         finally:
-            self._wrapped.settimeout(None)
+            self.settimeout(None)
 
 
 def linger(connection: socket.socket) -> None:
-    """Say that the reply is complete, and discard what the client still sends, for a while.
+    """End the reply, and discard what the client still sends, for a while.
 
     A socket that is closed with unread data resets the connection, and the reply is lost with it.
     """

@@ -67,23 +67,13 @@ def test_no_slots_are_never_rejected(queue: Queue, clock: FakeClock) -> None:
     assert queue.admitted == 0
 
 
-def test_dispatched_images_count_as_if_they_had_their_slots(queue: Queue, clock: FakeClock) -> None:
-    assert queue.rejection(clock.now_s + 8, dispatched=100) is None  # idle
-    queue.reserve(2, clock.now_s + 8)
-    assert queue.rejection(clock.now_s + 8, dispatched=1) is None
-    assert isinstance(queue.rejection(clock.now_s + 8, dispatched=2), QueueFull)
-    queue.record_latency(3.0)
-    assert queue.rejection(clock.now_s + 12, dispatched=1) is None
-    assert isinstance(queue.rejection(clock.now_s + 11.9, dispatched=1), QueueFull)
-
-
-def test_a_reservation_is_reported_once_it_is_counted(queue: Queue, clock: FakeClock) -> None:
-    admitted: list[int] = []
-    queue.on_reserve(lambda: admitted.append(queue.admitted))
-    queue.reserve(3, clock.now_s + 8)
-    with pytest.raises(QueueFull):
-        queue.reserve(2, clock.now_s + 8)
-    assert admitted == [3]
+def test_an_overload_is_known_before_a_slot_is_reserved(queue: Queue, clock: FakeClock) -> None:
+    queue.reject_overload(clock.now_s + 8)
+    queue.reserve(4, clock.now_s + 8)
+    with pytest.raises(QueueFull, match="full"):
+        queue.reject_overload(clock.now_s + 8)
+    queue.close()
+    queue.reject_overload(clock.now_s + 8)  # `reserve` gives the reason
 
 
 def test_a_broken_model_is_tried_by_one_request_at_a_time(queue: Queue, clock: FakeClock) -> None:

@@ -101,7 +101,6 @@ def test_a_connection_without_a_descriptor_waits(
     monkeypatch.setattr(ThreadWorker, "accept", accept)
     monkeypatch.setattr(worker_module, "NO_DESCRIPTOR_S", 0.0)
     worker = JsonThreadWorker.__new__(JsonThreadWorker)
-    worker.nr_conns, worker.worker_connections = 0, 10
     with (
         socket.socket() as listener,
         nullcontext() if lets_go else pytest.raises(OSError, match="no"),
