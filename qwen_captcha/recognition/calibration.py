@@ -1,10 +1,9 @@
-"""The calibration that a checkpoint brings: from evidence to the probability of being right.
+"""The calibration of a checkpoint: from log-probabilities to the probability of a right answer.
 
-Responsible for: its values and its file. Invariant: a confidence is a number from 0 to 1 that never
-falls where the model is more sure.
+A confidence is from 0 to 1 and never decreases as the log-probabilities increase.
 
 The form was chosen by fitting on rendered captchas and testing on harder ones and on those of real
-generators: log-odds of the whole and of the weakest token kept their meaning; the number of
+generators. Log-odds of the whole answer and of its weakest token carried over; the number of
 characters did not.
 """
 
@@ -27,7 +26,7 @@ class CalibrationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What bears on whether an answer is right.
+    """The log-probabilities from which a confidence is computed.
 
     Attributes:
         whole: Natural log of the probability of all outputs that make the answer.

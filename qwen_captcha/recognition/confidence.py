@@ -1,8 +1,7 @@
 """From the probabilities of tokens to the probability that an answer is right.
 
-Responsible for: what of an output bears on that. Invariant: a confidence is a number from 0 to 1,
-the model's own probability of the answer where it brings no calibration, and 0 where the engine
-gives no probabilities.
+A confidence is from 0 to 1. Without a calibration it is the model's own probability of the answer;
+without probabilities it is 0.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from qwen_captcha.recognition.charsets import CHINESE
 
 
 def evidence_of(candidate: Candidate) -> Evidence | None:
-    """Return what bears on an answer, None where the engine gives no probabilities."""
+    """Return the evidence for an answer, None where the engine gives no probabilities."""
     if candidate.log_mass is None or math.isnan(candidate.log_mass):
         return None
     scores = [token.log_probability for token in candidate.output.tokens]

@@ -1,9 +1,7 @@
-"""The details of an answer: how sure each character is, and what else it may be.
+"""The details of an answer: a confidence for each character, and alternatives with theirs.
 
-Responsible for: sharing an answer's confidence out among its characters and leaving the rest to
-its alternatives, in little JSON. Invariants: the confidences of the characters and of the end
-multiply to the answer's; those of answer and alternatives add up to 1 at most; the JSON stays
-under 2 KB.
+The confidences of the characters and of the end multiply to the answer's. Those of the answer and
+its alternatives add up to 1 at most. The JSON is under 2 KB.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From what the model said to the text that a person would type.
+"""From the reply of a model to the text to type.
 
-Responsible for: choosing the answer among chatter, reasoning and refusals, removing the spaces of a
-code, computing arithmetic, and the caller's `case`. Invariant: a bare code of letters, digits or
-Chinese characters comes back unchanged; every function is pure and linear in its input.
+The answer is found among announcements, reasoning and refusals. Spaces in a code are removed,
+arithmetic is computed, and the option `case` is applied. A bare code of letters, digits or Chinese
+characters is returned unchanged. Every function is pure and linear in its input.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MAX_WRAPPINGS = 4
 
 @dataclass(frozen=True, slots=True)
 class ExtractedAnswer:
-    """What a person would type.
+    """The text to type.
 
     Attributes:
         text: Never empty.
@@ -165,14 +165,14 @@ def _strip_announcement(line: str, kind: Kind) -> _Candidate:
 
 
 def _is_answer(text: str, *, alone: bool) -> bool:
-    """Tell whether a text can be an answer: it has a letter or digit and is no chatter."""
+    """Return whether a text can be an answer: it has a letter or digit and is no prose."""
     if is_prose(text) or not _has_alphanumeric(text):
         return False
     return alone or not is_filler_word(text)
 
 
 def _has_alphanumeric(text: str) -> bool:
-    """Tell whether a text has a letter, a digit or a Chinese character."""
+    """Return whether a text has a letter, a digit or a Chinese character."""
     return any(character.isalnum() for character in text)
 
 

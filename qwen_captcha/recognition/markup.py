@@ -1,7 +1,7 @@
-"""The plain text under full-width forms, Markdown, LaTeX and quotes.
+"""Removal of full-width forms, Markdown, LaTeX and quotes from model replies.
 
-Responsible for: undoing how a model dresses its reply. Invariant: letters, digits and Chinese
-characters outside of LaTeX commands survive; every function is linear in its input.
+Letters, digits and Chinese characters outside of LaTeX commands are kept. Every function is linear
+in its input.
 """
 
 from __future__ import annotations

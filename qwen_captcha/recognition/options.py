@@ -1,8 +1,7 @@
-"""The options a caller may set on one request, validated.
+"""The options of one request: names, types and allowed values.
 
-Responsible for: the option names, which are the same in a form, in JSON and in the query; their
-types and allowed values. Invariant: an `Options` is valid, hashable and normalised: equal requests
-give equal values, so it can be part of a cache key.
+The names are the same in a form, in JSON and in the query. An `Options` is valid, hashable and
+normalized: equal requests give equal values, so that it can be part of a cache key.
 """
 
 from __future__ import annotations

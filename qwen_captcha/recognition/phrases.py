@@ -1,12 +1,12 @@
-"""What models say around an answer, in English and Chinese.
+"""Announcements, prose and refusals in model replies, in English and Chinese.
 
-Responsible for: finding where an announcement such as `The captcha text is` or `验证码是：` ends,
-and telling prose and refusals from answers. Invariant: up to eight Latin letters and digits without
-a space are never prose, a refusal or an announcement; every function is linear in its input.
+An announcement, such as `The captcha text is` or `验证码是：`, is a run of words from a closed
+vocabulary that names a subject and ends with a verb or a colon, followed by something else. No code
+is lost: `a3b9` is not in the vocabulary, and a code that is `is` or `text` stands last, where no
+announcement can end.
 
-An announcement is a run of words from a closed vocabulary that names a subject and ends with a
-verb or a colon, followed by something else. A closed vocabulary keeps codes safe: `a3b9` is in
-none, and a code that happens to be `is` or `text` stands last, where no announcement can end.
+Up to eight Latin letters and digits without a space are never prose, a refusal or an announcement.
+Every function is linear in its input.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def find_announced(text: str) -> str | None:
 
 
 def _may_announce(name: str, *, again: bool) -> bool:
-    """Tell whether the answer may follow a word, once or `again` after another such word.
+    """Return whether the answer may follow a word, once or `again` after another such word.
 
     Behind a first verb, Chinese words may be the code, and English ones lead on: `The image shows
     the text …`, `It is probably …`.
@@ -142,12 +142,12 @@ def _last_alphanumeric(text: str) -> int:
 
 
 def is_filler_word(text: str) -> bool:
-    """Tell whether a text is a single word of our vocabulary, longer than a letter."""
+    """Return whether a text is a single word of our vocabulary, longer than a letter."""
     return len(text) > 1 and text.lower() in _WORDS
 
 
 def is_prose(text: str) -> bool:
-    """Tell whether a text is a sentence or part of one instead of a code.
+    """Return whether a text is a sentence or part of one instead of a code.
 
     Two words of our vocabulary make prose, or five words of any, a double quote inside, or a
     sentence that goes on after its end. Single letters are no words: `a 3 i 9` is a code with
@@ -166,7 +166,7 @@ def is_prose(text: str) -> bool:
 
 
 def is_refusal(text: str) -> bool:
-    """Tell whether a folded text begins with a refusal or says that nothing can be read."""
+    """Return whether a folded text begins with a refusal or says that nothing can be read."""
     return _REFUSAL.match(text.lstrip(" \t\n\"'*")) is not None
 
 

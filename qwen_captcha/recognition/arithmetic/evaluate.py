@@ -1,13 +1,18 @@
-"""Arithmetic captchas: from the expression drawn to the integer that a person types.
+"""Arithmetic captchas: from the drawn expression to the integer to type.
 
-Responsible for: recognising arithmetic, the spellings of numbers and signs, and what an equation
-asks for. Understands `3+5=?`, `12×3=`, `8乘以7等于?`, `壹拾贰减叁`, `3+?=8`, `3+( )=8`, forms
-of full width, and expressions that a model already answered. Invariant: a value is an exact
-integer; no text, however long or deep, makes it slow or raises an error.
+    evaluate_expression("3+5=?")         # 8
+    evaluate_expression("8乘以7等于?")   # 56
+    evaluate_expression("3+( )=8")       # 5
+    evaluate_expression("a3b9")          # None
 
-Decisions: × and ÷ bind tighter than + and -, equals from left to right. Steps are exact rationals,
-so that 6÷4×2 is 3, while 7÷2 has no value. `6除以3` is 2 and so is `3除6`: 除 alone divides its
-right side by its left. Where that gives no integer it is the careless 除以: `6除3` is 2 as well.
+Numbers and signs may be Chinese (`壹拾贰减叁`), of full width, or already answered by the model
+(`3+5=8`). A value is an exact integer. Time and depth are bounded for any text, and no text raises
+an error.
+
+× and ÷ bind tighter than + and -; operators of one precedence apply from left to right. Steps are
+exact rationals, so that 6÷4×2 is 3, while 7÷2 has no value. `6除以3` is 2 and so is `3除6`: 除
+alone divides its right side by its left. Where that gives no integer, 除 is read as
+除以: `6除3` is 2.
 """
 
 from __future__ import annotations
@@ -78,7 +83,7 @@ def with_signs(text: str) -> str:
 
 
 def looks_like_arithmetic(text: str) -> bool:
-    """Tell whether a text asks for computing, as opposed to a code that is typed as it stands.
+    """Return whether a text asks for computing, as opposed to a code that is typed as it stands.
 
     Numbers joined by a sign that codes lack are arithmetic: `64-42`, `3×7`, `三加五`. A letter x
     joins them only where an equals sign or a question mark stands, too: `3x7=?`, but not `3x7`. So

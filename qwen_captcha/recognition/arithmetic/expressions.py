@@ -1,7 +1,6 @@
 """Expressions with at most one unknown: parse, compute, solve.
 
-Responsible for: the grammar (precedence, parentheses, unary minus) and exact computing. Invariant:
-values are exact rationals; an expression without a value raises `NoValueError`.
+Values are exact rationals. An expression without a value raises `NoValueError`.
 
 Grammar, over numbers and signs:
 

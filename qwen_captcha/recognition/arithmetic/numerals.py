@@ -1,7 +1,6 @@
-"""Chinese numerals to integers: everyday, financial and traditional forms.
+"""Chinese numerals to integers below 100 million: everyday, financial and traditional forms.
 
-Responsible for: the characters of Chinese numerals and the value of one numeral below 100 million.
-Invariant: an ambiguous or malformed numeral has no value; nothing is guessed.
+An ambiguous or malformed numeral has no value.
 """
 
 from __future__ import annotations
