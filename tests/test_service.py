@@ -340,10 +340,10 @@ def test_the_failure_of_a_reading_reaches_all_who_share_it(
     service = start_service(backend)
     backend.say = say
     backend.hold()
-    leader = Caller(lambda: service.recognize_many([IMAGE, IMAGE], Options(), FAR))
-    backend.wait_until_reading()
+    both = Caller(lambda: service.recognize_many([IMAGE, IMAGE], Options(), FAR))
+    wait_until_admitted(service, 2)
     backend.release()
-    answers = leader.outcome()
+    answers = both.outcome()
     assert isinstance(answers, list)
     assert [answer.error_type for answer in answers] == ["internal_error", "internal_error"]
     assert backend.batch_sizes == [1]
