@@ -9,8 +9,9 @@ image, T tokens of the prompts, K tokens so far, C width, G key-value heads, S s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,6 @@ from qwen_captcha.backends.qwen2vl.preprocessing import (
     Batch,
     Grid,
     Preprocessor,
-    runs_of_equal_size,
 )
 from qwen_captcha.checkpoints.files import SINGLE_WEIGHTS
 
@@ -102,7 +102,11 @@ class OnnxModel:
         # Kept, because the sessions use their memory.
         self._arrays = vision_arrays(tensors, precision), text_arrays(tensors, precision)
         vision_values, text_values = self._arrays
-        self._vision = _session(graph_path(folder, Part.VISION, precision), vision_values, threads)
+        path = graph_path(folder, Part.VISION, precision)
+        # A lone image is read by all threads, of several images each by one.
+        self._vision = _session(path, vision_values, threads)
+        self._vision_beside_others = _session(path, vision_values, 1)
+        self._pool = ThreadPoolExecutor(threads, "vision")
         # Its operators are small. With a pool of its own, whose threads wait actively beside the
         # vision encoder's, two cores read 86 images a second from 16 clients instead of 118.
         self._text = _session(graph_path(folder, Part.TEXT, precision), text_values, 1)
@@ -162,17 +166,29 @@ class OnnxModel:
         return OnnxCache(states, attention_mask, rotary), log_probabilities
 
     def _see(self, batch: Batch) -> Floats:
-        """Return the image tokens (P / 4, C) of a batch, image after image."""
-        tokens, image = [], 0
-        for images, start, end in runs_of_equal_size(batch.grids):
-            rotary = self._vision_rotary(batch.grids[image])
-            length = (end - start) // images
-            patches = batch.pixel_values[start:end].reshape(images, length, -1)  # (N, L, values)
-            cos, sin = (np.broadcast_to(part, (images, *part.shape)) for part in rotary)
-            [seen] = _run(self._vision, ["tokens"], {"patches": patches, "cos": cos, "sin": sin})
-            tokens.append(seen.reshape(-1, seen.shape[-1]))
-            image += images
-        return np.concatenate(tokens)
+        """Return the image tokens (P / 4, C) of a batch, image after image.
+
+        Each image is a call of its own: the scale of an int8 operator is that of its whole input,
+        and an image is not to be read otherwise because of those beside it.
+        """
+        ends = np.cumsum([grid.rows * grid.columns for grid in batch.grids]).tolist()
+        parts = [
+            batch.pixel_values[end - grid.rows * grid.columns : end]  # (L, values)
+            for grid, end in zip(batch.grids, ends, strict=True)
+        ]
+        if len(parts) == 1:
+            return self._see_image(self._vision, parts[0], batch.grids[0])
+        see = partial(self._see_image, self._vision_beside_others)
+        return np.concatenate(list(self._pool.map(see, parts, batch.grids)))
+
+    def _see_image(
+        self, session: onnxruntime.InferenceSession, patches: Floats, grid: Grid
+    ) -> Floats:
+        """Return the tokens (L / 4, C) of one image's patches (L, values)."""
+        cos, sin = (part[None] for part in self._vision_rotary(grid))
+        inputs = {"patches": patches[None], "cos": cos, "sin": sin}
+        [tokens] = _run(session, ["tokens"], inputs)
+        return tokens[0]
 
     def _forward(
         self,

@@ -114,3 +114,12 @@ def test_a_graph_of_another_shape_is_refused(engines: Engines, tmp_path: Path) -
     graph.write_bytes(graph_path(wider, Part.TEXT, Precision.FP32).read_bytes())
     with pytest.raises(ValueError, match=r"text_fp32\.onnx does not fit the weights"):
         load_engine(other, Precision.FP32, 1, PIXEL_RANGE)
+
+
+def test_an_image_is_seen_alike_alone_and_beside_others(engines: Engines) -> None:
+    preprocessor = Preprocessor(read_processor_config(engines.folder, PIXEL_RANGE))
+    model = OnnxModel(engines.folder, read_model_config(engines.folder), Precision.INT8, 2)
+    asked = requests()
+    together = model._see(preprocessor.prepare(asked))
+    alone = [model._see(preprocessor.prepare([request])) for request in asked]
+    np.testing.assert_array_equal(together, np.concatenate(alone))
