@@ -187,8 +187,9 @@ class OnnxModel:
         """Return the tokens (L / 4, C) of one image's patches (L, values)."""
         cos, sin = (part[None] for part in self._vision_rotary(grid))
         inputs = {"patches": patches[None], "cos": cos, "sin": sin}
-        [tokens] = _run(session, ["tokens"], inputs)
-        return tokens[0]
+        [tokens] = _run(session, ["tokens"], inputs)  # (1, L / 4, C)
+        seen: Floats = tokens[0]
+        return seen
 
     def _forward(
         self,
