@@ -27,9 +27,9 @@ from pathlib import Path
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from qwen_captcha.fitting.optimizers import Optimizers
+from qwen_captcha.fitting.learning.optimizers import Optimizers
+from qwen_captcha.fitting.learning.vision import compiled_block, run_block
 from qwen_captcha.fitting.trainer import fast_bf16
-from qwen_captcha.fitting.vision import compiled_block, run_block
 from training.build import (
     build_config,
     build_model,

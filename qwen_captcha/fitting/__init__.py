@@ -1,1 +1,1 @@
-"""Fitting a checkpoint to labelled captchas: what `qwen-captcha fit` does, shared with training."""
+"""Fitting a checkpoint to labelled captchas, the command `qwen-captcha fit`."""

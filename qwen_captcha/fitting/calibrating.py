@@ -17,8 +17,7 @@ from qwen_captcha.recognition.calibration import (
     Evidence,
     log_odds_of,
 )
-from qwen_captcha.recognition.candidates import find_candidates
-from qwen_captcha.recognition.confidence import evidence_of, kind_of_answer
+from qwen_captcha.recognition.candidates import evidence_of, find_candidates, kind_of_answer
 from qwen_captcha.recognition.extraction import extract_answer
 from qwen_captcha.recognition.plan import RecognitionPlan
 from qwen_captcha.recognition.reading import GenerationOutput

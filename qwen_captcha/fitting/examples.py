@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from qwen_captcha.fitting.augmentation import augment
+from qwen_captcha.fitting.learning.augmentation import augment
 
 # Images in one batch differ by at most this in the logarithm of width over height.
 _ALIKE = 0.15

@@ -30,7 +30,6 @@ from qwen_captcha.checkpoints.files import (
 )
 from qwen_captcha.checkpoints.resolve import BUNDLED, resolve_model
 from qwen_captcha.errors import CaptchaServiceError
-from qwen_captcha.fitting import adapters
 from qwen_captcha.fitting.calibrating import Outcome, outcomes_of
 from qwen_captcha.fitting.calibrating import fit as fit_calibration
 from qwen_captcha.fitting.card import (
@@ -45,8 +44,9 @@ from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter, check_out, 
 from qwen_captcha.fitting.checks import LeftOut, check_labels, check_pictures
 from qwen_captcha.fitting.errors import FittingError
 from qwen_captcha.fitting.examples import Example, Examples
+from qwen_captcha.fitting.learning import adapters
+from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.rehearsal import read_rehearsal
-from qwen_captcha.fitting.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from qwen_captcha.images.decode import ImageLimits, decode_image
 from qwen_captcha.recognition.answer import answer_from_output

@@ -24,7 +24,7 @@ from transformers import Qwen2VLForConditionalGeneration
 from qwen_captcha.backends.hardware import cpu_flags
 from qwen_captcha.backends.qwen2vl.pytorch.placement import FAST_BF16_FLAGS
 from qwen_captcha.fitting.examples import Batch, Examples
-from qwen_captcha.fitting.teacher_forcing import TeacherForcing
+from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 
 # Shares of the fitted weights in the means with the base's that are tested at the end.
 _SHARES = (0.8, 0.6, 0.4)

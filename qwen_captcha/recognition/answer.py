@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from qwen_captcha.errors import CaptchaServiceError
-from qwen_captcha.recognition.candidates import find_candidates
-from qwen_captcha.recognition.confidence import confidence_of
+from qwen_captcha.recognition.candidates import confidence_of, find_candidates
 from qwen_captcha.recognition.details import Details, details_of
 from qwen_captcha.recognition.extraction import ExtractedAnswer
 from qwen_captcha.recognition.options import Kind, Options

@@ -15,7 +15,7 @@ from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.fitting.examples import Example, Examples
-from qwen_captcha.fitting.teacher_forcing import TeacherForcing
+from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from tests.support.checkpoints import IDS, PIXEL_RANGE
 from tests.support.own_captchas import draw_text

@@ -18,13 +18,14 @@ from qwen_captcha.recognition.calibration import (
     Evidence,
     read_calibration,
 )
-from qwen_captcha.recognition.candidates import Candidate, find_candidates
-from qwen_captcha.recognition.charsets import DIGITS
-from qwen_captcha.recognition.confidence import (
+from qwen_captcha.recognition.candidates import (
+    Candidate,
     confidence_of,
     evidence_of,
+    find_candidates,
     kind_of_answer,
 )
+from qwen_captcha.recognition.charsets import DIGITS
 from qwen_captcha.recognition.details import details_of
 from qwen_captcha.recognition.options import (
     Case,

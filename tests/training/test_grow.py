@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qwen_captcha.fitting.vision import encode_images
+from qwen_captcha.fitting.learning.vision import encode_images
 from training.build import build_config, build_model
 from training.grow import grown
 from training.learning.objective import to_patches

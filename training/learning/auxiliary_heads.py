@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
+from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.build import MERGE_SIZE
 
 MAX_CHARACTERS = 24  # most characters whose order is told apart

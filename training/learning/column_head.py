@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
+from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.build import MERGE_SIZE
 
 

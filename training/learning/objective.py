@@ -17,8 +17,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2VLForConditionalGeneration
 
 from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT
-from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
-from qwen_captcha.fitting.vision import RunBlock, encode_images, run_block
+from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED, SampledVocabulary
+from qwen_captcha.fitting.learning.vision import RunBlock, encode_images, run_block
 from training.build import MERGE_SIZE, PATCH_SIZE, SPECIAL_TOKENS
 from training.learning.auxiliary_heads import GlyphHeads
 from training.learning.column_head import ColumnHead

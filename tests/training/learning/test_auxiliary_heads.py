@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
+from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.learning.auxiliary_heads import (
     GlyphHeads,
     box_distances,

@@ -7,9 +7,9 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT, Vocabulary
-from qwen_captcha.fitting.optimizers import Optimizers
-from qwen_captcha.fitting.sampled_vocabulary import IGNORED
-from qwen_captcha.fitting.vision import encode_images
+from qwen_captcha.fitting.learning.optimizers import Optimizers
+from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED
+from qwen_captcha.fitting.learning.vision import encode_images
 from training.build import build_config, build_model, build_processor, save_checkpoint
 from training.learning.dataset import Batch
 from training.learning.objective import (

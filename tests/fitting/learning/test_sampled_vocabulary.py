@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from qwen_captcha.fitting.sampled_vocabulary import (
+from qwen_captcha.fitting.learning.sampled_vocabulary import (
     FREQUENT,
     IGNORED,
     SAMPLED,

@@ -19,8 +19,8 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 from qwen_captcha.backends.qwen2vl.preprocessing import Grid, Preprocessor
 from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.backends.qwen2vl.vocabulary import DRAFT_TEXT
-from qwen_captcha.fitting.sampled_vocabulary import IGNORED, SampledVocabulary
-from qwen_captcha.fitting.vision import encode_images
+from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED, SampledVocabulary
+from qwen_captcha.fitting.learning.vision import encode_images
 from qwen_captcha.recognition.reading import GenerationRequest
 
 END = "<|im_end|>"

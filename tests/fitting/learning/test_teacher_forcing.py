@@ -11,7 +11,7 @@ from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
 
 from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
-from qwen_captcha.fitting.teacher_forcing import END, TeacherForcing
+from qwen_captcha.fitting.learning.teacher_forcing import END, TeacherForcing
 from tests.support.checkpoints import PIXEL_RANGE, documented_inputs
 from tests.support.own_captchas import draw_text
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from qwen_captcha.fitting.augmentation import augment
+from qwen_captcha.fitting.learning.augmentation import augment
 from tests.support.own_captchas import draw_text
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qwen_captcha.fitting.optimizers import Muon, orthogonalise
+from qwen_captcha.fitting.learning.optimizers import Muon, orthogonalise
 
 pytestmark = pytest.mark.live
 

@@ -10,11 +10,11 @@ from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.checkpoints.safetensors_header import Weights
-from qwen_captcha.fitting import adapters
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter
 from qwen_captcha.fitting.errors import FittingError
 from qwen_captcha.fitting.examples import Example, Examples
-from qwen_captcha.fitting.teacher_forcing import TeacherForcing
+from qwen_captcha.fitting.learning import adapters
+from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import Material, Recipe, Trainer
 from tests.support.checkpoints import PIXEL_RANGE
 from tests.support.own_captchas import draw_text

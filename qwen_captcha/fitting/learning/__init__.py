@@ -1,0 +1,1 @@
+"""Learning from batches of labelled images: teacher forcing, optimizers, adapters, augmentation."""
