@@ -53,7 +53,7 @@ class Recipe:
 
     learning_rate: float = 3e-4
     batch_size: int = 32
-    rehearsal_share: float = 0.4
+    rehearsal_share: float = 0.3
     unaided_share: float = 0.2
     warm_up_steps: int = 15
     average_decay: float = 0.97

@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from qwen_captcha.backends.qwen2vl.pytorch import loading
+from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.checkpoints.files import inspect_checkpoint
 from qwen_captcha.cli import main
 from qwen_captcha.fitting.checkpoint_reader import CheckpointReader
 from qwen_captcha.fitting.errors import FittingError
-from qwen_captcha.fitting.fit import Request, fit
+from qwen_captcha.fitting.fit import Request, fit, freeze_first_blocks
 from qwen_captcha.recognition.calibration import read_calibration
 from qwen_captcha.samples import Sample, read_samples
+from tests.support.checkpoints import Shape, write_small_checkpoint
 from tests.support.own_captchas import write_captchas
 
 pytestmark = pytest.mark.live
@@ -133,3 +136,15 @@ def test_minutes_must_be_more_than_none(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         main(["fit", "captchas", "--out", "mine", "--minutes", "0"])
     assert "invalid minutes value: '0'" in capsys.readouterr().err
+
+
+def test_the_first_third_of_the_vision_encoder_does_not_learn(tmp_path: Path) -> None:
+    folder = write_small_checkpoint(tmp_path, shape=Shape(vision_depth=3))
+    model = loading.load_model(folder, LoadPlan(Precision.FP32))
+    freeze_first_blocks(model)
+    visual = model.model.visual
+    first, *others = visual.blocks
+    assert not any(weight.requires_grad for weight in visual.patch_embed.parameters())
+    assert not any(weight.requires_grad for weight in first.parameters())
+    assert all(weight.requires_grad for block in others for weight in block.parameters())
+    assert all(weight.requires_grad for weight in model.model.language_model.parameters())
