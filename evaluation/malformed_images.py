@@ -158,8 +158,8 @@ def report(records: dict[str, Record]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the service on hostile images and print what came back."""
-    command = argparse.ArgumentParser(description="Send hostile images in every form.")
+    """Run the service on malformed images and print what came back."""
+    command = argparse.ArgumentParser(description="Send malformed images in every form.")
     command.add_argument("--cache", type=Path, default=Path("~/.cache/qwen-captcha").expanduser(),
                          help="folder that keeps Pillow's source distribution")  # fmt: skip
     command.add_argument("--every", type=int, default=1, help="send only each N-th image")

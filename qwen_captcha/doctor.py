@@ -78,8 +78,8 @@ def run_checks(program: str) -> Iterator[CheckResult]:
             "not installed: ONNX Runtime serves the bundled checkpoint",
             f"for other models: {INSTALL_PYTORCH}",
         )
-    least = MIN_MEMORY_BYTES if with_pytorch else MIN_MEMORY_BYTES // 4
-    yield check_memory(hardware.available_memory_bytes(), least)
+    min_bytes = MIN_MEMORY_BYTES if with_pytorch else MIN_MEMORY_BYTES // 4
+    yield check_memory(hardware.available_memory_bytes(), min_bytes)
     yield check_cache()
     try:
         settings = settings_from_environment()
@@ -164,13 +164,13 @@ def check_torch() -> Iterator[CheckResult]:
         )
 
 
-def check_memory(available_bytes: int | None, least_bytes: int = MIN_MEMORY_BYTES) -> CheckResult:
+def check_memory(available_bytes: int | None, min_bytes: int = MIN_MEMORY_BYTES) -> CheckResult:
     """Return the available memory; whether the model fits is the model's result."""
     if available_bytes is None:
         return CheckResult(State.NOTE, "memory", "unknown to the system", "check the free memory")
     message = f"{available_bytes / GIB:.1f} GiB free, the limits of a container included"
-    if available_bytes < least_bytes:
-        fix = f"the bundled checkpoint needs {least_bytes / GIB:g} GiB"
+    if available_bytes < min_bytes:
+        fix = f"the bundled checkpoint needs {min_bytes / GIB:g} GiB"
         return CheckResult(State.WRONG, "memory", message, fix)
     return CheckResult(State.WELL, "memory", message)
 

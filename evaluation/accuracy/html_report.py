@@ -65,7 +65,7 @@ class ConfusionTable:
     pairs: Sequence[tuple[str, str, int, float | None]]
 
     @property
-    def most(self) -> int:
+    def maximum(self) -> int:
         """The largest count, at least 1."""
         return max((count for row in self.counts for count in row), default=1) or 1
 

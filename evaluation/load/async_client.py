@@ -90,17 +90,17 @@ def _content_length(head: bytes) -> int:
 
 
 class AsyncClient:
-    """Callers of one service, at most `most` at once.
+    """An HTTP client of one service over at most `max_connections` connections.
 
     Args:
         url: The service's root.
-        most: Connections; a request beyond them waits for one.
+        max_connections: Maximum connections; a further request waits for one.
     """
 
-    def __init__(self, url: str, most: int) -> None:
+    def __init__(self, url: str, max_connections: int) -> None:
         address = urlsplit(url)
         self._host, self._port = str(address.hostname), int(address.port or 80)
-        self._places = asyncio.Semaphore(most)
+        self._slots = asyncio.Semaphore(max_connections)
         self._idle: list[_Connection] = []
 
     def post(self, path: str, image: bytes) -> bytes:
@@ -117,7 +117,7 @@ class AsyncClient:
 
     async def ask(self, request: bytes) -> Reply:
         """Send a request over an idle connection, or a new one; raises OSError without a reply."""
-        async with self._places:
+        async with self._slots:
             connection = await self._connection()
             try:
                 reply = await connection.ask(request)

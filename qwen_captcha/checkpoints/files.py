@@ -47,7 +47,7 @@ class CaptchaFacts:
     Attributes:
         follows_prompts: It obeys a free instruction.
         answers_questions: It can answer what a captcha asks instead of transcribing it.
-        pixel_range: The least and the most pixels of an image that it was trained on, or None
+        pixel_range: The minimum and maximum pixels of an image that it was trained on, or None
             where the settings decide.
         crops_to_text: It was trained on what `images.crop` leaves of an image.
         stretch: Horizontal scale that it was trained on, after the crop.

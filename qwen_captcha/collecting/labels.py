@@ -123,7 +123,7 @@ class LabelFolder:
             if labels.marks != before.marks:
                 self._write(MARKS_FILE, [[*row] for row in labels.marks.items()])
 
-    def _rows(self, name: str, fewest: int, most: int) -> Iterator[list[str]]:
+    def _rows(self, name: str, minimum: int, maximum: int) -> Iterator[list[str]]:
         """Yield the cells of each row that is not empty."""
         path = self.folder / name
         try:
@@ -136,10 +136,10 @@ class LabelFolder:
             cells = line.removesuffix("\r").split("\t")
             if cells == [""]:
                 continue
-            if not fewest <= len(cells) <= most:
+            if not minimum <= len(cells) <= maximum:
                 raise LabelsError(
                     f"{path}, line {number}: it has {len(cells)} cells between tabs; "
-                    f"{fewest} to {most} are allowed."
+                    f"{minimum} to {maximum} are allowed."
                 )
             yield cells
 

@@ -18,9 +18,9 @@ from qwen_captcha.scores import caseless_match
 # From this confidence on the base is sure. It is believed where this share of the labels that it is
 # sure about, of at least so many, are as it reads them.
 _SURE = 0.9
-_BELIEVED, _LEAST_SURE = 0.8, 5
+_BELIEVED, _MIN_SURE = 0.8, 5
 # A length is the rule where this share of the labels, of at least so many, has it.
-_RULE, _LEAST_RULED = 0.9, 20
+_RULE, _MIN_RULED = 0.9, 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def _repeated_labels(examples: Iterable[Example]) -> list[str]:
 def _common_length(examples: Sequence[Example]) -> int | None:
     """Return the length that nearly all labels have, None where there is none."""
     lengths = Counter(len(example.text) for example in examples)
-    if len(examples) < _LEAST_RULED:
+    if len(examples) < _MIN_RULED:
         return None
     length, count = lengths.most_common(1)[0]
     return length if count >= _RULE * len(examples) else None
@@ -126,4 +126,4 @@ def _is_reliable(examples: Sequence[Example], answers: Sequence[Answer]) -> bool
         for example, answer in zip(examples, answers, strict=True)
         if answer.confidence >= _SURE
     ]
-    return len(sure) >= _LEAST_SURE and sum(sure) >= _BELIEVED * len(sure)
+    return len(sure) >= _MIN_SURE and sum(sure) >= _BELIEVED * len(sure)

@@ -33,11 +33,11 @@ _ROWS, _COLUMNS = 0.06, 0.5
 # What is added to the box on each side, of its height.
 _MARGIN = 0.12
 # A box below this share of the height is a speck, not text.
-_LEAST = 0.12
+_MIN_SHARE = 0.12
 # Width over height that boxes are widened to, as far as the picture goes.
-_NARROWEST, _WIDEST = 1.7, 6.0
+_MIN_ASPECT, _MAX_ASPECT = 1.7, 6.0
 # Edges of a larger picture are looked for in a smaller one.
-_LARGEST_SIDE = 640
+_MAX_SIDE = 640
 
 
 class Box(NamedTuple):
@@ -61,7 +61,7 @@ def text_box(pixels: NDArray[np.uint8]) -> Box:
     across = np.pad(upright[top:bottom].sum(axis=0), (0, 1))
     along = _edges(planes[:, top:bottom], axis=1).sum(axis=0)
     left, right = _extent(across + along, int(_COLUMNS * (bottom - top)))
-    if bottom - top < _LEAST * height or right - left < _LEAST * height:
+    if bottom - top < _MIN_SHARE * height or right - left < _MIN_SHARE * height:
         return Box(0, 0, width, height)
     margin = max(_FRAME, math.ceil(_MARGIN * (bottom - top)))
     box = Box(
@@ -70,7 +70,7 @@ def text_box(pixels: NDArray[np.uint8]) -> Box:
         min(width, right + _FRAME + margin),
         min(height, bottom + _FRAME + margin),
     )
-    return widened(box, (width, height), _NARROWEST, _WIDEST)
+    return widened(box, (width, height), _MIN_ASPECT, _MAX_ASPECT)
 
 
 def _edges(planes: NDArray[np.int16], axis: int) -> NDArray[np.int16]:
@@ -116,7 +116,7 @@ def _stretch(start: int, stop: int, wanted: int, limit: int) -> tuple[int, int]:
 
 def crop_to_text(image: Image.Image) -> Image.Image:
     """Return the part of an RGB image that holds its text."""
-    shrink = -(-max(image.size) // _LARGEST_SIDE)
+    shrink = -(-max(image.size) // _MAX_SIDE)
     small = image.reduce(shrink) if shrink > 1 else image
     box = Box(*(shrink * side for side in text_box(np.asarray(small))))
     return image.crop(

@@ -48,8 +48,8 @@ def stretched(image: Image.Image, factor: float) -> Image.Image:
 
 def bordered_size(size: tuple[int, int]) -> tuple[int, int]:
     """Return an image's size, its shorter side raised so that the ratio can be shown."""
-    least = -(-max(size) // MAX_SHOWN_RATIO)
-    return max(size[0], least), max(size[1], least)
+    minimum = -(-max(size) // MAX_SHOWN_RATIO)
+    return max(size[0], minimum), max(size[1], minimum)
 
 
 def with_borders(image: Image.Image) -> Image.Image:

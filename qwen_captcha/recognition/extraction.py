@@ -139,7 +139,7 @@ def _find_candidate(line: str, kind: Kind, *, alone: bool) -> _Candidate | None:
     Args:
         line: One line without markup.
         kind: What the captcha shows.
-        alone: A word of chatter may be the answer: the line is the whole reply and one clause.
+        alone: A filler word may be the answer: the line is the whole reply and one clause.
     """
     candidate = _strip_announcement(line, kind)
     if _is_answer(candidate.text, alone=alone):

@@ -65,7 +65,7 @@ class Options:
         kind: What the captcha shows.
         case: What happens to the case of letters.
         charset: The allowed characters; None allows all.
-        length: Fewest and most characters of the text that is read; None allows any number.
+        length: Minimum and maximum characters of the text that is read; None allows any number.
         details: Also tell each character's confidence and other readings.
         min_confidence: Answers with less are marked.
         colors: Ranges of the colors that the characters to read have; empty for all colors.
@@ -178,7 +178,7 @@ def _resolve_range(value: object) -> Charset:
 
 
 def _length(sources: Sources) -> tuple[int, int] | None:
-    """Return the fewest and the most characters from a number or a range such as `4-6`."""
+    """Return the minimum and maximum characters from a number or a range such as `4-6`."""
     value = _given(sources, "length")
     if value is None:
         return None

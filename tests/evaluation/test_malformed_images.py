@@ -64,7 +64,7 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def test_hostile_images_are_read_or_refused_in_every_form(server: Server) -> None:
+def test_malformed_images_are_read_or_rejected_in_every_form(server: Server) -> None:
     images = [*OTHERS, *damaged_captchas(3)]
     url = f"http://127.0.0.1:{server.port}"
     first = send_all(url, images, server.process.pid)

@@ -112,7 +112,7 @@ def test_words_stay_where_the_text_is_wanted_as_it_stands():
     ],
 )
 @pytest.mark.parametrize("kind", READING_KINDS)
-def test_code_is_freed_from_chatter(raw_response: str, text: str, kind: Kind):
+def test_code_is_freed_from_filler_words(raw_response: str, text: str, kind: Kind):
     assert answer_to(raw_response, kind) == text
 
 
@@ -445,7 +445,7 @@ def test_any_reply_is_safe(raw_response: str, kind: Kind):
         max_size=25,
     )
 )
-def test_any_mixture_of_chatter_is_safe(pieces: list[str]):
+def test_any_mixture_of_filler_words_is_safe(pieces: list[str]):
     answer = answer_to("".join(pieces))
 
     assert answer is None or (answer and not any(character.isspace() for character in answer))

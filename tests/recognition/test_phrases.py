@@ -79,7 +79,7 @@ def test_dash_announces(text: str, announced: str | None):
 @pytest.mark.parametrize(
     "announcement", ["验证码是", "验证码是:", "图片中的文字为", "The text is "]
 )
-def test_chinese_code_of_chatter_words_stays_whole(announcement: str, code: str):
+def test_chinese_code_of_filler_words_stays_whole(announcement: str, code: str):
     assert find_announced(announcement + code) == code
 
 
@@ -227,14 +227,14 @@ def test_no_refusal(text: str):
 
 
 @given(st.from_regex(r"[A-Za-z0-9]{1,8}", fullmatch=True))
-def test_a_code_is_never_chatter(code: str):
+def test_a_code_is_never_prose(code: str):
     assert find_announced(code) is None
     assert not is_prose(code)
     assert not is_refusal(code)
 
 
 @given(st.text(st.characters(min_codepoint=0x4E00, max_codepoint=0x9FFF), min_size=1, max_size=5))
-def test_a_chinese_code_is_never_chatter(code: str):
+def test_a_chinese_code_is_never_prose(code: str):
     assert find_announced(code) is None
     assert not is_prose(code)
 
@@ -271,10 +271,10 @@ def test_clauses(text: str, clauses: list[str]):
 
 
 @pytest.mark.parametrize("text", ["text", "Captcha", "is", "验证码"])
-def test_chatter_word(text: str):
+def test_filler_word(text: str):
     assert is_filler_word(text)
 
 
 @pytest.mark.parametrize("text", ["", "a", "i", "a3b9", "the text"])
-def test_no_chatter_word(text: str):
+def test_no_filler_word(text: str):
     assert not is_filler_word(text)

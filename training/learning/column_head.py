@@ -52,7 +52,7 @@ class ColumnHead(nn.Module):
         )  # (B, K, 1 + C), the blank first
         log_probabilities = logits.log_softmax(dim=-1).transpose(0, 1)  # (K, B, 1 + C)
         lengths = targets.ne(IGNORED).sum(dim=1) - 1  # without the end token
-        places = vocabulary.places[targets[:, :-1].clamp_min(0)].clamp_min(0) + 1
+        places = vocabulary.positions[targets[:, :-1].clamp_min(0)].clamp_min(0) + 1
         loss: torch.Tensor = functional.ctc_loss(
             log_probabilities,
             places,

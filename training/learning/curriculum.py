@@ -1,4 +1,4 @@
-"""The levels of the training, from one plain character to whole hostile captchas.
+"""The levels of the training, from one plain character to heavily distorted captchas.
 
 A small model that starts with whole captchas stays on the plateau of character frequencies for tens
 of thousands of images; one that starts with one character does not. The last level is the

@@ -39,7 +39,7 @@ _DIFFICULTY_OF_CHINESE = 0.8
 # Aspect of a canvas over that of its grid, before the stretch.
 _ASPECTS = (0.85, 1.4)
 # A canvas is at least this wide for each character of its text, over its height.
-_LEAST_ASPECT_OF_A_CHARACTER = 0.3
+_MIN_ASPECT_OF_A_CHARACTER = 0.3
 # Each drawing is used this many times; all but the first are always changed.
 _USES = 3
 _BANK = 3000  # drawings that a worker holds, of which it takes one by chance
@@ -81,7 +81,7 @@ def draw_captcha(
     share = _DIFFICULTY_OF_CHINESE if kind == "chinese" else 1.0
     style = sample_style(rng, share * level.difficulty * rng.uniform(easiest, 1.0))
     aspect = grid[1] / grid[0] / STRETCH * rng.uniform(*_ASPECTS)
-    aspect = max(aspect, _LEAST_ASPECT_OF_A_CHARACTER * len(text))
+    aspect = max(aspect, _MIN_ASPECT_OF_A_CHARACTER * len(text))
     drawing = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
     return drawing, text, kind
 

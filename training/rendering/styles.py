@@ -1,7 +1,7 @@
 """The look of a captcha as data: `Style`, and `sample_style`, which draws one at random.
 
-Styles range from plain to hostile. No third party's generator is imitated; ranges are wide enough
-that real ones fall inside.
+Styles range from plain to heavily distorted. No third party's generator is imitated; ranges are
+wide enough that real ones fall inside.
 
 Units: lengths are fractions of the em size (text) or of the canvas height (everything else), `quad`
 one of a character's own width and height, `wave` the steepest slope of a wave, angles degrees,

@@ -62,7 +62,7 @@ class OpenAIBackend:
         server: A name of `SERVERS`, or `auto` to ask.
         model: Which model to ask for; None: the only one that the server lists.
         facts: What the model can do, and the range of pixels that it was trained on.
-        pixel_range: Least and most pixels at which images are sent.
+        pixel_range: Minimum and maximum pixels at which images are sent.
         concurrency: Most images that are with the server at once.
         monotonic: The clock of deadlines, in seconds.
         pause: Waits for a number of seconds.

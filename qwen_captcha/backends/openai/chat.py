@@ -38,7 +38,7 @@ def chat_request(
         request: The image and what is asked.
         model: Which model of the server reads it.
         traits: What the server takes.
-        pixel_range: Least and most pixels at which the image is sent.
+        pixel_range: Minimum and maximum pixels at which the image is sent.
     """
     content = [
         {"type": "image_url", "image_url": {"url": image_address(request.image, pixel_range)}},

@@ -191,7 +191,7 @@ class _Search:
                     score = log_of_sum(value, other_case) - choices.masses[row]
                     longer = _grown(hypothesis, value, score)
                     _add(grown, self._with_token(longer, token, row))
-        useful = (h for h in _by_probability(grown) if h.log_probability > self._least_useful())
+        useful = (h for h in _by_probability(grown) if h.log_probability > self._min_useful())
         self.live = list(islice(useful, self.plan.width))
         if self.live and len(self.live[0].token_ids) == self.plan.max_new_tokens:
             self._cut, self.live = self.live[:1], []
@@ -201,8 +201,8 @@ class _Search:
         if not self._found:
             return [hypothesis.decoded(complete=False) for hypothesis in self._cut]
         found = _by_probability(self._found)
-        least = found[0].log_probability + NEGLIGIBLE
-        useful = (h for h in found[: self.plan.wanted] if h.log_probability > least)
+        minimum = found[0].log_probability + NEGLIGIBLE
+        useful = (h for h in found[: self.plan.wanted] if h.log_probability > minimum)
         return [hypothesis.decoded(complete=True) for hypothesis in useful]
 
     def _with_token(self, hypothesis: _Hypothesis, token: int, row: int) -> _Hypothesis:
@@ -215,7 +215,7 @@ class _Search:
             parent=row,
         )
 
-    def _least_useful(self) -> float:
+    def _min_useful(self) -> float:
         """Return the log-probability that a hypothesis must have to be worth going on with."""
         if not self._found:
             return -math.inf

@@ -73,7 +73,7 @@ def decode_greedily(
     Args:
         prompts: What the rows go on from.
         vocabulary: The model's tokens.
-        max_new_tokens: For each row, most tokens it may choose, the end token included.
+        max_new_tokens: Maximum tokens of each row, the end token included.
 
     Raises:
         NonFiniteLogitsError: The model's results cannot be used.

@@ -27,7 +27,7 @@ class SampledVocabulary:
 
     ids: torch.Tensor  # (C,) of tokens, each once
     offsets: torch.Tensor  # (C,) float32, added to logits: how many tokens each one stands for
-    places: torch.Tensor  # (V,) each token's place in `ids`, `IGNORED` where it has none
+    positions: torch.Tensor  # (V,) each token's index in `ids`, `IGNORED` where it has none
 
     @classmethod
     def sample(cls, targets: torch.Tensor, size: int) -> SampledVocabulary:
@@ -46,7 +46,7 @@ class SampledVocabulary:
         offsets = torch.zeros(len(ids), device=ids.device)
         if len(drawn):
             offsets[-len(drawn) :] = math.log(len(rest) / len(drawn))
-        return cls(ids, offsets, _places(ids, size))
+        return cls(ids, offsets, _positions(ids, size))
 
     @classmethod
     def whole(cls, size: int, device: torch.device) -> SampledVocabulary:
@@ -60,14 +60,14 @@ class SampledVocabulary:
 
     def losses(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Return the cross entropies (...) of logits (..., C) for token ids (...), 0 if ignored."""
-        wanted = torch.where(targets == IGNORED, targets, self.places[targets.clamp_min(0)])
+        wanted = torch.where(targets == IGNORED, targets, self.positions[targets.clamp_min(0)])
         losses = functional.cross_entropy(
             logits.flatten(0, -2), wanted.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return losses.view(targets.shape)
 
 
-def _places(ids: torch.Tensor, size: int) -> torch.Tensor:
-    places = torch.full((size,), IGNORED, device=ids.device)
-    places[ids] = torch.arange(len(ids), device=ids.device)
-    return places
+def _positions(ids: torch.Tensor, size: int) -> torch.Tensor:
+    positions = torch.full((size,), IGNORED, device=ids.device)
+    positions[ids] = torch.arange(len(ids), device=ids.device)
+    return positions

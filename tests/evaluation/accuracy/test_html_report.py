@@ -177,7 +177,7 @@ def test_the_confusion_table_counts_what_is_taken_for_what() -> None:
     assert table.drawn == ["o"]
     assert table.read == ["0", ""]
     assert table.counts == [[2, 1]]
-    assert table.most == 2
+    assert table.maximum == 2
     assert table.pairs == [("o", "0", 2, 0.5), ("o", "", 1, 0.25)]
 
 

@@ -42,7 +42,7 @@ def test_batches_have_the_size_asked_for_and_keep_the_order() -> None:
     assert [answer.text.encode() for answer in answers] == IMAGES
 
 
-def test_a_crowd_is_really_concurrent_and_keeps_the_order() -> None:
+def test_concurrent_requests_overlap_and_keep_the_order() -> None:
     # Each reply waits until as many requests have arrived as there are callers.
     together = threading.Barrier(5, timeout=10)
     connections: set[int] = set()

@@ -25,8 +25,8 @@ def test_a_sample_holds_each_token_once_and_all_that_are_wanted(targets: torch.T
     ids = vocabulary.ids.tolist()
     assert len(ids) == len(set(ids)) == FREQUENT + 2 + SAMPLED
     assert {*range(FREQUENT), 130, 899} < set(ids)
-    assert [ids[vocabulary.places[one]] for one in ids] == ids
-    assert (vocabulary.places == IGNORED).sum() == SIZE - len(ids)
+    assert [ids[vocabulary.positions[one]] for one in ids] == ids
+    assert (vocabulary.positions == IGNORED).sum() == SIZE - len(ids)
 
 
 def test_the_sample_stands_for_the_whole_vocabulary(targets: torch.Tensor) -> None:

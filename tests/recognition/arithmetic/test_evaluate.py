@@ -228,7 +228,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_has_no_value(text: str):
+def test_malformed_text_has_no_value(text: str):
     looks_like_arithmetic(text)
 
     assert evaluate_expression(text) is None

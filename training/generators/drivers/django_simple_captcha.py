@@ -96,16 +96,16 @@ def _one_change(rng: random.Random, sizes: tuple[tuple[int, int], ...], fits: bo
 
 
 def _wide(rng: random.Random) -> Settings:
-    return _wide_look(rng, wide_text(rng))
+    return _wide_style(rng, wide_text(rng))
 
 
 def _math_wide(rng: random.Random) -> Settings:
     expression, result = arithmetic(rng, rng.choice(("+-*", "+-x", "+-×")), rng.choice((10, 99)))
     expression += rng.choice(("=", "=", "=?", ""))
-    return _wide_look(rng, expression) | {"result": result}
+    return _wide_style(rng, expression) | {"result": result}
 
 
-def _wide_look(rng: random.Random, text: str) -> Settings:
+def _wide_style(rng: random.Random, text: str) -> Settings:
     size = rng.choice((20, 22, 22, 24, 26, 30, 34, 40, 48))
     angle = rng.choice((None, 10, 20, 35, 35, 45))
     colour, background = dark_colour(rng, 130), light_colour(rng)

@@ -57,7 +57,7 @@ def _varied(rng: random.Random) -> Settings:
 def _wide(rng: random.Random) -> Settings:
     charset = rng.choice((_DIGITS, _HEX, _CAPITALS, _CAPITALS + _DIGITS))
     text = "".join(rng.choices(charset, k=rng.choice((3, 4, 5, 5, 6, 6, 7, 8, 9, 10))))
-    return _wide_look(rng) | {"mode": "text", "text": text, "lines": rng.choice((0, 1, 2, 2, 3))}
+    return _wide_style(rng) | {"mode": "text", "text": text, "lines": rng.choice((0, 1, 2, 2, 3))}
 
 
 def _math_wide(rng: random.Random) -> Settings:
@@ -68,7 +68,7 @@ def _math_wide(rng: random.Random) -> Settings:
         first, second = max(first, second), min(first, second)
     results = {"+": first + second, "-": first - second, "x": first * second}
     expression = f"{first}{operator}{second}"
-    return _wide_look(rng) | {
+    return _wide_style(rng) | {
         "mode": "text",
         "text": expression,
         "expression": expression,
@@ -77,7 +77,7 @@ def _math_wide(rng: random.Random) -> Settings:
     }
 
 
-def _wide_look(rng: random.Random) -> Settings:
+def _wide_style(rng: random.Random) -> Settings:
     return {
         "size": rng.choice((0, 0, 1, 1, 1, 2, 3)),
         "level": rng.choice((0, 0, 1, 1, 2, 2, 3, 4)),

@@ -50,7 +50,7 @@ def _tutorials_v1(rng: random.Random) -> Settings:
     size = rng.choice((4, 4, 4, 4, 5, 6))
     sizes = ((150, 50), (150, 50), (150, 50), (110, 38), (120, 40), (160, 60), (100, 40))
     width, height = (180, 50) if size == 6 else rng.choice(sizes)
-    options = _look(rng, (None, None, None, "#f0f0f0", "#cccccc", "#000000"), 4)
+    options = _style(rng, (None, None, None, "#f0f0f0", "#cccccc", "#000000"), 4)
     options |= {"size": size, "width": width, "height": height, "ignoreChars": "01iIlo"}
     return {"options": options | {"fontSize": rng.randint(40, min(56, height + 6))}}
 
@@ -59,37 +59,37 @@ def _digits_v2(rng: random.Random) -> Settings:
     size, (width, height) = rng.choice(
         ((4, (150, 50)), (4, (150, 50)), (4, (100, 40)), (5, (150, 50)), (6, (180, 50)))
     )
-    options = _look(rng, (None, None, None, "#cc9966"), 3)
+    options = _style(rng, (None, None, None, "#cc9966"), 3)
     options |= {"size": size, "width": width, "height": height, "charPreset": DIGITS}
     return {"options": options | {"fontSize": 44 if height == 40 else 56}}
 
 
 def _one_case_v3(rng: random.Random) -> Settings:
     charset = rng.choice((CAPITALS, LOWER, LOWER + "23456789", CAPITALS + "23456789"))
-    options = _look(rng, (None, None, None, "#f0f0f0"), 3)
+    options = _style(rng, (None, None, None, "#f0f0f0"), 3)
     return {"options": options | {"size": rng.choice((4, 4, 5)), "charPreset": charset}}
 
 
 def _math_v1(rng: random.Random) -> Settings:
     largest = rng.choice((9, 20, 50, 99))
-    options = _look(rng, (None, None, None, "#f0f0f0", "#cc9966"), 3)
+    options = _style(rng, (None, None, None, "#f0f0f0", "#cc9966"), 3)
     options |= {"mathMin": 1, "mathMax": largest, "mathOperator": rng.choice(("+", "+-"))}
     return {"mode": "math", "options": options | {"width": rng.choice((150, 150, 150, 180))}}
 
 
-def _look(
-    rng: random.Random, backgrounds: tuple[str | None, ...], most_noise: int
+def _style(
+    rng: random.Random, backgrounds: tuple[str | None, ...], max_noise: int
 ) -> dict[str, object]:
     background = rng.choice(backgrounds)
     look: dict[str, object] = {
-        "noise": rng.randint(1, most_noise),
+        "noise": rng.randint(1, max_noise),
         "color": background is not None or rng.random() < 0.4,
     }
     return look | ({} if background is None else {"background": background})
 
 
 def _wide(rng: random.Random) -> Settings:
-    return _wide_look(rng, wide_text(rng))
+    return _wide_style(rng, wide_text(rng))
 
 
 def _math_wide(rng: random.Random) -> Settings:
@@ -97,10 +97,10 @@ def _math_wide(rng: random.Random) -> Settings:
         rng, rng.choice(("+-", "+-", "+-*", "+-x")), rng.choice((9, 20, 50, 99))
     )
     expression += rng.choice(("", "", "=", "=?"))
-    return _wide_look(rng, expression) | {"result": result}
+    return _wide_style(rng, expression) | {"result": result}
 
 
-def _wide_look(rng: random.Random, text: str) -> Settings:
+def _wide_style(rng: random.Random, text: str) -> Settings:
     height = rng.choice((30, 36, 40, 44, 50, 50, 60, 70, 80))
     options: dict[str, object] = {
         "height": height,
