@@ -1,9 +1,7 @@
 /**
- * One image and what is known of it, as an item of the list.
+ * One image and its outcome, as an item of the list.
  *
- * Responsible for: every state of a card, in the language that is shown. Leaves calls to
- * `reader.js`, and what buttons do to `page.js`. Invariant: what the service says is only ever set
- * as text.
+ * Texts from the service are set as text, never as HTML.
  */
 
 import { percent, say, translate } from "./languages.js";

@@ -1,8 +1,7 @@
 /**
- * The curl command that asks for the same as the page.
+ * The curl command of the same request, quoted for a POSIX shell and for curl's syntax of forms.
  *
- * Responsible for: quoting for a POSIX shell and for curl's own syntax of forms. Invariant: a key
- * is named, never shown, and no text of the caller is taken for anything but a text.
+ * The command names the variable of the key, never its value.
  */
 
 /**

@@ -1,8 +1,7 @@
 /**
- * The model and its state, asked for again and again.
+ * The state of the model, polled from /health.
  *
- * Responsible for: when /health is asked, and what its reply means. Leaves showing it to `page.js`.
- * Invariant: one question at a time, none while the page is not seen.
+ * One request is in flight at a time, none while the page is hidden.
  */
 
 const SOON_MS = 1000;

@@ -1,8 +1,7 @@
 /**
- * The page put together: where images come from, what buttons do, what is said about all of them.
+ * The events of the page and its list of cards.
  *
- * Responsible for: events and the list of cards. Leaves calls to `reader.js`, one card to `card.js`,
- * words to `languages.js`. Invariant: an image is read with the options of the moment it was given.
+ * An image is read with the options that were set when it was added.
  */
 
 import { Card } from "./card.js";

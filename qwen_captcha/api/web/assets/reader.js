@@ -1,9 +1,7 @@
 /**
  * Images to answers: one call of /ocr for each.
  *
- * Responsible for: the queue, the call, the times, making one object of whatever happens. Leaves
- * showing it to `card.js`. Invariants: at most `AT_ONCE` calls run, none while the queue is held,
- * and each image that was given gets exactly one outcome.
+ * At most `AT_ONCE` calls run, none while the queue is held. Each image gets exactly one outcome.
  */
 
 export const AT_ONCE = 6;

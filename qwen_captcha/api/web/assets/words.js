@@ -1,4 +1,4 @@
-/** The words of the page in English and Chinese. Invariant: both languages have the same names. */
+/** The texts of the page in English and Chinese, under the same names. */
 
 const ENGLISH = {
   skip: "Skip to the answers",

@@ -1,8 +1,8 @@
 /**
  * The label page: one image at a time, the one that the model is least sure of first.
  *
- * Invariants: what is typed is never overwritten by a guess that comes late; a label is sent as soon
- * as it is accepted, in order; where it cannot be saved, its image is shown again.
+ * A late guess never overwrites typed text. Labels are sent in order, each when it is accepted. An
+ * image whose label cannot be saved is shown again.
  */
 
 import { percent, say, showLanguage, switchLanguage } from "./languages.js";

@@ -1,4 +1,4 @@
-/** The words of the label page in English and Chinese. Invariant: both languages have the same names. */
+/** The texts of the label page in English and Chinese, under the same names. */
 
 const ENGLISH = {
   title: "Label captchas",
