@@ -1,8 +1,6 @@
-"""The HTTP servers that carry the application.
+"""The start of an HTTP server: gunicorn, or a plain threaded server on Windows without gunicorn.
 
-Responsible for: handing this process over to gunicorn, and the plain threaded server for Windows,
-where gunicorn does not exist. Invariant: also what a server answers by itself is the JSON object of
-an error.
+Replies of the server itself, such as 400 for a malformed request, are JSON error objects, too.
 """
 
 from __future__ import annotations
@@ -48,7 +46,7 @@ def serve_threaded(app: Flask, settings: Settings) -> None:
 
 
 class JsonRequestHandler(WSGIRequestHandler):
-    """Answers what is not valid HTTP with the JSON object of an error."""
+    """Answers malformed HTTP with the JSON object of an error."""
 
     # A malformed request line names no version; with the inherited 0.9 a reply has no status.
     default_request_version = "HTTP/1.1"
