@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,6 @@ BLOCK = re.compile(
     r"(?<=^<!-- reference: )(\w+) ?([\w ]*?)( -->\n)(.*?)(?=^<!-- end of reference -->$)",
     re.MULTILINE | re.DOTALL,
 )
-MAX_LINE_CHARACTERS = 120
 
 Translate = Callable[[str], str]
 
@@ -108,12 +106,9 @@ def settings_table(names: Sequence[str], translate: Translate) -> str:
 
 
 def summary_table(names: Sequence[str], translate: Translate) -> str:
-    """Return a short table of some settings, and the names of the others."""
+    """Return a short table of some settings."""
     rows = [[_code(row.names), row.default, row.help] for row in SETTINGS if row.names[0] in names]
-    others = [row.names[0] for row in SETTINGS if row.names[0] not in names]
-    listed = textwrap.fill(_code(others), MAX_LINE_CHARACTERS, break_long_words=False)
-    table = _table(["variable", "default", "meaning"], rows, translate)
-    return f"{table}\n{translate('The others:')}\n{listed}\n"
+    return _table(["variable", "default", "meaning"], rows, translate)
 
 
 def options_table(_: Sequence[str], translate: Translate) -> str:
