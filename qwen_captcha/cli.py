@@ -166,7 +166,7 @@ def run_serve(options: argparse.Namespace) -> int:
 
 
 def run_read(options: argparse.Namespace) -> int:
-    """Read images and print what they say; 1 where one has no answer."""
+    """Read images and print the answers; return 1 where one has no answer."""
     asked = parse_options({name: getattr(options, name) for name in READ_OPTIONS})
     settings = settings_from_environment()
     configure_logging("warning", settings.log_format)

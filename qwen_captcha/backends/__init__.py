@@ -1,1 +1,1 @@
-"""Engines that turn an image into text; the service knows only `base.Backend`."""
+"""Engines that turn an image into text, behind the protocol `base.Backend`."""

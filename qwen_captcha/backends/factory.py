@@ -58,7 +58,7 @@ def create_second_backend(settings: Settings) -> Backend | None:
 
 
 def _local_backend(settings: Settings, model_name: str, runtime: str) -> Backend:
-    """Return the backend of a checkpoint in this process, run as QWEN_BACKEND would say it."""
+    """Return the backend of a checkpoint in this process, for a value of `QWEN_BACKEND`."""
     has_pytorch = find_spec("torch") is not None
     if not model_name and not has_pytorch:
         log.info("PyTorch is not installed: the small bundled checkpoint is served.")

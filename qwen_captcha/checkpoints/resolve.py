@@ -48,7 +48,7 @@ def resolve_model(qwen_model: str, is_cached: Callable[[str], bool] | None = Non
 
 
 def _default_model(is_cached: Callable[[str], bool]) -> ResolvedModel:
-    """Return the 2B model where it is here, else the bundled checkpoint, and say so."""
+    """Return the 2B model where it is cached, else the bundled checkpoint, and log that."""
     if is_cached(DEFAULT_MODEL):
         return ResolvedModel(DEFAULT_MODEL, DEFAULT_MODEL)
     log.info(

@@ -262,7 +262,7 @@ def _judge(
 def usable_examples(
     samples: Sequence[Sample], reader: CheckpointReader, say: Callable[[str], None]
 ) -> list[Example]:
-    """Return the examples that pass all checks; say which do not, and why.
+    """Return the examples that pass all checks; print the others with the reason.
 
     Raises:
         FittingError: Too few are left, or all have one label.

@@ -24,7 +24,7 @@ class SilentHandler(WSGIRequestHandler):
 
 
 def label_folder(folder: Path, settings: Settings, program: str, port: int) -> None:
-    """Serve the label page of a folder until interrupted, and say how far it has come.
+    """Serve the label page of a folder until interrupted, then print the progress.
 
     Args:
         folder: Where the images lie.

@@ -102,7 +102,7 @@ def extract_answer(
 
 
 def _apply_case(text: str, case: Case) -> str:
-    """Return a text in the case that the caller wants."""
+    """Return a text in the case of the option."""
     if case is Case.KEEP:
         return text
     return text.lower() if case is Case.LOWER else text.upper()

@@ -38,7 +38,7 @@ Choice = TypeVar("Choice", bound=StrEnum)
 
 
 class Kind(StrEnum):
-    """What a captcha shows, where the caller knows it."""
+    """The kind of text that a captcha shows."""
 
     AUTO = "auto"
     TEXT = "text"
@@ -49,7 +49,7 @@ class Kind(StrEnum):
 
 
 class Case(StrEnum):
-    """What happens to the case of the letters read."""
+    """The conversion of the case of the letters read."""
 
     KEEP = "keep"
     LOWER = "lower"
@@ -58,7 +58,7 @@ class Case(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller asked for beyond the image.
+    """The options of one request.
 
     Attributes:
         prompt: The caller's own instruction, trimmed; None for the default one.

@@ -166,7 +166,7 @@ def is_prose(text: str) -> bool:
 
 
 def is_refusal(text: str) -> bool:
-    """Return whether a folded text begins with a refusal or says that nothing can be read."""
+    """Return whether a folded text begins with a refusal or with `cannot read` in some form."""
     return _REFUSAL.match(text.lstrip(" \t\n\"'*")) is not None
 
 

@@ -63,7 +63,7 @@ class ColumnHead(nn.Module):
         return loss
 
     def _columns(self, patches: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
-        """Return each column's rows as one, weighted by what they say, (B, K, D)."""
+        """Return each column's rows as one, weighted by their scores, (B, K, D)."""
         rows, columns = grid
         cells = patches.view(len(patches), rows, columns, MERGE_SIZE, MERGE_SIZE, -1)
         by_column = cells.permute(0, 2, 4, 1, 3, 5).flatten(3, 4).flatten(1, 2)  # (B, K, R, D)
