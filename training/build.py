@@ -36,6 +36,10 @@ CELL = PATCH_SIZE * MERGE_SIZE  # 28 pixels a side: one visual token
 MIN_PIXELS = 28 * CELL * CELL
 MAX_PIXELS = 56 * CELL * CELL
 STRETCH = 1.6
+# An image that is not read with this probability is read again with this stretch. Of 760 images of
+# unseen and 888 of seen families 0.498 and 0.769 were read right without, 0.519 and 0.792 with it;
+# that took 1.57 and 1.31 readings an image. 1.1 and 1.4 brought less.
+SECOND_LOOK = {"stretch": 1.25, "below": 0.7}
 
 PAD = "<|endoftext|>"
 SPECIAL_TOKENS = [
@@ -192,6 +196,7 @@ def save_checkpoint(
         "pixel_range": [MIN_PIXELS, MAX_PIXELS],
         "crops_to_text": True,
         "stretch": STRETCH,
+        "second_look": SECOND_LOOK,
     }
     (folder / "captcha.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if not export_if_possible(folder):

@@ -41,6 +41,19 @@ class HalfDownloadedError(ModelLoadError):
 
 
 @dataclass(frozen=True, slots=True)
+class SecondLook:
+    """How an image is read once more where the model is not sure of its first output.
+
+    Attributes:
+        stretch: Horizontal scale of the image for the second reading.
+        below: Probability of the first output below which there is a second reading.
+    """
+
+    stretch: float
+    below: float
+
+
+@dataclass(frozen=True, slots=True)
 class CaptchaFacts:
     """The content of a checkpoint's `captcha.json`; the defaults are a general model's.
 
@@ -51,6 +64,7 @@ class CaptchaFacts:
             where the settings decide.
         crops_to_text: It was trained on what `images.crop` leaves of an image.
         stretch: Horizontal scale that it was trained on, after the crop.
+        second_look: None where images are read once.
     """
 
     follows_prompts: bool = True
@@ -58,6 +72,7 @@ class CaptchaFacts:
     pixel_range: tuple[int, int] | None = None
     crops_to_text: bool = False
     stretch: float = 1.0
+    second_look: SecondLook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +222,36 @@ def read_facts(folder: Path, name: str) -> CaptchaFacts:
         low, high = (int(pixels) for pixels in facts["pixel_range"])
         if not 0 < low <= high:
             raise ValueError(facts["pixel_range"])
-        stretch = float(facts.get("stretch", 1))
-        if not 0.5 <= stretch <= 4:
-            raise ValueError(facts["stretch"])
+        stretch = _read_stretch(facts.get("stretch", 1))
         return CaptchaFacts(
             follows_prompts=bool(facts["follows_prompts"]),
             answers_questions=bool(facts["answers_questions"]),
             pixel_range=(low, high),
             crops_to_text=bool(facts.get("crops_to_text", False)),
             stretch=stretch,
+            second_look=_read_second_look(facts.get("second_look")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelLoadError(
             f"{FACTS} of {name} must hold follows_prompts, answers_questions and pixel_range; "
-            "stretch, if there, is between 0.5 and 4."
+            "stretch, if there, is between 0.5 and 4, and second_look has stretch and below."
         ) from error
+
+
+def _read_stretch(value: Any) -> float:
+    stretch = float(value)
+    if not 0.5 <= stretch <= 4:
+        raise ValueError(value)
+    return stretch
+
+
+def _read_second_look(look: Any) -> SecondLook | None:
+    if look is None:
+        return None
+    below = float(look["below"])
+    if not 0 < below <= 1:
+        raise ValueError(look)
+    return SecondLook(_read_stretch(look["stretch"]), below)
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from qwen_captcha.checkpoints.files import (
     CaptchaFacts,
     HalfDownloadedError,
+    SecondLook,
     check_architecture,
     described_weights,
     download_checkpoint,
@@ -151,6 +152,9 @@ def test_a_checkpoint_states_its_own_facts(folder: Path) -> None:
     assert inspect_checkpoint(folder, "mine").facts == CaptchaFacts(False, False, (100, 200))
     write_json(folder / "captcha.json", {**FACTS, "crops_to_text": True})
     assert inspect_checkpoint(folder, "mine").facts.crops_to_text
+    look = {"stretch": 1.25, "below": 0.7}
+    write_json(folder / "captcha.json", {**FACTS, "second_look": look})
+    assert inspect_checkpoint(folder, "mine").facts.second_look == SecondLook(1.25, 0.7)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +166,25 @@ def test_a_checkpoint_states_its_own_facts(folder: Path) -> None:
         {**FACTS, "pixel_range": [200, 100]},
         {**FACTS, "pixel_range": [0, 100]},
         {"pixel_range": [100, 200]},
+        {**FACTS, "stretch": 9},
+        {**FACTS, "second_look": {"stretch": 1.25}},
+        {**FACTS, "second_look": {"stretch": 1.25, "below": 7}},
+        {**FACTS, "second_look": {"stretch": 0, "below": 0.7}},
+        {**FACTS, "second_look": 1.25},
     ],
-    ids=["one limit", "null", "text", "turned round", "zero", "fields missing"],
+    ids=[
+        "one limit",
+        "null",
+        "text",
+        "turned round",
+        "zero",
+        "fields missing",
+        "stretch",
+        "no limit of a second look",
+        "limit of a second look",
+        "stretch of a second look",
+        "a second look of one number",
+    ],
 )
 def test_facts_that_cannot_be_used_are_refused(folder: Path, facts: object) -> None:
     write_json(folder / "captcha.json", facts)

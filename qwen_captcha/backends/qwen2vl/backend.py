@@ -9,15 +9,18 @@ from __future__ import annotations
 import atexit
 import gc
 import logging
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import RemoteEngine
-from qwen_captcha.checkpoints.files import CheckpointFiles
+from qwen_captcha.checkpoints.files import CheckpointFiles, SecondLook
 from qwen_captcha.errors import ModelLoadError
+from qwen_captcha.images.resize import stretched
 from qwen_captcha.recognition.calibration import (
     Calibration,
     CalibrationError,
@@ -65,6 +68,7 @@ class Qwen2VLBackend(ABC):
         self._workers = workers
         self._gpu_available = hardware.count_gpus() > 0
         self._capabilities = Capabilities()
+        self._second_look: SecondLook | None = None
         self._engine: Qwen2VLEngine[Any] | None = None
 
     @property
@@ -103,6 +107,7 @@ class Qwen2VLBackend(ABC):
             stretch=files.facts.stretch,
             calibration=_read_calibration(files),
         )
+        self._second_look = files.facts.second_look
         try:
             self._engine = self._load_engine(files)
         except (ArithmeticError, ValueError, RuntimeError) as error:
@@ -118,13 +123,29 @@ class Qwen2VLBackend(ABC):
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         """Read a batch; the result has one output a request, in order.
 
+        Images whose output is not sure are read a second time, stretched otherwise, where the
+        checkpoint asks for it. The output with the higher probability counts.
+
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
             RuntimeError: The model is not loaded.
         """
         if self._engine is None:
             raise RuntimeError("The model is not loaded.")
-        return self._engine.read(requests)
+        outputs = self._engine.read(requests)
+        look = self._second_look
+        if look is None:
+            return outputs
+        limit, scale = math.log(look.below), look.stretch / self._capabilities.stretch
+        unsure = [n for n, output in enumerate(outputs) if output.log_probability < limit]
+        if unsure:
+            again = [
+                replace(requests[n], image=stretched(requests[n].image, scale)) for n in unsure
+            ]
+            for n, other in zip(unsure, self._engine.read(again), strict=True):
+                if other.log_probability > outputs[n].log_probability:
+                    outputs[n] = other
+        return outputs
 
     @abstractmethod
     def _find_files(self) -> CheckpointFiles:
