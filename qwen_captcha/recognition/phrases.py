@@ -166,7 +166,7 @@ def is_prose(text: str) -> bool:
 
 
 def is_refusal(text: str) -> bool:
-    """Return whether a folded text begins with a refusal or with `cannot read` in some form."""
+    """Return whether a folded text begins with a refusal, such as `cannot` or `识别失败`."""
     return _REFUSAL.match(text.lstrip(" \t\n\"'*")) is not None
 
 
