@@ -311,10 +311,10 @@ class SlowUpload(io.BytesIO):
         super().__init__(body)
         self._clock = clock
 
-    def read(self, *size: int | None) -> bytes:
+    def readinto(self, buffer: Any) -> int:
         """Read, and let the time pass."""
         self._clock[0] = 3.0
-        return super().read(*size)
+        return super().readinto(buffer)
 
 
 @pytest.mark.parametrize(
