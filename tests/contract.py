@@ -47,8 +47,6 @@ from tests.support.live_server import (
     running,
 )
 
-pytestmark = pytest.mark.live
-
 ERROR_FIELDS = ["success", "text", "confidence", "error", "error_type"]
 PNG = "image/png"
 JSON_TYPE = "application/json"
