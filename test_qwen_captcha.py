@@ -175,6 +175,7 @@ pytest.register_assert_rewrite("tests.contract")
 from tests.contract import (  # noqa: E402
     TestBundledCheckpoint,
     TestFakeBackend,
+    TestOnnxRuntime,
     TestRecordedVllm,
     TestScript,
     TestTransformersServe,
@@ -183,6 +184,7 @@ from tests.contract import (  # noqa: E402
 __all__ = [
     "TestBundledCheckpoint",
     "TestFakeBackend",
+    "TestOnnxRuntime",
     "TestRecordedVllm",
     "TestScript",
     "TestTransformersServe",
