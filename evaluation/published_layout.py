@@ -28,7 +28,11 @@ from evaluation.services.published_vocabulary import Vocabulary, read_vocabulary
 SHARDS = 2
 REVISION = "0" * 40
 # New name -> old one; the first that fits counts.
-OLD_PREFIXES = (("model.visual.", "visual."), ("model.language_model.", "model."))
+OLD_PREFIXES = (
+    ("model.visual.", "visual."),
+    ("model.language_model.", "model."),
+    ("lm_head.", "lm_head."),
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
@@ -48,6 +52,7 @@ class Shape:
     """The numbers that differ between the published checkpoints; the defaults are the 2B's.
 
     Attributes:
+        tied: The head shares its weights with the embeddings.
         weight_spread: Standard deviation of the random weights.
     """
 
@@ -60,7 +65,19 @@ class Shape:
     vision_depth: int = 32
     vision_width: int = 1280
     vision_heads: int = 16
+    vocabulary_size: int = 151936
+    tied: bool = True
     weight_spread: float = 0.02
+
+
+SHAPE_7B = Shape(
+    hidden_size=3584,
+    intermediate_size=18944,
+    heads=28,
+    key_value_heads=4,
+    vocabulary_size=152064,
+    tied=False,
+)
 
 
 def write_into_cache(cache: Path, repo_id: str, shape: Shape, vocabulary: Vocabulary) -> Path:
@@ -129,7 +146,7 @@ def flat_config(shape: Shape) -> dict[str, Any]:
         "rms_norm_eps": 1e-06,
         "rope_theta": 1000000.0,
         "sliding_window": 32768,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": shape.tied,
         "torch_dtype": "bfloat16",
         "transformers_version": "4.41.2",
         "use_cache": True,
@@ -147,7 +164,7 @@ def flat_config(shape: Shape) -> dict[str, Any]:
             "temporal_patch_size": 2,
         },
         "rope_scaling": {"type": "mrope", "mrope_section": list(shape.mrope_section)},
-        "vocab_size": 151936,
+        "vocab_size": shape.vocabulary_size,
     }
 
 
@@ -174,7 +191,7 @@ def _write_weights(folder: Path, config: dict[str, Any], spread: float) -> None:
 
 
 def _old_parameters(config: dict[str, Any]) -> Iterator[tuple[str, torch.Size]]:
-    """Yield the parameters' old names and sizes; the tied head has none of its own."""
+    """Yield the parameters' old names and sizes; a tied head has none of its own."""
     with torch.device("meta"):
         model = Qwen2VLForConditionalGeneration(Qwen2VLConfig(**config))
     for name, parameter in model.named_parameters():

@@ -47,24 +47,29 @@ class PyTorchCache:
 
 
 class PyTorchModel:
-    """Runs a model on the devices that it was loaded to; see `LanguageModel`."""
+    """Runs a model on the devices that it was loaded to; see `LanguageModel`.
+
+    Attributes:
+        vision: Its vision encoder.
+        decoder: Its text model.
+    """
 
     def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
-        self._vision = VisionEncoder(model.model.visual)
-        self._decoder = TextDecoder(model)
+        self.vision = VisionEncoder(model.model.visual)
+        self.decoder = TextDecoder(model)
 
     def prefill(self, batch: Batch, drafted: Ints, steps: int) -> tuple[PyTorchCache, Floats]:
         """Read the images and prompts of a batch."""
         tokens, drafts = batch.input_ids.shape[1], drafted.shape[1]
         with torch.inference_mode(), _memory_errors():
-            states = self._decoder.new_cache(tokens + steps - 1)
+            states = self.decoder.new_cache(tokens + steps - 1)
             positions = self._tensor(with_later_positions(batch.position_ids, steps))
-            rotation = self._decoder.rotation(positions)
+            rotation = self.decoder.rotation(positions)
             embeddings = self._embed(batch)
             if drafts:
-                later = self._decoder.embed(self._tensor(drafted))
+                later = self.decoder.embed(self._tensor(drafted))
                 embeddings = torch.cat([embeddings, later], dim=1)
-            logits = self._decoder.forward(
+            logits = self.decoder.forward(
                 embeddings,
                 rotation.between(0, tokens + drafts),
                 self._mask(prompt_mask(batch.attention_mask, drafts)),
@@ -82,8 +87,8 @@ class PyTorchModel:
         count = tokens.shape[1]
         with torch.inference_mode(), _memory_errors():
             cache = self._kept(cache, kept, rows)
-            logits = self._decoder.forward(
-                self._decoder.embed(self._tensor(tokens)),
+            logits = self.decoder.forward(
+                self.decoder.embed(self._tensor(tokens)),
                 cache.rotation.between(kept, kept + count),
                 self._mask(extension_mask(cache.attention_mask, kept, count)),
                 cache.states,
@@ -106,13 +111,13 @@ class PyTorchModel:
 
     def _embed(self, batch: Batch) -> torch.Tensor:
         """Return the embeddings (B, T, C) of the prompts with the image tokens in place."""
-        embeddings = self._decoder.embed(self._tensor(batch.input_ids))
-        seen = self._vision.encode(torch.from_numpy(batch.pixel_values), batch.grids)
+        embeddings = self.decoder.embed(self._tensor(batch.input_ids))
+        seen = self.vision.encode(torch.from_numpy(batch.pixel_values), batch.grids)
         embeddings[self._tensor(batch.is_image)] = seen.to(embeddings)
         return embeddings
 
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._decoder.device)
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.decoder.device)
 
     def _mask(self, mask: Bools | None) -> torch.Tensor | None:
         return None if mask is None else self._tensor(mask)
