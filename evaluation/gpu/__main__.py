@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -128,7 +129,7 @@ class Measurement:
     def _batches(self) -> None:
         for size in self._effort.batch_sizes:
             requests = self._requests(size)
-            seconds = self._seconds(lambda requests=requests: self._engine.read(requests))
+            seconds = self._seconds(partial(self._engine.read, requests))
             self._show(f"batch of {size}", f"{size / seconds:.1f} captchas/s")
 
     def _vision(self) -> None:
@@ -136,10 +137,7 @@ class Measurement:
         for size in self._effort.batch_sizes:
             batch = self._random.preprocessor.prepare(self._requests(size))
             pixels = torch.from_numpy(batch.pixel_values).to(self._device)
-            grids = batch.grids
-            seconds = self._seconds(
-                lambda pixels=pixels, grids=grids: self._model.vision.encode(pixels, grids)
-            )
+            seconds = self._seconds(partial(self._model.vision.encode, pixels, batch.grids))
             self._show(f"vision encoder, {size} images", f"{seconds * MS:.2f} ms")
 
     def _clients(self) -> None:

@@ -106,7 +106,7 @@ class StaticDecoding:
 def as_graph(decoding: StaticDecoding, step: Callable[[], None]) -> Callable[[], None]:
     """Return a step that repeats a recording of the kernels of `step`; CUDA only."""
     # Libraries and compiled code prepare themselves at the first call, which cannot be recorded.
-    stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         decoding.run(step)
