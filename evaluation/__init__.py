@@ -6,5 +6,5 @@ caller sees it, and needs no torch for that.
 Accuracy: `evaluate` (labelled folders, with a page), `constraints` (the options that restrict an
 answer). Speed: `bench`, `scaling` (instances behind nginx). Reliability: `overload`, `soak`,
 `failover`, `graceful_shutdown`, `malformed_images`. Published checkpoints without a download:
-`published_layout`, `published_shape`. Pictures for the documentation: `screenshots`.
+`published`. Pictures for the documentation: `screenshots`.
 """

@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluation.published_layout import Shape, write_checkpoint
-from evaluation.services.published_vocabulary import read_vocabulary
+from evaluation.published.layout import Shape, write_checkpoint
+from evaluation.published.vocabulary import read_vocabulary
 from evaluation.services.service_process import (
     PROJECT,
     RunningService,

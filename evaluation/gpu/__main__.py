@@ -29,7 +29,7 @@ from PIL import Image
 from evaluation.gpu.random_model import RandomModel, random_model
 from evaluation.gpu.static_decoding import StaticDecoding, as_graph
 from evaluation.load.synthetic_captchas import draw_captchas
-from evaluation.published_layout import SHAPE_7B, Shape
+from evaluation.published.layout import SHAPE_7B, Shape
 from qwen_captcha.backends.qwen2vl.arrays import Ints
 from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 from qwen_captcha.backends.qwen2vl.greedy import decode_greedily

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from evaluation.published_layout import Shape, flat_config
+from evaluation.published.layout import Shape, flat_config
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor, ProcessorConfig
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 

@@ -11,7 +11,7 @@ import torch
 from evaluation.gpu import __main__ as gpu
 from evaluation.gpu.random_model import IMAGE_TOKEN, random_model
 from evaluation.gpu.static_decoding import StaticDecoding
-from evaluation.published_layout import SHAPE_7B, Shape, flat_config
+from evaluation.published.layout import SHAPE_7B, Shape, flat_config
 from qwen_captcha.backends.qwen2vl.greedy import decode_greedily
 from qwen_captcha.backends.qwen2vl.language_model import Prompts
 from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchModel

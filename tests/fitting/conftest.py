@@ -27,7 +27,7 @@ def small_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def published_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a small checkpoint in the layout of the published ones."""
-    from evaluation.published_layout import Shape, write_checkpoint
+    from evaluation.published.layout import Shape, write_checkpoint
     from tests.support.checkpoints import published_vocabulary
 
     folder = tmp_path_factory.mktemp("published") / "small"

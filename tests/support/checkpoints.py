@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
-from evaluation.services.published_vocabulary import Vocabulary, read_vocabulary
+from evaluation.published.vocabulary import Vocabulary, read_vocabulary
 
 SPECIAL_TOKENS = (
     "<|endoftext|>",

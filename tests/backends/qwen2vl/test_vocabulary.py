@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from evaluation.published_layout import fast_tokenizer
+from evaluation.published.layout import fast_tokenizer
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.recognition.charsets import (

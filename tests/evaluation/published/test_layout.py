@@ -17,8 +17,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from evaluation.published_layout import Shape, write_into_cache
-from evaluation.services.published_vocabulary import Vocabulary
+from evaluation.published.layout import Shape, write_into_cache
+from evaluation.published.vocabulary import Vocabulary
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.checkpoints.files import is_complete_in_cache

@@ -1,8 +1,8 @@
 """Measure the cost of the published 2B on a CPU, on random weights of its exact shape.
 
-    python -m evaluation.published_layout /tmp/shape
-    python -m evaluation.published_shape /tmp/shape
-    python -m evaluation.published_shape /tmp/shape --free-gib 8
+    python -m evaluation.published.layout /tmp/shape
+    python -m evaluation.published.shape /tmp/shape
+    python -m evaluation.published.shape /tmp/shape --free-gib 8
 
 The first line writes 4.4 GB, in a process of its own so that its memory does not count. The last
 one measures a machine with 8 GiB of free memory: fp32 does not fit there, and bf16 is loaded. The

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import published_layout, published_shape
-from evaluation.published_layout import Shape, flat_config
-from evaluation.published_shape import Cost
+from evaluation.published import layout, shape
+from evaluation.published.layout import Shape, flat_config
+from evaluation.published.shape import Cost
 from tests.support.checkpoints import published_vocabulary
 
 pytestmark = pytest.mark.live
@@ -38,8 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint, written as the large one is."""
     folder = tmp_path_factory.mktemp("shape") / "checkpoint"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(published_layout, "read_vocabulary", published_vocabulary)
-        published_layout.main([str(folder)], SMALL)
+        patch.setattr(layout, "read_vocabulary", published_vocabulary)
+        layout.main([str(folder)], SMALL)
     return folder
 
 
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_shape_is_measured(
     folder: Path, capsys: pytest.CaptureFixture[str], memory: list[str]
 ) -> None:
-    published_shape.main([str(folder), "--captchas", "1", *memory])
+    shape.main([str(folder), "--captchas", "1", *memory])
     figures = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
     assert figures == [
         "time to ready",
@@ -66,7 +66,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
         (["/nowhere/at/all"], "neither a folder nor a hub name"),
     ):
         with pytest.raises(SystemExit) as end:
-            published_shape.main([*arguments, "--captchas", "1"])
+            shape.main([*arguments, "--captchas", "1"])
         assert end.value.code == 1
         [*_, line] = capsys.readouterr().err.splitlines()
         assert reason in line

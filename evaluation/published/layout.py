@@ -1,6 +1,6 @@
 """Write checkpoints with random weights in exactly the layout of Qwen2-VL-2B-Instruct.
 
-    python -m evaluation.published_layout /tmp/shape     writes one of the 2B's shape, 4.4 GB
+    python -m evaluation.published.layout /tmp/shape     writes one of the 2B's shape, 4.4 GB
 
 Each file is as `from_pretrained` finds it in that repository: the flat configuration, shards with
 the old parameter names, a generation configuration that samples, processor and tokenizer files, and
@@ -23,7 +23,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from evaluation.services.published_vocabulary import Vocabulary, read_vocabulary
+from evaluation.published.vocabulary import Vocabulary, read_vocabulary
 
 SHARDS = 2
 REVISION = "0" * 40

@@ -1,0 +1,1 @@
+"""Small and true-sized checkpoints in the layout of the published ones, with random weights."""
