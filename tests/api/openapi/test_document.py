@@ -164,7 +164,7 @@ def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
 
 
 def test_what_the_server_refuses_by_itself_is_described() -> None:
-    refused = {(status, error_type) for _, status, _, error_type, _ in ERRORS}
+    refused = {(status, error_type) for _, status, _, error_type in ERRORS}
     assert {(status, error.error_type) for status, error in SERVER_ERRORS.items()} == refused
 
 
