@@ -137,13 +137,13 @@ class Qwen2VLBackend(ABC):
         if look is None:
             return outputs
         limit, scale = math.log(look.below), look.stretch / self._capabilities.stretch
-        unsure = [n for n, output in enumerate(outputs) if output.log_probability < limit]
+        unsure = [n for n, output in enumerate(outputs) if _sureness(output) < limit]
         if unsure:
             again = [
                 replace(requests[n], image=stretched(requests[n].image, scale)) for n in unsure
             ]
             for n, other in zip(unsure, self._engine.read(again), strict=True):
-                if other.log_probability > outputs[n].log_probability:
+                if _sureness(other) > _sureness(outputs[n]):
                     outputs[n] = other
         return outputs
 
@@ -180,6 +180,12 @@ class Qwen2VLBackend(ABC):
                 *self._pixel_range,
             )
         return own
+
+
+def _sureness(output: GenerationOutput) -> float:
+    """Return the log-probability of an output, which is always known in this process."""
+    assert output.log_probability is not None
+    return output.log_probability
 
 
 def _read_calibration(files: CheckpointFiles) -> Calibration | None:

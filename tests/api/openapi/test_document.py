@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from gunicorn.http.errors import ParseException
 from jsonschema import Draft202012Validator, ValidationError
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
@@ -32,7 +33,7 @@ from qwen_captcha.errors import (
 )
 from qwen_captcha.recognition.options import parse_options
 from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
-from qwen_captcha.server.error_replies import ERRORS
+from qwen_captcha.server.error_replies import ERRORS, error_of
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
 
@@ -164,7 +165,10 @@ def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
 
 
 def test_what_the_server_refuses_by_itself_is_described() -> None:
-    refused = {(status, error_type) for _, status, _, error_type in ERRORS}
+    refused = {(status, error_type) for _, status, error_type, _ in ERRORS}
+    for error in (ParseException("not HTTP"), RuntimeError("a fault")):
+        status, error_type, _ = error_of(error)
+        refused.add((status, error_type))
     assert {(status, error.error_type) for status, error in SERVER_ERRORS.items()} == refused
 
 
