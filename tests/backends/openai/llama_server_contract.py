@@ -36,8 +36,8 @@ FOLDER = LlamaFolder(Path(os.environ[FOLDER_VARIABLE]))
 PROMPT = "What is written in the image? 图中写了什么？"
 PIXEL_RANGE = (10 * 784, 30 * 784)
 SIZES = [(160, 60), (100, 30), (60, 160), (160, 60)]
-# Both compute in fp32, in another order.
-NEAR_TIE, TOLERANCE = 0.05, 0.02
+# The server holds matrices in 16 bits: 0.07 was seen between equal texts.
+NEAR_TIE, TOLERANCE = 0.2, 0.15
 
 
 @pytest.fixture(scope="module")
