@@ -5,8 +5,12 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from gunicorn.http.errors import ParseException
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 # As `deploy/nginx.conf` has it, client_header_timeout and client_body_timeout.
 IDLE_S = 15.0
@@ -18,6 +22,10 @@ LINGER_S = 10.0
 # A client that neither sends nor closes for so long has read what it wants to read.
 LINGER_IDLE_S = 2.0
 CHUNK_BYTES = 64 * 1024
+# First bytes of a final reply; the client waits for an interim one, such as 100.
+FINAL_STATUS = tuple(
+    f"HTTP/1.{version} {digit}".encode() for version in (0, 1) for digit in (2, 3, 4, 5)
+)
 
 
 class RequestTimeout(ParseException):  # type: ignore[misc]
@@ -25,13 +33,37 @@ class RequestTimeout(ParseException):  # type: ignore[misc]
 
 
 class DeadlineSocket(socket.socket):
-    """A socket whose reads end `IDLE_S` after the last byte, `REQUEST_S` after `expect_request`."""
+    """A socket whose reads end `IDLE_S` after the last byte, `REQUEST_S` after `expect_request`.
+
+    It sends replies whole. gunicorn sends the head before the body, and a process that is killed in
+    between leaves half a reply, for which a proxy can ask no other instance.
+    """
 
     _deadline = 0.0
+    _head = b""
 
     def expect_request(self) -> None:
         """Start the clock of the next request."""
         self._deadline = time.monotonic() + REQUEST_S
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        """Send some bytes; the head of a reply waits for its body, or for `flush`."""
+        given = bytes(data)
+        if given.startswith(FINAL_STATUS) and given.endswith(b"\r\n\r\n"):
+            self._head = given
+            return
+        whole, self._head = self._head + given, b""
+        super().sendall(whole, flags)
+
+    def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
+        """Send a file after the head that waits for it; return the number of its bytes."""
+        self.flush()
+        return super().sendfile(file, offset, count)
+
+    def flush(self) -> None:
+        """Send the head of a reply without a body."""
+        if self._head:
+            self.sendall(b"")
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return at most `size` bytes, none where the client has closed.

@@ -60,6 +60,8 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     def handle(self, conn: TConn) -> object:
         """Serve one request of a connection; called by a thread of the pool."""
         outcome = super().handle(conn)
+        with suppress(OSError):
+            conn.sock.flush()
         if outcome is False:
             linger(conn.sock)
         return outcome
