@@ -144,8 +144,9 @@ class MicroBatcher(Generic[Task, Result]):
         # Any other error with a status of its own is the image's fault.
         if isinstance(error, EngineFailed) or not isinstance(error, CaptchaServiceError):
             self._queue.record_failure()
-        pending.set_exception(_as_service_error(error))
+        # The slot first: a failed model admits one image at a time, and the next may come now.
         self._queue.release(1)
+        pending.set_exception(_as_service_error(error))
 
     def _attempt(self, call: Callable[[], Outcome]) -> Outcome | Exception:
         """Call the model; return its exception, which fails its tasks and not the thread."""
