@@ -18,6 +18,8 @@ from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchModel
 from qwen_captcha.recognition.reading import GenerationRequest
 from tests.support.checkpoints import noise_images
 
+pytestmark = pytest.mark.live
+
 TINY = Shape(
     hidden_size=32,
     intermediate_size=64,

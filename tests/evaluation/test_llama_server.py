@@ -13,6 +13,8 @@ from evaluation import llama_server
 from evaluation.llama_server import PACKAGE, VERSION, LlamaFolder, prepare
 from tests.support.checkpoints import published_vocabulary
 
+pytestmark = pytest.mark.live
+
 # What stands in for the program: its command line, as the reply of /health.
 STAND_IN = f"""#!{sys.executable}
 import http.server, json, sys
