@@ -36,8 +36,9 @@ FOLDER = LlamaFolder(Path(os.environ[FOLDER_VARIABLE]))
 PROMPT = "What is written in the image? 图中写了什么？"
 PIXEL_RANGE = (10 * 784, 30 * 784)
 SIZES = [(160, 60), (100, 30), (60, 160), (160, 60)]
-# The server holds matrices in 16 bits: 0.07 was seen between equal texts.
-NEAR_TIE, TOLERANCE = 0.2, 0.15
+# Both have the weights in fp32, yet 0.063 was seen between equal texts; keys and values in fp32
+# instead of fp16 did not change it.
+NEAR_TIE, TOLERANCE = 0.1, 0.1
 
 
 @pytest.fixture(scope="module")
