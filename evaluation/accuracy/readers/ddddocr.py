@@ -11,10 +11,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
-from evaluation.accuracy.predictions import NO_ANSWER
 from evaluation.accuracy.readers.base import ReaderError, Reply
+from evaluation.accuracy.readers.transcript import transcript_reply
 from evaluation.services.client import Answer
-from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
 
 MISSING = (
     "ddddocr is not installed: python -m pip install -r requirements_compare.txt "
@@ -55,10 +54,7 @@ class DdddocrReader:
         except self._input_errors:
             latency_s = time.perf_counter() - start
             return Reply(Answer("", 0.0, False, None, "undecodable_image"), latency_s)
-        text = computed(raw_text) if kind == "math" else raw_text
-        if not text:
-            return Reply(Answer("", 0.0, False, raw_text, NO_ANSWER), latency_s)
-        return Reply(Answer(text, confidence, True, raw_text, None), latency_s)
+        return transcript_reply(raw_text, confidence, kind, latency_s)
 
     def transcribe(self, image: bytes) -> str:
         """Return its raw output, nothing computed and nothing caught."""
@@ -73,9 +69,3 @@ class DdddocrReader:
         # Pillow warns of what ddddocr does to palettes; its caller cannot help it.
         with warnings.catch_warnings(action="ignore"):
             return self._engine.classification(image, png_fix=True, probability=probability)
-
-
-def computed(text: str) -> str:
-    """Return the value of what stands left of the first `=`; the text itself where it has none."""
-    value = evaluate_expression(text.partition("=")[0])
-    return text if value is None else str(value)

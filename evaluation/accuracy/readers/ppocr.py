@@ -10,17 +10,15 @@ import math
 import time
 from importlib.metadata import version
 
-from evaluation.accuracy.predictions import NO_ANSWER
 from evaluation.accuracy.readers.base import ReaderError, Reply
-from evaluation.accuracy.readers.ddddocr import computed
+from evaluation.accuracy.readers.transcript import transcript_reply
 from evaluation.services.client import Answer
 from qwen_captcha.backends.ppocr.backend import MODEL_NAME, find_model
 from qwen_captcha.errors import CaptchaServiceError, ModelLoadError
 from qwen_captcha.images.decode import ImageLimits, decode_image
-from qwen_captcha.recognition.constraints import DecodingConstraints
+from qwen_captcha.recognition.constraints import UNRESTRICTED
 
 _LIMITS = ImageLimits(max_image_pixels=50_000_000, max_frames=500)
-_ANYTHING = DecodingConstraints()
 
 
 class PPOCRReader:
@@ -53,10 +51,7 @@ class PPOCRReader:
             latency_s = time.perf_counter() - start
             return Reply(Answer("", 0.0, False, None, error.error_type), latency_s)
         latency_s = time.perf_counter() - start
-        text = computed(raw_text) if kind == "math" else raw_text
-        if not text:
-            return Reply(Answer("", 0.0, False, raw_text, NO_ANSWER), latency_s)
-        return Reply(Answer(text, confidence, True, raw_text, None), latency_s)
+        return transcript_reply(raw_text, confidence, kind, latency_s)
 
     def transcribe(self, image: bytes) -> str:
         """Return the text of one image file, with nothing computed.
@@ -68,6 +63,6 @@ class PPOCRReader:
 
     def _read(self, image: bytes) -> tuple[str, float]:
         decoded = decode_image(image, _LIMITS)
-        [transcript] = self._recognizer.read([decoded], [_ANYTHING])
+        [transcript] = self._recognizer.read([decoded], [UNRESTRICTED])
         text = "".join(character.text for character in transcript.characters).replace(" ", "")
         return text, min(1.0, math.exp(transcript.log_probability))

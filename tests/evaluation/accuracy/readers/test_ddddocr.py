@@ -10,7 +10,8 @@ import pytest
 
 from evaluation.accuracy.readers import ddddocr
 from evaluation.accuracy.readers.base import ReaderError
-from evaluation.accuracy.readers.ddddocr import DdddocrReader, computed
+from evaluation.accuracy.readers.ddddocr import DdddocrReader
+from evaluation.accuracy.readers.transcript import computed
 from tests.support.fake_backend import image_bytes
 
 
