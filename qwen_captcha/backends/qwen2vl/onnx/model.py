@@ -105,7 +105,9 @@ class OnnxModel:
         path = graph_path(folder, Part.VISION, precision)
         # A lone image is read by all threads, of several images each by one.
         self._vision = _session(path, vision_values, threads)
-        self._vision_beside_others = _session(path, vision_values, 1)
+        self._vision_beside_others = (
+            self._vision if threads == 1 else _session(path, vision_values, 1)
+        )
         self._pool = ThreadPoolExecutor(threads, "vision")
         # Its operators are small. With a pool of its own, whose threads wait actively beside the
         # vision encoder's, two cores read 86 images a second from 16 clients instead of 118.
@@ -171,13 +173,10 @@ class OnnxModel:
         Each image is a call of its own: the scale of an int8 operator is that of its whole input,
         and an image is not to be read otherwise because of those beside it.
         """
-        ends = np.cumsum([grid.rows * grid.columns for grid in batch.grids]).tolist()
-        parts = [
-            batch.pixel_values[end - grid.rows * grid.columns : end]  # (L, values)
-            for grid, end in zip(batch.grids, ends, strict=True)
-        ]
-        if len(parts) == 1:
-            return self._see_image(self._vision, parts[0], batch.grids[0])
+        if len(batch.grids) == 1:
+            return self._see_image(self._vision, batch.pixel_values, batch.grids[0])
+        lengths = [grid.rows * grid.columns for grid in batch.grids]
+        parts = np.split(batch.pixel_values, np.cumsum(lengths)[:-1])  # (L, values) each
         see = partial(self._see_image, self._vision_beside_others)
         return np.concatenate(list(self._pool.map(see, parts, batch.grids)))
 
