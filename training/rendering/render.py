@@ -242,7 +242,7 @@ def render(text: str, style: Style, *, aspect: float, fonts: FontLibrary, seed: 
         clutter.draw_dots(image, style, first, base, part["dots"])
     if placed:
         warp = None if style.warp_everything else source
-        ground = image.copy()
+        ground = image.copy() if style.erasers else image
         _ink_text(image, placed, style, em, inks, warp, part)
         if style.erasers:
             letters = [
