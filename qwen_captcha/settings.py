@@ -89,9 +89,10 @@ def decimal(default: float, minimum: float, maximum: float, help: str) -> float:
     return setting(f"{default:g}", decimal_number(minimum, maximum), allowed, help)
 
 
-def choice(choices: Sequence[str], help: str) -> str:
-    """Declare a setting that is one of some words; the first is the default."""
-    return setting(choices[0], one_of(choices), f"one of {', '.join(choices)}", help)
+def choice(choices: Sequence[str], help: str, *, default: str | None = None) -> str:
+    """Declare a setting that is one of some words; without a default, the first one is it."""
+    allowed = f"one of {', '.join(choices)}"
+    return setting(default or choices[0], one_of(choices), allowed, help)
 
 
 def flag(default: str, help: str) -> bool:
@@ -299,12 +300,7 @@ class Settings:
         1024 * 1024 * MIB,
         "Maximum bytes of images and database in COLLECT_DIR.",
     )
-    log_level: str = setting(
-        "info",
-        one_of(LOG_LEVELS),
-        f"one of {', '.join(LOG_LEVELS)}",
-        "Lowest severity that is logged.",
-    )
+    log_level: str = choice(LOG_LEVELS, "Lowest severity that is logged.", default="info")
     log_format: str = choice(
         LOG_FORMATS, "Format of a log line; auto is text in a terminal, else one JSON object."
     )

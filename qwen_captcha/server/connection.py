@@ -1,4 +1,4 @@
-"""Limits on the time that a connection to a client takes from a thread."""
+"""A connection to a client: limits on the time that it takes from a thread, and whole replies."""
 
 from __future__ import annotations
 
