@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from evaluation.published.layout import Shape, flat_config
+from evaluation.published.layout import IMAGE_DEVIATION, IMAGE_MEAN, Shape, flat_config
 from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor, ProcessorConfig
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 
@@ -55,8 +55,8 @@ def random_model(shape: Shape, device: str) -> RandomModel:
         merge_size=2,
         pixel_range=PIXEL_RANGE,
         rescale_factor=1 / 255,
-        mean=(0.48145466, 0.4578275, 0.40821073),
-        deviation=(0.26862954, 0.26130258, 0.27577711),
+        mean=IMAGE_MEAN,
+        deviation=IMAGE_DEVIATION,
     )
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     vocabulary = Vocabulary(tokenizer, shape.vocabulary_size, frozenset())

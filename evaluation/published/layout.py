@@ -27,6 +27,9 @@ from evaluation.published.vocabulary import Vocabulary, read_vocabulary
 
 SHARDS = 2
 REVISION = "0" * 40
+# Of the pixels that the vision encoder was trained on, by channel.
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
 # New name -> old one; the first that fits counts.
 OLD_PREFIXES = (
     ("model.visual.", "visual."),
@@ -221,8 +224,8 @@ def _write_processor(folder: Path) -> None:
             "patch_size": 14,
             "temporal_patch_size": 2,
             "merge_size": 2,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
+            "image_mean": [*IMAGE_MEAN],
+            "image_std": [*IMAGE_DEVIATION],
             "image_processor_type": "Qwen2VLImageProcessor",
             "processor_class": "Qwen2VLProcessor",
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -11,26 +12,16 @@ import torch
 from evaluation.gpu import __main__ as gpu
 from evaluation.gpu.random_model import IMAGE_TOKEN, random_model
 from evaluation.gpu.static_decoding import StaticDecoding
-from evaluation.published.layout import SHAPE_7B, Shape, flat_config
+from evaluation.published.layout import SHAPE_7B, flat_config
 from qwen_captcha.backends.qwen2vl.greedy import decode_greedily
 from qwen_captcha.backends.qwen2vl.language_model import Prompts
 from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchModel
 from qwen_captcha.recognition.reading import GenerationRequest
-from tests.support.checkpoints import noise_images
+from tests.support.checkpoints import SMALL_PUBLISHED_SHAPE, noise_images
 
 pytestmark = pytest.mark.live
 
-TINY = Shape(
-    hidden_size=32,
-    intermediate_size=64,
-    layers=2,
-    heads=4,
-    key_value_heads=2,
-    mrope_section=(2, 1, 1),
-    vision_depth=1,
-    vision_width=32,
-    vision_heads=2,
-)
+TINY = replace(SMALL_PUBLISHED_SHAPE, vision_depth=1)
 LITTLE = gpu.Effort(repeats=1, batch_sizes=(1, 2), clients=2, captchas=2, copied_bytes=2**16)
 
 

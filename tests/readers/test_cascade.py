@@ -298,22 +298,35 @@ def test_a_second_reader_that_gives_too_few_outputs_costs_its_opinion_alone(
     assert reasons(service) == {"internal_error": 1}
 
 
+def read_while_held(
+    service: CaptchaService,
+    second: Second,
+    clock: FakeClock,
+    *,
+    deadline_s: float,
+    passing_s: float,
+) -> list[str]:
+    """Return the texts of one request during which the second reader is held and time passes."""
+    second.hold()
+    texts: list[str] = []
+    deadline = clock.now_s + deadline_s
+    caller = threading.Thread(
+        target=lambda: texts.append(service.recognize(IMAGE, Options(), deadline).text)
+    )
+    caller.start()
+    second.wait_until_reading()
+    clock.advance(passing_s)
+    caller.join(MAX_WAIT_S)
+    return texts
+
+
 def test_a_second_reader_that_stalls_is_waited_for_once_and_not_cached(
     start_cascade: StartCascade, clock: FakeClock
 ) -> None:
     second = Second()
     service = start_cascade(small(), second, clock, OCR_TIMEOUT_S="8")
     reader = second_reader(service).second
-    second.hold()
-    answers: list[object] = []
-    caller = threading.Thread(
-        target=lambda: answers.append(service.recognize(IMAGE, Options(), clock.now_s + 3600))
-    )
-    caller.start()
-    second.wait_until_reading()
-    clock.advance(8)
-    caller.join(MAX_WAIT_S)
-    assert [answer.text for answer in answers] == ["small"]  # type: ignore[attr-defined]
+    assert read_while_held(service, second, clock, deadline_s=3600, passing_s=8) == ["small"]
     assert reader.queue.state is ModelState.FAILED
     # It is not asked any more, and the answer without its opinion was not cached.
     again = service.recognize(IMAGE, Options(), clock.now_s + 8)
@@ -330,16 +343,7 @@ def test_a_deadline_that_was_short_already_breaks_nothing(
 ) -> None:
     second = Second()
     service = start_cascade(small(), second, clock, OCR_TIMEOUT_S="8")
-    second.hold()
-    answers: list[object] = []
-    caller = threading.Thread(
-        target=lambda: answers.append(service.recognize(IMAGE, Options(), clock.now_s + 1))
-    )
-    caller.start()
-    second.wait_until_reading()
-    clock.advance(1)
-    caller.join(MAX_WAIT_S)
-    assert [answer.text for answer in answers] == ["small"]  # type: ignore[attr-defined]
+    assert read_while_held(service, second, clock, deadline_s=1, passing_s=1) == ["small"]
     assert second_reader(service).second.queue.state is ModelState.READY
 
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
+from evaluation.published import layout as published
 from evaluation.published.vocabulary import Vocabulary, read_vocabulary
 
 SPECIAL_TOKENS = (
@@ -43,6 +44,18 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>{% endif %}"
 )
 PIXEL_RANGE = (4 * 784, 20 * 784)
+# In the published layout.
+SMALL_PUBLISHED_SHAPE = published.Shape(
+    hidden_size=32,
+    intermediate_size=64,
+    layers=2,
+    heads=4,
+    key_value_heads=2,
+    mrope_section=(2, 1, 1),
+    vision_depth=2,
+    vision_width=32,
+    vision_heads=2,
+)
 # A random model hardly ever chooses one certain token: each of these ends an answer in tests.
 END_IDS = (IDS["<|im_end|>"], IDS["<|endoftext|>"], *range(IDS["a"], IDS["h"]))
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from evaluation.published.layout import Shape, write_into_cache
+from evaluation.published.layout import write_into_cache
 from evaluation.published.vocabulary import Vocabulary
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
@@ -33,6 +34,7 @@ from qwen_captcha.recognition.options import Case
 from qwen_captcha.recognition.reading import Capabilities, GenerationRequest
 from tests.support.captchas import CAPTCHA
 from tests.support.checkpoints import (
+    SMALL_PUBLISHED_SHAPE,
     documented_inputs,
     noise_images,
     published_vocabulary,
@@ -47,18 +49,7 @@ pytestmark = pytest.mark.live
 
 REPO_ID = "Qwen/Qwen2-VL-2B-Instruct"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-SMALL = Shape(
-    hidden_size=32,
-    intermediate_size=64,
-    layers=2,
-    heads=4,
-    key_value_heads=2,
-    mrope_section=(2, 1, 1),
-    vision_depth=2,
-    vision_width=32,
-    vision_heads=2,
-    weight_spread=0.4,
-)
+SMALL = replace(SMALL_PUBLISHED_SHAPE, weight_spread=0.4)
 PIXEL_RANGE = (10 * 784, 30 * 784)
 PROMPT = "What is written in the image? 图中写了什么？"
 

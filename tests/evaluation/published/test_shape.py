@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,20 +8,11 @@ import pytest
 from evaluation.published import layout, shape
 from evaluation.published.layout import Shape, flat_config
 from evaluation.published.shape import Cost
-from tests.support.checkpoints import published_vocabulary
+from tests.support.checkpoints import SMALL_PUBLISHED_SHAPE, published_vocabulary
 
 pytestmark = pytest.mark.live
 
-SMALL = Shape(
-    hidden_size=32,
-    intermediate_size=64,
-    layers=1,
-    heads=4,
-    mrope_section=(2, 1, 1),
-    vision_depth=1,
-    vision_width=32,
-    vision_heads=2,
-)
+SMALL = replace(SMALL_PUBLISHED_SHAPE, layers=1, vision_depth=1)
 
 
 def test_the_default_shape_is_the_published_2b() -> None:
