@@ -186,7 +186,7 @@ REFUSED = {
 class HttpContract:
     """The HTTP contract."""
 
-    def test_health_says_what_is_served(self, call: Call) -> None:
+    def test_health_has_the_served_model(self, call: Call) -> None:
         reply = call("GET", "/health")
         assert reply.status == 200
         assert list(reply.json)[:7] == [
@@ -228,7 +228,7 @@ class HttpContract:
         assert_answer(reply.json)
 
     @pytest.mark.parametrize("sent", PROMPTED.values(), ids=PROMPTED)
-    def test_a_prompt_is_followed_or_said_to_have_no_effect(
+    def test_a_prompt_is_followed_or_has_a_warning(
         self, call: Call, follows_prompts: bool, sent: tuple[str, bytes, str]
     ) -> None:
         reply = call("POST", *sent)
@@ -293,7 +293,7 @@ class HttpContract:
         assert reply.json["results"][1]["error_type"] == "invalid_base64"
 
     @pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED)
-    def test_a_refusal_is_the_one_error_object(
+    def test_a_rejection_is_the_error_object(
         self, call: Call, refused: tuple[str, str, bytes, str | None, int, str]
     ) -> None:
         method, path, body, content_type, status, error_type = refused
@@ -497,7 +497,7 @@ class TestTransformersServe(OverAnEngine):
             margin = probability[here.raw_response] - probability[there.raw_response]
             assert abs(margin) < NEAR_TIE
 
-    def test_what_it_lacks_is_said(self, call: Call) -> None:
+    def test_missing_features_have_a_warning(self, call: Call) -> None:
         reply = call("POST", "/ocr?charset=%E2%91%A0", CAPTCHA, PNG).json
         assert reply["confidence"] == 0.0
         assert CONFIDENCE_UNKNOWN in reply["warnings"]
@@ -552,7 +552,7 @@ class TestScript:
         assert (status, lines[-1]) == (1, "1 of 6 checks passed")
         assert sum("unsupported_image_type" in line for line in lines) == 5
 
-    def test_a_missing_image_is_said(self, url: str, tmp_path: Path) -> None:
+    def test_a_missing_image_is_reported(self, url: str, tmp_path: Path) -> None:
         status, lines = self.run(str(tmp_path / "missing.png"), "--url", url)
         assert (status, lines) == (2, [])
 

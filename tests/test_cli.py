@@ -68,7 +68,7 @@ def test_help_names_every_command_and_shows_examples(capsys: pytest.CaptureFixtu
         ("/src/qwen_captcha/__main__.py", "python -m qwen_captcha"),
     ],
 )
-def test_help_and_mends_name_the_command_as_it_was_called(
+def test_help_and_fixes_name_the_command_as_it_was_called(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], called: str, name: str
 ) -> None:
     monkeypatch.setattr(sys, "argv", [called, "--help"])
@@ -193,7 +193,7 @@ class TestDoctor:
         return {result.subject: result for result in doctor.run_checks("qwen-captcha")}
 
     @pytest.mark.live
-    def test_here_everything_is_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_doctor_checks_everything(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("QWEN_MODEL", "bundled")
         monkeypatch.setenv("PORT", "0")
         found = self.results()

@@ -63,7 +63,7 @@ def test_a_process_loads_one_model_for_all_instances(started: list[Settings]) ->
     assert len(started) == 1
 
 
-def test_the_gpu_is_a_setting_unless_it_is_said(started: list[Settings]) -> None:
+def test_an_argument_replaces_the_setting_use_gpu(started: list[Settings]) -> None:
     for use_gpu in (None, False, True):
         DdddOcr(use_gpu=use_gpu)
     assert [settings.use_gpu for settings in started] == [True, False, True]
@@ -74,7 +74,7 @@ def test_the_gpu_is_a_setting_unless_it_is_said(started: list[Settings]) -> None
     [{"det": True}, {"ocr": False}, {"import_onnx_path": "x.onnx", "charsets_path": "x.json"}],
     ids=["detection", "sliders", "a model of ddddocr's"],
 )
-def test_what_is_not_text_recognition_is_refused(
+def test_arguments_without_text_recognition_are_rejected(
     started: list[Settings], arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(NotImplementedError):
@@ -118,7 +118,7 @@ def test_a_range_belongs_to_its_instance(
     assert asked == [parse_options(option), Options()]
 
 
-def test_a_number_that_is_no_range_is_refused(started: list[Settings]) -> None:
+def test_a_number_that_is_no_range_is_rejected(started: list[Settings]) -> None:
     with pytest.raises(InvalidOption, match="charset_range"):
         DdddOcr().set_ranges(99)
 
@@ -147,7 +147,7 @@ def test_no_character_of_the_colors_is_an_empty_text(started: list[Settings]) ->
     assert DdddOcr().classification(IMAGE, colors=["green"]) == ""
 
 
-def test_an_unknown_color_is_refused(started: list[Settings]) -> None:
+def test_an_unknown_color_is_rejected(started: list[Settings]) -> None:
     with pytest.raises(InvalidOption, match="brown"):
         DdddOcr().classification(IMAGE, colors=["brown"])
 
@@ -157,7 +157,7 @@ def test_no_usable_answer_is_an_empty_text(started: list[Settings], backend: Fak
     assert DdddOcr().classification(IMAGE) == ""
 
 
-def test_what_is_no_image_is_an_error(started: list[Settings]) -> None:
+def test_data_that_is_no_image_is_an_error(started: list[Settings]) -> None:
     with pytest.raises(UnsupportedImageType):
         DdddOcr().classification(b"this is a text")
 
@@ -188,7 +188,7 @@ def test_an_array_with_one_channel_is_grey() -> None:
     assert image_file(grey[:, :, None]) == image_file(grey)
 
 
-def test_what_is_no_kind_of_image_is_said() -> None:
+def test_an_argument_that_is_no_image_is_an_error() -> None:
     with pytest.raises(InvalidBase64):
         image_file("no-such-file.png")
     with pytest.raises(FileNotFoundError):

@@ -89,7 +89,7 @@ def test_every_metric_is_documented_with_its_type_labels_and_meaning(client: Fla
 
 @pytest.mark.live
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
-def test_promtool_finds_nothing_to_complain_about(client: FlaskClient) -> None:
+def test_promtool_reports_no_problem(client: FlaskClient) -> None:
     use(client)
     check = subprocess.run(
         ["promtool", "check", "metrics"],
@@ -130,7 +130,7 @@ def test_answers_are_counted_by_kind_outcome_and_cache(
     assert value(found, "answer_confidence_bucket", le="0.8") == 2
 
 
-def test_refusals_are_counted_by_reason_also_in_a_batch_and_in_a_dialect(
+def test_rejections_are_counted_by_reason_in_batches_and_dialects(
     client: FlaskClient,
 ) -> None:
     client.post("/ocr")
@@ -201,7 +201,7 @@ def workers_of(server: Server) -> list[int]:
 
 
 @pytest.mark.live
-def test_any_worker_tells_the_numbers_of_all() -> None:
+def test_any_worker_reports_the_metrics_of_all() -> None:
     command = (*gunicorn_command("tests.support.fake_backend:create_quick_app()"), "--workers", "2")
     with running(command) as server:
         server.wait_until_ready()
@@ -238,7 +238,7 @@ def test_the_shared_numbers_are_removed_at_the_end() -> None:
 
 
 @pytest.mark.live
-def test_nothing_is_left_where_the_port_is_taken() -> None:
+def test_a_start_on_a_taken_port_leaves_no_files() -> None:
     before = set(Path("/dev/shm").glob("qwen-captcha-metrics-*"))
     with socket.create_server(("127.0.0.1", 0)) as taken:
         command = gunicorn_command("tests.support.fake_backend:create_quick_app()")

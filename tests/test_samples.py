@@ -64,7 +64,7 @@ def test_a_tree_with_a_manifest(tmp_path: Path) -> None:
     ]
 
 
-def test_a_tree_without_a_manifest_knows_no_baseline(tmp_path: Path) -> None:
+def test_a_tree_without_a_manifest_has_no_baseline(tmp_path: Path) -> None:
     make_folder(tmp_path / "one", "1.png\t42\n", "1.png")
     make_folder(tmp_path / "two", "1.png\t验证\n", "1.png")
     assert [(f.name, f.kind, f.baseline, f.tune) for f in read_families(tmp_path)] == [

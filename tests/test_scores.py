@@ -97,7 +97,7 @@ def test_wilson_interval_contains_the_share_and_mirrors(counts: tuple[int, int])
 
 
 @pytest.mark.parametrize(("successes", "trials"), [(-1, 4), (5, 4), (0, -1)])
-def test_wilson_interval_refuses_impossible_counts(successes: int, trials: int) -> None:
+def test_wilson_interval_rejects_impossible_counts(successes: int, trials: int) -> None:
     with pytest.raises(ValueError, match=f"{successes} successes in {trials} trials"):
         scores.wilson_interval(successes, trials)
 
@@ -172,7 +172,7 @@ def test_ece_is_the_weighted_gap_of_the_bins(drawn: list[tuple[float, bool]]) ->
         pytest.param([math.nan, 0.1], [True, False], "nan is outside", id="not-a-number"),
     ],
 )
-def test_confidence_scores_refuse_what_is_no_probability(
+def test_confidence_scores_reject_values_that_are_no_probability(
     score: object, confidences: list[float], correct: list[bool], message: str
 ) -> None:
     assert callable(score)

@@ -116,7 +116,7 @@ def test_a_model_that_was_trained_on_cropped_images_is_shown_those(
     assert shown.height < 30
 
 
-def test_an_image_that_cannot_be_read_is_an_error_and_asks_no_model(
+def test_an_undecodable_image_is_an_error_without_a_call_to_the_model(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     with pytest.raises(UnsupportedImageType):
@@ -172,7 +172,7 @@ def test_an_image_that_fails_takes_no_other_with_it(start_service: ServiceFactor
     assert "tensor" not in str(answers[3].error)
 
 
-def test_a_batch_whose_images_are_all_bad_needs_no_place(
+def test_a_batch_of_undecodable_images_reserves_no_slot(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     service = start_service(backend)
@@ -181,7 +181,7 @@ def test_a_batch_whose_images_are_all_bad_needs_no_place(
     assert answer.error_type == "image_too_large"
 
 
-def test_the_deadline_of_a_batch_fails_what_is_not_read_and_keeps_the_rest(
+def test_the_deadline_of_a_batch_fails_only_the_unread_images(
     start_service: ServiceFactory, backend: FakeBackend, clock: FakeClock
 ) -> None:
     def say(task: GenerationRequest) -> str:
@@ -244,7 +244,7 @@ def test_other_options_are_another_request(
     assert backend.batch_sizes == [1, 1]
 
 
-def test_a_kept_answer_needs_neither_a_place_nor_decoding(
+def test_a_cached_answer_needs_neither_a_slot_nor_decoding(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     service = start_service(backend)
@@ -255,7 +255,7 @@ def test_a_kept_answer_needs_neither_a_place_nor_decoding(
         service.recognize(NO_IMAGE, Options(), FAR)
 
 
-def test_kept_answers_expire(
+def test_cached_answers_expire(
     start_service: ServiceFactory, backend: FakeBackend, clock: FakeClock
 ) -> None:
     service = start_service(backend, clock, CACHE_TTL_S="60")
@@ -265,7 +265,7 @@ def test_kept_answers_expire(
     assert answer.cache is CacheUse.MISS
 
 
-def test_no_answer_is_kept_like_an_answer(start_service: ServiceFactory) -> None:
+def test_a_missing_answer_is_cached_like_an_answer(start_service: ServiceFactory) -> None:
     backend = FakeBackend(lambda task: "")
     service = start_service(backend)
     first, second = (service.recognize(IMAGE, Options(), FAR) for _ in range(2))
@@ -273,7 +273,7 @@ def test_no_answer_is_kept_like_an_answer(start_service: ServiceFactory) -> None
     assert backend.batch_sizes == [1]
 
 
-def test_an_error_is_not_kept(start_service: ServiceFactory) -> None:
+def test_an_error_is_not_cached(start_service: ServiceFactory) -> None:
     words = iter(["w120"])
     failures = iter([ValueError("once")])
 
@@ -331,7 +331,7 @@ def test_identical_requests_in_flight_are_read_once(
     assert backend.batch_sizes == [1, 1]
 
 
-def test_the_failure_of_a_reading_reaches_all_who_share_it(
+def test_the_error_of_a_shared_task_reaches_all_its_clients(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     def say(task: GenerationRequest) -> str:
@@ -349,7 +349,7 @@ def test_the_failure_of_a_reading_reaches_all_who_share_it(
     assert backend.batch_sizes == [1]
 
 
-def test_one_who_joins_and_waits_longer_gets_the_answer_that_came_too_late_for_the_first(
+def test_a_joined_request_with_a_later_deadline_gets_the_late_answer(
     start_service: ServiceFactory, backend: FakeBackend, clock: FakeClock
 ) -> None:
     service = start_service(backend, clock)
@@ -370,7 +370,7 @@ def test_one_who_joins_and_waits_longer_gets_the_answer_that_came_too_late_for_t
     assert isinstance(hasty.outcome(), Answer | DeadlineExceeded)
 
 
-def test_a_full_queue_refuses_before_decoding(
+def test_a_full_queue_rejects_before_decoding(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     service = start_service(backend, MAX_QUEUE_SIZE="2", MAX_BATCH_IMAGES="2")

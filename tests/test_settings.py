@@ -249,7 +249,7 @@ def test_a_value_that_cannot_be_used_is_named_in_one_line(
         ("USE_GPU", "2"),
     ],
 )
-def test_nonsense_is_refused_in_a_short_line(name: str, text: str) -> None:
+def test_invalid_values_are_rejected_in_a_short_line(name: str, text: str) -> None:
     with pytest.raises(SettingsError, match=f"^{name}=") as refusal:
         load_settings({name: text})
     assert len(str(refusal.value)) < 200

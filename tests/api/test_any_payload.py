@@ -68,7 +68,7 @@ def is_the_callers(error: object) -> bool:
 
 
 @given(bodies, st.sampled_from(TYPES), st.dictionaries(st.sampled_from(NAMES), texts, max_size=3))
-def test_any_body_is_an_image_or_the_caller_s_error(
+def test_any_body_is_an_image_or_a_client_error(
     body: bytes, content_type: str, query: dict[str, str]
 ) -> None:
     arguments: dict[str, Any] = {"data": body, "content_type": content_type, "query_string": query}
@@ -80,7 +80,7 @@ def test_any_body_is_an_image_or_the_caller_s_error(
 
 
 @given(objects)
-def test_any_options_are_valid_or_refused(fields: dict[str, object]) -> None:
+def test_any_options_are_valid_or_rejected(fields: dict[str, object]) -> None:
     first, second = outcome(parse_options, fields), outcome(parse_options, fields)
     if isinstance(first, Options):
         assert first == second
@@ -104,12 +104,12 @@ def test_base64_of_any_bytes_is_these_bytes(
 
 
 @given(st.text(max_size=200))
-def test_any_text_is_base64_or_refused(text: str) -> None:
+def test_any_text_is_base64_or_rejected(text: str) -> None:
     found = outcome(image_from_base64, text, LIMITS)
     assert is_the_callers(found) or 0 < len(found) <= LIMITS.max_image_bytes
 
 
 @pytest.mark.parametrize("value", ["é", "a", "%%%%", 5, None, ["AAAA"]])
-def test_what_is_no_base64_is_refused_as_such(value: object) -> None:
+def test_invalid_base64_has_its_own_error(value: object) -> None:
     with pytest.raises(InvalidBase64, match="base64"):
         image_from_base64(value, LIMITS)

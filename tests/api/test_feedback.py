@@ -68,7 +68,7 @@ def test_a_confirmed_answer_becomes_a_label(client: FlaskClient, folder: Path) -
     assert (folder / file).read_bytes() == IMAGE
 
 
-def test_a_refused_answer_is_corrected_or_marked(client: FlaskClient, folder: Path) -> None:
+def test_a_wrong_answer_is_corrected_or_marked(client: FlaskClient, folder: Path) -> None:
     ids = [
         client.post("/ocr", data=image_bytes(width)).headers["X-Request-Id"] for width in (120, 130)
     ]
@@ -117,7 +117,7 @@ def test_an_image_without_an_answer_is_collected_to_be_labelled(
     assert labels(folder) == ["abcd"]
 
 
-def test_what_is_no_image_is_not_collected(client: FlaskClient, folder: Path) -> None:
+def test_data_that_is_no_image_is_not_collected(client: FlaskClient, folder: Path) -> None:
     reply = client.post("/ocr", data=b"text", content_type="image/png")
     assert say(client, reply.headers["X-Request-Id"]).status_code == 404
     assert {path.name for path in folder.iterdir()} <= {".labels.lock", "collected.sqlite3"}
@@ -148,7 +148,7 @@ def test_json_is_json_under_any_content_type(client: FlaskClient, content_type: 
         (b'{"request_id":"a","correct":true,"text":5}', "text must be"),
     ],
 )
-def test_a_malformed_feedback_is_the_one_error_object(
+def test_a_malformed_feedback_is_the_error_object(
     client: FlaskClient, body: bytes, reason: str
 ) -> None:
     reply = client.post("/feedback", data=body)
@@ -156,7 +156,7 @@ def test_a_malformed_feedback_is_the_one_error_object(
     assert reason in reply.json["error"]
 
 
-def test_a_label_that_cannot_be_one_is_refused(client: FlaskClient, folder: Path) -> None:
+def test_a_label_that_cannot_be_one_is_rejected(client: FlaskClient, folder: Path) -> None:
     request_id = client.post("/ocr", data=IMAGE).headers["X-Request-Id"]
     for text in ("a\tb", "x" * 65, "\ud800"):
         body = json.dumps({"request_id": request_id, "correct": False, "text": text})

@@ -60,7 +60,7 @@ def test_a_dialect_is_rejected_in_the_dialect(client: FlaskClient) -> None:
     assert (reply.status_code, list(reply.json)) == (503, ["detail"])
 
 
-def test_a_service_that_stops_gives_that_as_the_reason(app: Flask, client: FlaskClient) -> None:
+def test_a_stopping_service_has_that_reason(app: Flask, client: FlaskClient) -> None:
     app.extensions["captcha_service"].begin_drain()
     reply = client.post("/ocr", data=IMAGE, content_type="image/png")
     assert (reply.status_code, reply.json["error_type"]) == (503, "draining")

@@ -121,13 +121,13 @@ def test_one_image_is_read_with_all_that_is_known_of_it(open_page: Opener) -> No
 
 
 @pytest.mark.parametrize("event", EVENTS)
-def test_what_is_pasted_or_dropped_is_read(open_page: Opener, event: str) -> None:
+def test_a_pasted_or_dropped_image_is_read(open_page: Opener, event: str) -> None:
     visit = open_page(app_with(FakeBackend()))
     hand_over(visit, event, 101, 102)
     expect(visit.page.locator(".answer")).to_have_text(["w101", "w102"])
 
 
-def test_of_many_images_six_are_asked_for_at_once(open_page: Opener) -> None:
+def test_at_most_six_requests_run_at_once(open_page: Opener) -> None:
     backend = FakeBackend()
     visit = open_page(app_with(backend))
     expect(visit.page.locator("#model")).to_contain_text("Ready")
@@ -159,9 +159,7 @@ def test_a_bad_image_fails_alone_and_can_be_tried_again(open_page: Opener) -> No
     assert len(visit.readings) == 3
 
 
-def test_options_are_sent_and_the_command_asks_for_the_same(
-    open_page: Opener, tmp_path: Path
-) -> None:
+def test_options_are_sent_by_the_page_and_by_its_command(open_page: Opener, tmp_path: Path) -> None:
     prompt = "it's $HOME; 文"
 
     def say(task: GenerationRequest) -> str:
@@ -190,7 +188,7 @@ def test_options_are_sent_and_the_command_asks_for_the_same(
     expect(answer).to_have_text("a@'b")
 
 
-def test_a_key_is_asked_for_where_one_is_wanted(open_page: Opener) -> None:
+def test_the_page_asks_for_a_key_where_one_is_required(open_page: Opener) -> None:
     key = "a-key-of-this-test-0123456789"
     visit = open_page(app_with(FakeBackend(), API_KEYS=key))
     page = visit.page
@@ -219,7 +217,9 @@ def test_images_wait_for_a_model_that_loads(open_page: Opener) -> None:
     expect(visit.page.locator(".answer")).to_have_text("w120")
 
 
-def test_it_is_in_chinese_for_who_reads_chinese_and_remembers_a_choice(open_page: Opener) -> None:
+def test_the_page_is_in_chinese_for_a_chinese_browser_and_stores_the_choice(
+    open_page: Opener,
+) -> None:
     visit = open_page(app_with(FakeBackend()), language="zh-CN")
     page = visit.page
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
@@ -289,7 +289,7 @@ def test_a_phone_needs_no_scrolling_to_the_side(open_page: Opener, path: str) ->
     assert scrolled <= seen
 
 
-def test_a_smuggled_script_is_not_run(browser: Browser) -> None:
+def test_an_injected_script_is_not_run(browser: Browser) -> None:
     app = app_with(FakeBackend())
     with served(app) as url, visiting(browser, url) as visit:
         visit.page.evaluate(

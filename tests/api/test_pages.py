@@ -47,7 +47,7 @@ def html_of(client: FlaskClient, path: str) -> str:
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/assets/page.js", "/assets/base.css"])
-def test_a_browser_is_bound(client: FlaskClient, path: str) -> None:
+def test_the_content_security_policy_allows_only_own_files(client: FlaskClient, path: str) -> None:
     headers = client.get(path, buffered=True).headers
     policy = dict(
         directive.strip().split(" ", 1)

@@ -48,7 +48,7 @@ def lines() -> Iterator[list[dict[str, Any]]]:
     logger.setLevel(logging.NOTSET)
 
 
-def test_an_id_that_came_is_kept(client: FlaskClient) -> None:
+def test_a_request_id_is_passed_on(client: FlaskClient) -> None:
     response = client.post("/ocr", data=IMAGE, headers={"X-Request-Id": "trace-1:2/a"})
     assert response.headers["X-Request-Id"] == "trace-1:2/a"
 
@@ -76,7 +76,7 @@ def durations(header: str) -> dict[str, float]:
     }
 
 
-def test_a_reading_tells_its_times_and_a_kept_one_has_none(client: FlaskClient) -> None:
+def test_a_cached_answer_has_no_queue_or_inference_time(client: FlaskClient) -> None:
     fresh, kept = (
         durations(client.post("/ocr", data=IMAGE).headers["Server-Timing"]) for _ in range(2)
     )
@@ -111,7 +111,7 @@ def test_a_request_is_one_line_without_image_answer_or_prompt(
     assert line["time"].endswith("+00:00")
 
 
-def test_answers_are_logged_where_that_is_asked_for(
+def test_answers_are_logged_with_the_setting(
     backend: FakeBackend, lines: list[dict[str, Any]]
 ) -> None:
     app = create_app(load_settings({"LOG_ANSWERS": "true"}), backend)
@@ -131,7 +131,7 @@ def test_an_error_is_named(client: FlaskClient, lines: list[dict[str, Any]]) -> 
     assert "secret" not in json.dumps(unknown)
 
 
-def test_probes_are_quiet(client: FlaskClient, lines: list[dict[str, Any]]) -> None:
+def test_probes_are_not_logged(client: FlaskClient, lines: list[dict[str, Any]]) -> None:
     for path in ("/health", "/livez", "/readyz", "/metrics", "/ping"):
         client.get(path)
     assert {line["level"] for line in lines} == {"debug"}
@@ -150,7 +150,7 @@ def test_other_lines_of_a_request_have_its_id(app: Flask, lines: list[dict[str, 
     assert line["request_id"] == "r2"
 
 
-def test_a_line_for_people() -> None:
+def test_a_line_in_text_format() -> None:
     record = logging.LogRecord("x", logging.INFO, "x.py", 1, "POST %s", ("/ocr",), None)
     record.fields = {"status": 200, "cache": "hit"}
     line = TextFormatter().format(record)

@@ -188,7 +188,7 @@ def test_options_arrive_in_every_form(kwargs: dict[str, Any]) -> None:
     assert single(**kwargs)[1] == Options(case=Case.UPPER)
 
 
-def test_query_keeps_chinese() -> None:
+def test_chinese_in_the_query_is_decoded() -> None:
     assert single(data=PNG, query_string={"prompt": "读"})[1] == Options(prompt="读")
 
 
@@ -370,7 +370,7 @@ def test_base64_of_an_image_in_a_form_field_is_the_field() -> None:
         pytest.param(encoded_image("JPEG").decode("latin-1").encode(), "as text", id="jpeg string"),
     ],
 )
-def test_an_image_that_was_sent_as_text_is_told_so(data: bytes, hint: str) -> None:
+def test_an_image_sent_as_text_has_its_own_error(data: bytes, hint: str) -> None:
     image, _ = single(data=data, content_type=FORM)
     with pytest.raises(UndecodableImage, match=hint):
         decode_image(image, ImageLimits(max_image_pixels=1000, max_frames=1))
@@ -394,7 +394,7 @@ def test_byte_limit_is_exact_in_every_form(kwargs_of: Any, limit: int) -> None:
         single(limits, **kwargs_of(b"x" * (limit + 1)))
 
 
-def test_base64_over_the_limit_is_refused_before_decoding() -> None:
+def test_base64_over_the_limit_is_rejected_before_decoding() -> None:
     with pytest.raises(ImageTooLarge):
         single(json={"image_base64": "!" * 4000})
 

@@ -110,7 +110,7 @@ def test_warnings_are_a_list(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(("least", "marked"), [("0.7", False), ("0.9", True)])
-def test_an_answer_below_the_confidence_asked_for_is_marked(
+def test_an_answer_below_min_confidence_is_marked(
     client: FlaskClient, least: str, marked: bool
 ) -> None:
     url = f"/ocr?min_confidence={least}"
@@ -121,14 +121,14 @@ def test_an_answer_below_the_confidence_asked_for_is_marked(
     assert body.get("low_confidence", False) is marked
 
 
-def test_details_are_there_where_they_were_asked_for(client: FlaskClient) -> None:
+def test_details_are_sent_on_request(client: FlaskClient) -> None:
     plain = body_of(client.post("/ocr", data=IMAGE, content_type="image/png"))
     assert "details" not in plain
     asked = client.post("/ocr?details=true", data=IMAGE, content_type="image/png")
     assert body_of(asked) == {**plain, "details": {"characters": [], "alternatives": []}}
 
 
-def test_options_that_exclude_each_other_are_refused_before_reading(
+def test_contradictory_options_are_rejected_before_reading(
     client: FlaskClient, backend: FakeBackend
 ) -> None:
     url = "/ocr?kind=digits&charset=abc"
@@ -138,7 +138,7 @@ def test_options_that_exclude_each_other_are_refused_before_reading(
     assert backend.batches == []
 
 
-def test_a_reply_says_whether_it_was_kept(client: FlaskClient) -> None:
+def test_the_cache_header_is_hit_or_miss(client: FlaskClient) -> None:
     uses = [
         client.post("/ocr", data=IMAGE, content_type="image/png").headers["X-Cache"]
         for _ in range(2)
@@ -186,7 +186,9 @@ def test_a_batch_in_json_shares_the_options(client: FlaskClient, backend: FakeBa
     assert {task.prompt for tasks in backend.batches for task in tasks} == {"Only digits."}
 
 
-def test_a_batch_says_whether_all_of_it_was_kept(client: FlaskClient) -> None:
+def test_the_cache_header_of_a_batch_is_hit_only_if_all_images_were_cached(
+    client: FlaskClient,
+) -> None:
     bad = b"this is a text"
     uses = [
         client.post("/batch-ocr", data=batch(*images)).headers["X-Cache"]
@@ -226,9 +228,7 @@ def service_of(app: Flask) -> CaptchaService:
     return service
 
 
-def test_while_the_model_loads_everything_waits_but_life(
-    backend: FakeBackend, settings: Settings
-) -> None:
+def test_while_the_model_loads_only_livez_is_200(backend: FakeBackend, settings: Settings) -> None:
     backend.hold()
     app = create_app(settings, backend)
     client = app.test_client()
@@ -251,7 +251,7 @@ def test_while_the_model_loads_everything_waits_but_life(
     service_of(app).begin_drain()
 
 
-def test_what_another_instance_can_take_is_sent_there_where_a_proxy_has_one(
+def test_a_proxy_with_other_instances_gets_retryable_requests_back(
     app: Flask, client: FlaskClient
 ) -> None:
     service_of(app).begin_drain()
@@ -319,13 +319,13 @@ def test_while_the_service_drains_it_is_not_ready(app: Flask, client: FlaskClien
         ("POST", "/batch-ocr", 400, "missing_image"),
     ],
 )
-def test_whatever_has_no_answer_has_the_one_error_object(
+def test_every_failed_request_has_the_error_object(
     client: FlaskClient, method: str, path: str, status: int, error_type: str
 ) -> None:
     assert_error(client.open(path, method=method), status, error_type)
 
 
-def test_a_wrong_method_is_told_the_right_ones(client: FlaskClient) -> None:
+def test_a_wrong_method_has_an_allow_header(client: FlaskClient) -> None:
     allowed = client.get("/ocr").headers["Allow"]
     assert set(allowed.split(", ")) == {"POST", "OPTIONS"}
 
@@ -340,7 +340,7 @@ def test_options_and_head_have_no_body(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["//ocr", "///ocr", "/ocr/", "//ocr//"])
-def test_slashes_too_many_are_left_out(client: FlaskClient, path: str) -> None:
+def test_repeated_slashes_are_removed(client: FlaskClient, path: str) -> None:
     # As a path the test client would take it for a host name.
     overrides = {"PATH_INFO": path}
     response = client.post("/", data=IMAGE, content_type="image/png", environ_overrides=overrides)
@@ -365,7 +365,7 @@ def create_client(backend: FakeBackend, **variables: str) -> FlaskClient:
     ],
     ids=["raw", "curl's default", "json", "form field", "batch of files", "batch in json"],
 )
-def test_a_body_over_the_limit_is_refused(
+def test_a_body_over_the_limit_is_rejected(
     backend: FakeBackend, path: str, body: dict[str, Any], content_type: str | None
 ) -> None:
     client = create_client(backend, MAX_BODY_BYTES="2000", MAX_IMAGE_BYTES="2000")
@@ -374,20 +374,20 @@ def test_a_body_over_the_limit_is_refused(
     assert backend.batches == []
 
 
-def test_an_image_over_the_limit_is_refused(backend: FakeBackend) -> None:
+def test_an_image_over_the_limit_is_rejected(backend: FakeBackend) -> None:
     client = create_client(backend, MAX_IMAGE_BYTES="2000")
     response = client.post("/ocr", data=b"x" * 2001, content_type="image/png")
     assert_error(response, 413, "image_too_large")
 
 
-def test_too_many_images_are_refused(backend: FakeBackend) -> None:
+def test_too_many_images_are_rejected(backend: FakeBackend) -> None:
     client = create_client(backend, MAX_BATCH_IMAGES="2")
     response = client.post("/batch-ocr", data=batch(*[IMAGE] * 3))
     assert_error(response, 413, "too_many_images")
 
 
 @pytest.mark.parametrize("path", ["/ocr?prompt=123456", "/batch-ocr?prompt=123456"])
-def test_a_prompt_over_the_limit_is_refused(backend: FakeBackend, path: str) -> None:
+def test_a_prompt_over_the_limit_is_rejected(backend: FakeBackend, path: str) -> None:
     client = create_client(backend, MAX_PROMPT_CHARACTERS="5")
     field = "images" if "batch" in path else "image"
     response = client.post(path, data={field: (io.BytesIO(IMAGE), "a.png")})
@@ -427,7 +427,7 @@ def add_route(app: Flask, error: Exception) -> None:
     ],
     ids=["a bug", "an HTTP error above 499", "an unusual HTTP error", "a service error", "base"],
 )
-def test_an_error_in_a_view_has_the_one_error_object(
+def test_an_error_in_a_view_has_the_error_object(
     backend: FakeBackend,
     settings: Settings,
     caplog: pytest.LogCaptureFixture,
@@ -444,9 +444,7 @@ def test_an_error_in_a_view_has_the_one_error_object(
     service_of(app).begin_drain()
 
 
-def test_an_error_that_waiting_helps_against_says_for_how_long(
-    backend: FakeBackend, settings: Settings
-) -> None:
+def test_a_retryable_error_has_a_retry_after(backend: FakeBackend, settings: Settings) -> None:
     app = create_app(settings, backend)
     add_route(app, OutOfMemory("Too little memory.", retry_after_s=7))
     assert app.test_client().get("/fail").headers["Retry-After"] == "7"

@@ -68,7 +68,7 @@ def test_a_known_key_counts_beside_another_one_and_with_any_sign_in_it(
     assert read(client, Authorization=f"Bearer {key}", X_API_Key="other").status_code == 200
 
 
-def test_a_refusal_is_in_the_dialect_of_the_route(keyed: FlaskClient) -> None:
+def test_a_rejection_has_the_shape_of_the_dialect(keyed: FlaskClient) -> None:
     text = keyed.post("/ocr/b64/text", data=b"x")
     assert (text.status_code, text.data) == (200, b"")
     assert keyed.post("/ocr/file/json", data=b"x").json["result"] == ""
@@ -106,7 +106,7 @@ def test_no_other_key_does(
     assert backend.batches == []
 
 
-def test_every_route_but_probes_and_pages_wants_a_key(keyed: FlaskClient) -> None:
+def test_every_route_but_probes_and_pages_requires_a_key(keyed: FlaskClient) -> None:
     rules = list(keyed.application.url_map.iter_rules())
     assert set(OPEN_ROUTES) < {rule.rule for rule in rules}
     for rule in rules:
@@ -124,7 +124,7 @@ def test_without_keys_none_is_needed(client: FlaskClient) -> None:
     assert read(client, X_API_Key="whatever").status_code == 200
 
 
-def test_a_refused_key_is_counted_and_not_logged(
+def test_a_rejected_key_is_counted_and_not_logged(
     keyed: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -138,7 +138,7 @@ def test_a_refused_key_is_counted_and_not_logged(
     assert KEYS[0] not in logged
 
 
-def test_who_calls_too_often_is_told_when_to_come_back(start: ClientFactory) -> None:
+def test_requests_over_the_rate_get_a_retry_after(start: ClientFactory) -> None:
     client = start(RATE_LIMIT_PER_ADDRESS="3/hour")
     assert [read(client).status_code for _ in range(4)] == [200, 200, 200, 429]
     refusal = client.get("/nowhere")
@@ -167,7 +167,7 @@ def test_a_key_has_one_rate_from_all_addresses(start: ClientFactory) -> None:
     assert statuses == [404, 429, 404, 429]
 
 
-def test_guesses_at_keys_count_for_the_address(start: ClientFactory) -> None:
+def test_wrong_keys_count_for_the_address(start: ClientFactory) -> None:
     client = start(API_KEYS=",".join(KEYS), RATE_LIMIT_PER_ADDRESS="2/hour")
     guesses = [read(client, X_API_Key=f"guess-{number:010}") for number in range(3)]
     assert [guess.status_code for guess in guesses] == [401, 401, 429]
@@ -184,7 +184,7 @@ def test_guesses_at_keys_count_for_the_address(start: ClientFactory) -> None:
     ],
     ids=["not behind a proxy", "behind one", "what the caller adds", "behind two", "no address"],
 )
-def test_the_address_is_what_trusted_proxies_say(
+def test_the_address_comes_from_trusted_proxies_only(
     start: ClientFactory, proxies: str, forwarded: tuple[str, ...], statuses: list[int]
 ) -> None:
     client = start(RATE_LIMIT_PER_ADDRESS="1/hour", TRUSTED_PROXY_COUNT=proxies)
@@ -203,7 +203,7 @@ def test_the_address_is_what_trusted_proxies_say(
         ("", ""),
     ],
 )
-def test_one_caller_is_an_address_or_a_network(address: str, network: str) -> None:
+def test_one_client_is_an_address_or_a_network(address: str, network: str) -> None:
     assert network_of(address) == network
 
 
@@ -238,7 +238,9 @@ def test_the_pages_of_configured_origins_may(start: ClientFactory) -> None:
 
 
 @pytest.mark.parametrize("allowed", ["", "https://example.org"], ids=["none", "another"])
-def test_a_page_that_may_not_call_is_told_the_setting(start: ClientFactory, allowed: str) -> None:
+def test_a_rejected_origin_gets_an_error_that_names_cors_origins(
+    start: ClientFactory, allowed: str
+) -> None:
     question = {"Origin": "https://other.example", "Access-Control-Request-Method": "POST"}
     reply = start(CORS_ORIGINS=allowed).options("/ocr", headers=question)
     assert (reply.status_code, reply.json["error_type"]) == (403, "origin_not_allowed")
@@ -258,12 +260,12 @@ def test_an_origin_with_a_bracket_is_itself_alone(start: ClientFactory) -> None:
 
 
 @pytest.mark.parametrize("path", ["/health", "/ocr", "/nowhere"])
-def test_a_reply_is_nothing_that_a_browser_runs(client: FlaskClient, path: str) -> None:
+def test_a_reply_cannot_run_as_a_script(client: FlaskClient, path: str) -> None:
     headers = client.get(path).headers
     assert {name: headers[name] for name in BROWSER_HEADERS} == BROWSER_HEADERS
 
 
-def test_the_description_says_that_a_key_is_wanted(keyed: FlaskClient, client: FlaskClient) -> None:
+def test_the_description_has_the_key(keyed: FlaskClient, client: FlaskClient) -> None:
     document = keyed.get("/openapi.json", headers={"X-API-Key": KEYS[0]}).json
     assert document["security"] == [{"bearer": []}, {"key": []}]
     assert document["paths"]["/health"]["get"]["security"] == []

@@ -51,12 +51,12 @@ def test_a_body_in_pieces_is_read(client: FlaskClient, length: int | None) -> No
     assert post(client, Body(IMAGE[:50], IMAGE[50:51], IMAGE[51:]), length).json["text"] == "w120"
 
 
-def test_an_announced_body_over_the_limit_is_refused_unread(client: FlaskClient) -> None:
+def test_a_content_length_over_the_limit_is_rejected_without_reading(client: FlaskClient) -> None:
     reply = post(client, Body(OSError("read")), LIMIT + 1)
     assert (reply.status_code, reply.json["error_type"]) == (413, "body_too_large")
 
 
-def test_a_body_over_the_limit_is_refused_when_it_gets_there(client: FlaskClient) -> None:
+def test_a_body_over_the_limit_is_rejected_once_the_limit_is_read(client: FlaskClient) -> None:
     pieces = [bytes(1024)] * (LIMIT // 1024) + [b"x", OSError("read beyond the limit")]
     reply = post(client, Body(*pieces), None)
     assert (reply.status_code, reply.json["error_type"]) == (413, "body_too_large")
@@ -70,7 +70,7 @@ def test_a_body_over_the_limit_is_refused_when_it_gets_there(client: FlaskClient
         pytest.param([OSError("malformed chunk")], None, id="malformed"),
     ],
 )
-def test_a_body_that_was_cut_is_refused(
+def test_a_body_that_was_cut_is_rejected(
     client: FlaskClient, pieces: list[bytes | OSError], length: int | None
 ) -> None:
     reply = post(client, Body(*pieces), length)
@@ -100,7 +100,7 @@ def test_a_compressed_body_is_unpacked(client: FlaskClient, encoding: str, pack:
         pytest.param(IMAGE, "br", 415, id="another encoding"),
     ],
 )
-def test_a_body_that_cannot_be_unpacked_is_refused(
+def test_a_body_that_cannot_be_unpacked_is_rejected(
     client: FlaskClient, body: bytes, encoding: str, status: int
 ) -> None:
     reply = client.post("/ocr", data=body, headers={"Content-Encoding": encoding})
@@ -108,6 +108,6 @@ def test_a_body_that_cannot_be_unpacked_is_refused(
     assert reply.json["error"].endswith(".")
 
 
-def test_no_more_is_unpacked_than_is_asked_for() -> None:
+def test_no_more_than_the_requested_size_is_unpacked() -> None:
     packed = io.BytesIO(gzip.compress(bytes(1 << 20)))
     assert DecompressedBody(packed, "gzip").read(1001) == bytes(1001)

@@ -78,7 +78,7 @@ def test_a_setting_forces_a_backend(
         chosen(Path("someone/reader"), QWEN_BACKEND="onnx")
 
 
-def test_without_pytorch_graphs_are_run_and_other_checkpoints_say_what_to_install(
+def test_without_pytorch_other_checkpoints_name_the_install_command(
     monkeypatch: pytest.MonkeyPatch, plain: Path, exported: Path
 ) -> None:
     machine(monkeypatch, pytorch=False, gpus=1)

@@ -122,7 +122,7 @@ def test_cores_are_counted_where_there_is_no_affinity(
     ],
     ids=["unknown", "machine", "no limit", "container", "version 1", "over the limit"],
 )
-def test_memory_is_what_is_left(
+def test_free_memory_is_the_limit_less_the_used_memory(
     proc: Path, cgroups: Path, meminfo: str, files: dict[str, str], available: int | str | None
 ) -> None:
     write(proc, {"meminfo": meminfo, "self/cgroup": "0::/\n"})

@@ -112,7 +112,7 @@ def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         ("owner/na me", False),
     ],
 )
-def test_hub_names_are_told_from_folders(checkpoint: str, is_name: bool) -> None:
+def test_hub_names_and_folders_are_distinguished(checkpoint: str, is_name: bool) -> None:
     assert is_hub_name(checkpoint) is is_name
 
 
@@ -147,7 +147,7 @@ def test_the_newer_names_of_processor_files_will_do(folder: Path) -> None:
     assert inspect_checkpoint(folder, "mine").folder == folder
 
 
-def test_a_checkpoint_states_its_own_facts(folder: Path) -> None:
+def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
     write_json(folder / "captcha.json", {**FACTS, "trained": "long"})
     assert inspect_checkpoint(folder, "mine").facts == CaptchaFacts(False, False, (100, 200))
     write_json(folder / "captcha.json", {**FACTS, "crops_to_text": True})
@@ -186,7 +186,7 @@ def test_a_checkpoint_states_its_own_facts(folder: Path) -> None:
         "a second look of one number",
     ],
 )
-def test_facts_that_cannot_be_used_are_refused(folder: Path, facts: object) -> None:
+def test_facts_that_cannot_be_used_are_rejected(folder: Path, facts: object) -> None:
     write_json(folder / "captcha.json", facts)
     with pytest.raises(ModelLoadError, match=r"captcha\.json of mine must hold"):
         inspect_checkpoint(folder, "mine")
@@ -239,7 +239,7 @@ def test_a_link_of_the_cache_without_its_file_is_missing(folder: Path, tmp_path:
     ],
     ids=["Qwen2.5-VL", "BERT", "unknown", "a list", "cut short"],
 )
-def test_another_architecture_is_refused(folder: Path, config: str, complaint: str) -> None:
+def test_another_architecture_is_rejected(folder: Path, config: str, complaint: str) -> None:
     (folder / "config.json").write_text(config, encoding="utf-8")
     with pytest.raises(ModelLoadError, match=complaint):
         check_architecture(folder, "mine")
@@ -248,14 +248,14 @@ def test_another_architecture_is_refused(folder: Path, config: str, complaint: s
 
 
 @pytest.mark.parametrize("weight_map", [{}, None, "all"], ids=["empty", "null", "text"])
-def test_an_index_without_weights_is_refused(folder: Path, weight_map: object) -> None:
+def test_an_index_without_weights_is_rejected(folder: Path, weight_map: object) -> None:
     write_json(folder / "model.safetensors.index.json", {"weight_map": weight_map})
     with pytest.raises(ModelLoadError, match="names no weights"):
         inspect_checkpoint(folder, "mine")
 
 
 @pytest.mark.parametrize("checkpoint", ["/no/such/folder", "./none", "nothing", "a/b/c"])
-def test_neither_a_folder_nor_a_hub_name_is_refused(checkpoint: str) -> None:
+def test_neither_a_folder_nor_a_hub_name_is_rejected(checkpoint: str) -> None:
     with pytest.raises(ModelLoadError) as refusal:
         find_checkpoint(checkpoint)
     assert str(refusal.value).startswith(f"{checkpoint} is neither a folder nor a hub name")
@@ -274,7 +274,7 @@ def test_a_hub_name_that_is_not_cached_has_to_be_downloaded() -> None:
     assert find_checkpoint(REPO_ID) is None
 
 
-def test_a_half_downloaded_hub_name_is_refused_without_a_network(cached: Path) -> None:
+def test_a_half_downloaded_hub_name_is_rejected_without_a_network(cached: Path) -> None:
     (cached / SHARDS[1]).unlink()
     assert not is_complete_in_cache(REPO_ID)
     with pytest.raises(HalfDownloadedError) as refusal:
@@ -335,12 +335,12 @@ def test_a_description_is_small(hub: FakeHub) -> None:
     assert find_checkpoint(REPO_ID) is None
 
 
-def test_a_description_without_an_index_tells_no_size(folder: Path) -> None:
+def test_a_repository_without_an_index_has_an_unknown_size(folder: Path) -> None:
     (folder / "model.safetensors.index.json").unlink()
     assert described_weights(folder, "mine") is None
 
 
-def test_a_name_that_the_hub_does_not_have_is_refused_in_one_line(hub: FakeHub) -> None:
+def test_an_unknown_hub_name_is_a_one_line_error(hub: FakeHub) -> None:
     with pytest.raises(ModelLoadError) as refusal:
         download_description("Qwen/Qwen2-VL-3B")
     line = str(refusal.value)
@@ -349,7 +349,7 @@ def test_a_name_that_the_hub_does_not_have_is_refused_in_one_line(hub: FakeHub) 
     assert "\n" not in line
 
 
-def test_a_mirror_is_not_asked_for_the_hub_s_own_storage(hub: FakeHub) -> None:
+def test_a_download_from_a_mirror_disables_xet(hub: FakeHub) -> None:
     assert urlsplit(hub.url).hostname != HUB_HOST
     download_checkpoint(REPO_ID)
     assert constants.HF_HUB_DISABLE_XET is True
@@ -375,7 +375,7 @@ def test_offline_is_named_as_the_reason() -> None:
         download_checkpoint(REPO_ID)
 
 
-def test_a_download_of_another_architecture_is_refused(hub: FakeHub, folder: Path) -> None:
+def test_a_download_of_another_architecture_is_rejected(hub: FakeHub, folder: Path) -> None:
     write_json(folder / "config.json", {"model_type": "bert"})
     with pytest.raises(ModelLoadError, match="architecture bert"):
         download_checkpoint(REPO_ID)

@@ -27,7 +27,7 @@ def test_unset_takes_the_default_model_where_it_is_cached(
     assert caplog.messages == []
 
 
-def test_unset_takes_the_bundled_one_otherwise_and_says_how_to_get_the_default(
+def test_unset_takes_the_bundled_one_otherwise_and_logs_the_download_command(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.INFO):

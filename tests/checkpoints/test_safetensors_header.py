@@ -70,7 +70,7 @@ def test_shards_add_up(write: Any) -> None:
     ],
     ids=["a byte missing", "no shape", "shape is no list", "no end", "no object"],
 )
-def test_a_damaged_file_is_noticed(
+def test_a_damaged_file_is_detected(
     write: Any, header: Any, data_bytes: int, complaint: str
 ) -> None:
     with pytest.raises(DamagedWeightsError, match=f"^model.safetensors is {complaint}$"):
@@ -88,7 +88,7 @@ def test_a_damaged_file_is_noticed(
     ],
     ids=["empty", "two bytes", "an error page", "cut in the header", "no text"],
 )
-def test_what_is_no_safetensors_file_is_noticed(
+def test_a_file_that_is_no_safetensors_is_detected(
     tmp_path: Path, content: bytes, complaint: str
 ) -> None:
     path = tmp_path / "model.safetensors"

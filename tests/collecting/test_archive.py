@@ -57,7 +57,7 @@ def record(archive: ImageArchive, *verdicts: Verdict) -> list[object]:
     return [error and type(error) for error in archive.record(verdicts)]
 
 
-def test_an_image_is_kept_as_it_was_sent_for_its_owner_alone(archive: ImageArchive) -> None:
+def test_an_image_is_stored_unchanged_with_private_permissions(archive: ImageArchive) -> None:
     sent = answer(1)
     assert archive.keep([sent]) == Kept(kept=1)
     [(data, file)] = images(archive.folder).items()
@@ -87,7 +87,7 @@ def test_every_format_that_is_read_has_a_suffix_that_is_labelled() -> None:
     assert set(SUFFIXES.values()) <= IMAGE_SUFFIXES
 
 
-def test_the_oldest_make_room_and_labels_stay(archive: ImageArchive) -> None:
+def test_the_oldest_without_a_label_are_deleted_first(archive: ImageArchive) -> None:
     archive.keep([answer(1), answer(2), answer(3)])
     archive.record([Verdict("id-1", correct=True)])
     assert archive.keep([answer(4)]) == Kept(kept=1, removed=1)
@@ -99,7 +99,9 @@ def test_the_oldest_make_room_and_labels_stay(archive: ImageArchive) -> None:
     assert set(images(archive.folder)) == kept
 
 
-def test_an_image_that_is_sent_again_is_kept_once_and_young_again(archive: ImageArchive) -> None:
+def test_an_image_that_is_sent_again_is_stored_once_with_the_new_time(
+    archive: ImageArchive,
+) -> None:
     archive.keep([answer(1), answer(2), answer(3)])
     again = answer(1)
     archive.keep([CollectedAnswer("id-again", again.data, "a3b9", 0.5, "a3b9", "m")])
@@ -111,7 +113,7 @@ def test_an_image_that_is_sent_again_is_kept_once_and_young_again(archive: Image
     assert record(archive, *(Verdict(one, correct=True) for one in ids)) == [None, None]
 
 
-def test_an_image_that_is_sent_over_and_over_fills_nothing(archive: ImageArchive) -> None:
+def test_a_repeated_image_takes_no_space(archive: ImageArchive) -> None:
     data = answer(1).data
     archive.keep([CollectedAnswer(f"{n}", data, "a", 0.5, "a", "m") for n in range(40)])
     assert [row[0] for row in rows(archive.folder, "answers")] == [f"{n}" for n in range(24, 40)]
@@ -151,7 +153,7 @@ def test_feedback_makes_a_label(
     assert [sample.label for sample in family.samples] == [label.text]
 
 
-def test_a_refused_answer_is_marked_and_a_later_verdict_wins(archive: ImageArchive) -> None:
+def test_a_wrong_answer_is_marked_and_later_feedback_replaces_it(archive: ImageArchive) -> None:
     archive.keep([answer(1)])
     [file] = images(archive.folder).values()
     labels = LabelFolder(archive.folder)
@@ -179,7 +181,7 @@ def test_a_refused_answer_is_marked_and_a_later_verdict_wins(archive: ImageArchi
         ("a", Verdict("id-1", correct=False, text="x" * 65), BadRequest),
     ],
 )
-def test_a_verdict_that_makes_no_sense_changes_nothing(
+def test_contradictory_feedback_changes_nothing(
     archive: ImageArchive, text: str, verdict: Verdict, error: type[Exception]
 ) -> None:
     archive.keep([answer(1, text, "?"), answer(3)])
@@ -194,7 +196,7 @@ def test_an_id_that_is_used_again_is_of_the_last_image(archive: ImageArchive) ->
     assert set(LabelFolder(archive.folder).read().labels) == {images(archive.folder)[second.data]}
 
 
-def test_what_cannot_be_written_leaves_nothing_behind(
+def test_a_failed_write_leaves_no_file(
     archive: ImageArchive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive.keep([answer(1)])
@@ -214,7 +216,7 @@ def test_what_cannot_be_written_leaves_nothing_behind(
     assert len(images(archive.folder)) == 3
 
 
-def test_files_that_were_deleted_or_left_by_a_killed_process_are_noticed(tmp_path: Path) -> None:
+def test_deleted_files_and_leftovers_of_a_killed_process_are_detected(tmp_path: Path) -> None:
     archive = ImageArchive(tmp_path, 3, MIB)
     archive.keep([answer(1), answer(2)])
     (tmp_path / images(tmp_path)[answer(1).data]).unlink()
@@ -229,7 +231,7 @@ def test_files_that_were_deleted_or_left_by_a_killed_process_are_noticed(tmp_pat
 
 
 @pytest.mark.live
-def test_processes_that_share_a_folder_keep_to_the_limit_together(tmp_path: Path) -> None:
+def test_the_limit_holds_for_all_processes_of_a_folder(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path

@@ -81,7 +81,7 @@ def collected(metrics: Metrics, outcome: str) -> float:
     return float(line.split()[-1])
 
 
-def test_what_is_kept_is_counted_and_written_before_its_verdict(
+def test_a_collected_image_is_written_before_its_feedback(
     collector: Collector, archive: FakeArchive, metrics: Metrics
 ) -> None:
     archive.is_free.clear()
@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_warning_and_the_service_goes_on(
     ]
 
 
-def test_a_bug_in_the_archive_ends_nothing(collector: Collector, archive: FakeArchive) -> None:
+def test_an_error_of_the_archive_stops_nothing(collector: Collector, archive: FakeArchive) -> None:
     archive.error = ValueError("bug")
     keep(collector, "id")
     with pytest.raises(ServiceUnavailable):
@@ -163,7 +163,7 @@ def test_a_bug_in_the_archive_ends_nothing(collector: Collector, archive: FakeAr
     collector.feedback(VERDICT, MAX_WAIT_S)
 
 
-def test_a_verdict_that_takes_too_long_is_unavailable(
+def test_feedback_that_takes_too_long_is_unavailable(
     collector: Collector, archive: FakeArchive
 ) -> None:
     archive.is_free.clear()
@@ -189,7 +189,7 @@ def test_nothing_is_taken_after_the_end(collector: Collector, archive: FakeArchi
         (parse_options({"colors": ["red"]}), False),
     ],
 )
-def test_only_answers_that_say_what_an_image_shows_are_kept(
+def test_only_transcriptions_are_collected(
     collector: Collector, archive: FakeArchive, options: Options, is_kept: bool
 ) -> None:
     keep(collector, "id", options)

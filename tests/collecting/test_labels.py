@@ -89,7 +89,7 @@ def test_a_new_file_is_private_and_a_replaced_one_keeps_its_mode(tmp_path: Path)
     assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"two", 0o644)
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "labels.tsv").write_text(ROWS)
 
     def no_space(descriptor: int) -> None:
@@ -134,6 +134,6 @@ def test_a_typed_text_becomes_a_label(typed: str, label: str) -> None:
     [("", "empty"), (" \t", "empty"), ("a\tb", "control"), ("a\nb", "control"),
      ("a\u2028b", "control"), ("x" * 65, "65 characters")],
 )  # fmt: skip
-def test_what_cannot_be_a_label_is_said(typed: str, reason: str) -> None:
+def test_an_invalid_label_is_reported(typed: str, reason: str) -> None:
     with pytest.raises(LabelsError, match=reason):
         label_text(typed)

@@ -74,7 +74,7 @@ def test_its_environment_is_one_that_the_service_starts_with(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CAPTCHA)
-def test_nginx_finds_it_by_its_name_on_the_network(name: str) -> None:
+def test_nginx_resolves_the_service_by_its_name(name: str) -> None:
     assert CAPTCHA[name]["networks"]["default"]["aliases"] == ["captcha"]
 
 
@@ -142,7 +142,7 @@ def test_the_model_cache_is_the_volume_that_is_mounted() -> None:
     assert f"QWEN_MODEL={MODEL}" in DOCKERFILE
 
 
-def test_what_the_image_needs_is_in_its_build_context() -> None:
+def test_files_of_the_image_are_in_its_build_context() -> None:
     ignore = (PROJECT / ".dockerignore").read_text(encoding="utf-8").split()
     copied = [
         source
@@ -197,7 +197,7 @@ def test_compose_accepts_the_file(client: list[str], options: tuple[str, ...]) -
 
 
 @pytest.mark.live
-def test_compose_refuses_a_file_that_is_wrong(client: list[str], tmp_path: Path) -> None:
+def test_compose_rejects_an_invalid_file(client: list[str], tmp_path: Path) -> None:
     wrong = tmp_path / "compose.yml"
     wrong.write_text(COMPOSE_FILE.read_text("utf-8").replace("read_only:", "readonly:"), "utf-8")
     done = check(client, wrong)

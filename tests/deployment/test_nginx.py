@@ -147,7 +147,7 @@ def post(body: bytes, *headers: bytes, path: bytes = b"/ocr") -> bytes:
         "large image",
     ],
 )  # fmt: skip
-def test_every_refusal_is_the_one_error_object(
+def test_every_error_is_the_error_object(
     front: int, request_bytes: bytes, status: int, error_type: str
 ) -> None:
     [reply] = send_and_wait(front, [request_bytes])
@@ -176,7 +176,7 @@ def test_every_refusal_is_the_one_error_object(
         "chunks",
     ],
 )
-def test_what_is_valid_is_answered(front: int, request_bytes: bytes) -> None:
+def test_valid_http_is_answered(front: int, request_bytes: bytes) -> None:
     [reply] = send_and_wait(front, [request_bytes])
     assert (reply.status, reply.json["text"]) == (200, "w120")
 
@@ -223,7 +223,7 @@ def test_an_instance_that_hangs_up_is_a_502() -> None:
     assert_error(reply, 502, "unavailable")
 
 
-def test_one_caller_in_a_flood_is_told_to_slow_down(front_of_none: int) -> None:
+def test_one_address_over_the_limit_gets_429(front_of_none: int) -> None:
     wanted = 400
     request = b"GET /nowhere HTTP/1.1\r\nHost: captcha\r\n\r\n"
     last = request.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
@@ -279,7 +279,7 @@ def test_work_is_divided_and_arrives_unchanged(instances: Instances) -> None:
 
 
 @pytest.mark.parametrize("path", [b"/ocr", b"/batch-ocr"])
-def test_what_a_loading_instance_sends_away_another_one_takes(
+def test_a_request_to_a_loading_instance_goes_to_another_one(
     instances: Instances, path: bytes
 ) -> None:
     instances.replies[0] = (503, LOADING, SENT_AWAY)
@@ -292,7 +292,7 @@ def test_what_a_loading_instance_sends_away_another_one_takes(
     }
 
 
-def test_a_loading_instance_may_be_slow_to_say_so(instances: Instances) -> None:
+def test_a_loading_instance_may_reply_slowly(instances: Instances) -> None:
     instances.replies[0] = (503, LOADING, SENT_AWAY)
     # Longer than the retries of others may wait.
     instances.delays_s[0] = 1.7
@@ -306,7 +306,7 @@ def test_a_loading_instance_may_be_slow_to_say_so(instances: Instances) -> None:
     assert (reply.status, len(instances.asked[0])) == (200, 2)
 
 
-def test_where_all_are_loading_the_caller_reads_their_own_words(instances: Instances) -> None:
+def test_where_all_instances_are_loading_their_reply_is_passed_on(instances: Instances) -> None:
     instances.replies = [(503, LOADING, SENT_AWAY)] * 2
     for reply in instances.send():
         assert (reply.status, reply.json["error_type"]) == (503, "model_loading")
@@ -389,7 +389,7 @@ def test_nginx_closes_idle_connections_before_gunicorn_does() -> None:
     assert "keepalive_timeout" not in INSTANCES.read_text(encoding="utf-8")
 
 
-def test_nginx_speaks_of_errors_as_the_service_does() -> None:
+def test_errors_of_nginx_are_those_of_the_service() -> None:
     [types] = re.findall(r"map \$status \$captcha_error_type \{(.*?)\}", CONFIGURATION, re.DOTALL)
     known = {error.error_type: error.status for error in every_error_type()}
     for status, error_type in re.findall(r"(\d{3}) (\w+);", types):
@@ -401,13 +401,13 @@ def test_nginx_speaks_of_errors_as_the_service_does() -> None:
             )
 
 
-def test_a_missing_nginx_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_nginx_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(NginxStartError, match="not installed"), running_nginx([1]):
         pass
 
 
-def test_a_configuration_that_does_not_start_is_said(
+def test_a_configuration_that_does_not_start_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     broken = tmp_path / "nginx.conf"

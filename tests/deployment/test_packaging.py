@@ -73,7 +73,7 @@ def test_the_script_is_the_command_line() -> None:
 
 
 @pytest.mark.live
-def test_the_wheel_holds_the_package_with_its_data(wheel: Path) -> None:
+def test_the_wheel_has_the_package_with_its_data(wheel: Path) -> None:
     package = PROJECT / "qwen_captcha"
     files = {
         str(path.relative_to(PROJECT))
@@ -91,7 +91,7 @@ def test_the_wheel_holds_the_package_with_its_data(wheel: Path) -> None:
 
 
 @pytest.mark.live
-def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
+def test_the_wheel_has_its_requirements(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         [name] = [name for name in archive.namelist() if name.endswith("/METADATA")]
         metadata = message_from_bytes(archive.read(name))
@@ -139,7 +139,7 @@ def test_the_installed_command_serves_from_another_folder(installed: Path, tmp_p
 
 
 @pytest.mark.parametrize("version", [(3, 6, 15), (3, 10, 13)])
-def test_an_old_python_is_told_which_one_is_needed(
+def test_an_old_python_is_reported_with_the_minimum_version(
     monkeypatch: pytest.MonkeyPatch, version: tuple[int, ...]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", version)

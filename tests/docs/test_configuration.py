@@ -23,7 +23,7 @@ BROKEN = (
 )
 
 
-def test_the_line_of_a_refused_value_is_the_real_one() -> None:
+def test_the_line_of_an_invalid_setting_is_the_real_one() -> None:
     with pytest.raises(SettingsError) as refused:
         load_settings({"MIN_PIXELS": "abc"})
     assert f"\n{refused.value}\n" in PAGE

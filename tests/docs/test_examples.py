@@ -114,7 +114,7 @@ class TestPython:
         assert (good.text, bad.text, bad.success) == ("w120", "", False)
         assert bad.error_type == "unsupported_image_type"
 
-    def test_a_refusal(self, url: str) -> None:
+    def test_an_error_reply(self, url: str) -> None:
         with pytest.raises(CaptchaError, match="image") as refusal:
             CaptchaClient(url).solve(b"this is a text")
         assert (refusal.value.status, refusal.value.error_type) == (415, "unsupported_image_type")
@@ -130,7 +130,7 @@ class TestPython:
             (200, b"<html>abcd</html>", "not_a_service", None),
         ],
     )  # fmt: skip
-    def test_what_is_no_answer_is_never_a_text(
+    def test_a_response_without_an_answer_is_never_a_text(
         self, status: int, body: bytes, error_type: str, retry_after_s: int | None
     ) -> None:
         with (

@@ -28,7 +28,7 @@ def test_each_dialect_route_is_named() -> None:
     }  # fmt: skip
 
 
-def test_the_shown_probabilities_are_what_the_page_says() -> None:
+def test_the_shown_probabilities_are_those_of_the_page() -> None:
     [shown] = re.findall(r"```json\n(\{.*?\})\n```", PAGE, re.DOTALL)
     result = json.loads(shown)
     rows = result["probability"]

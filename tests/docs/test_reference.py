@@ -24,7 +24,7 @@ def test_each_setting_is_in_one_table_of_its_page(page: Path) -> None:
         assert rows.count(f"\n| `{setting.names[0]}`") >= 1
 
 
-def test_no_translation_is_left_over() -> None:
+def test_no_translation_is_unused() -> None:
     chinese = read_chinese()
     for page in PAGES:
         with_tables(page.read_text(encoding="utf-8"), translation_of(page, chinese))

@@ -59,6 +59,6 @@ def test_each_page_that_is_linked_exists() -> None:
 
 
 @pytest.mark.parametrize("sentence", [LOST_BYTES, RECODED, WEB_PAGE, NO_BOUNDARY])
-def test_the_refusals_that_it_explains_are_the_real_ones(sentence: str) -> None:
+def test_the_errors_of_the_page_are_the_real_ones(sentence: str) -> None:
     quoted = re.findall("^- `([^`]+)`", TEXT, re.MULTILINE)
     assert any(part in sentence for part in quoted)

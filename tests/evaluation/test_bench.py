@@ -76,7 +76,9 @@ def test_every_way_reads_every_image_once_to_warm_up_and_once_a_round(
     assert agreed == {BATCH: 1.0, CONCURRENT: 1.0}
 
 
-def test_a_rival_is_a_way_of_its_own_and_read_in_turns(reader: StubReader, url: str) -> None:
+def test_a_competitor_is_a_workload_of_its_own_and_takes_turns(
+    reader: StubReader, url: str
+) -> None:
     read: list[bytes] = []
 
     def read_one(image: bytes) -> str:
@@ -101,7 +103,7 @@ def test_differing_texts_are_reported(url: str) -> None:
     assert agreed == {BATCH: 0.75, CONCURRENT: 0.75}
 
 
-def test_a_cache_that_answers_ends_the_measurement(reader: StubReader, url: str) -> None:
+def test_a_cached_reply_ends_the_measurement(reader: StubReader, url: str) -> None:
     reader.cache_use = "hit"
     with pytest.raises(ServiceError, match="X-Cache is hit"):
         measure_ways(url, IMAGES, 1, bytes.decode)
@@ -144,7 +146,7 @@ def test_misuse_of_the_command_line(
     assert message in capsys.readouterr().err
 
 
-def test_the_service_understands_its_environment() -> None:
+def test_the_service_accepts_its_environment() -> None:
     settings = load_settings(service_environment(Plan("bundled", 64, 5, 2)))
     assert (settings.qwen_model, settings.host) == ("bundled", "127.0.0.1")
     assert min(settings.ocr_timeout_s, settings.batch_ocr_timeout_s) == 600

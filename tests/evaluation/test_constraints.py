@@ -49,7 +49,9 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_charset_that_is_obeyed_and_helps(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_charset_that_restricts_and_raises_accuracy(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def read(drawn: str, restricted: bool) -> str:
         return drawn.replace("O", "0").replace("验", "") if restricted else drawn
 

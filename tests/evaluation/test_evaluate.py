@@ -73,7 +73,7 @@ def test_the_command_prints_a_table(
     assert printed.err == ""
 
 
-def test_the_files_hold_every_prediction_and_a_page(tree: Path, url: str, tmp_path: Path) -> None:
+def test_the_files_are_every_prediction_and_a_page(tree: Path, url: str, tmp_path: Path) -> None:
     data, page = tmp_path / "report.json", tmp_path / "report.html"
     options = ["--option", "kind=text", "--option", "charset=a=b"]
     assert main([str(tree), "--url", url, *options, "--json", str(data), "--html", str(page)]) == 0

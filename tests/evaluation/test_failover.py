@@ -17,7 +17,7 @@ ENVIRONMENT = {"HOST": "127.0.0.1", "CACHE_SIZE": "0", "PYTHONPATH": "."}
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
-def test_callers_do_not_notice_that_an_instance_is_killed_and_started_again() -> None:
+def test_killing_and_restarting_an_instance_fails_no_request() -> None:
     tally, seen = failover.measure(200, QUICK, ENVIRONMENT)
     assert set(tally.outcomes) == {"answered"}
     assert tally.outcomes.total() >= 200
@@ -57,7 +57,7 @@ def test_no_request_is_lost_when_the_service_stops(workers: int) -> None:
     assert status == 0
 
 
-def test_a_caller_without_an_object_is_lost() -> None:
+def test_a_reply_without_the_error_object_counts_as_lost() -> None:
     with stub_service(lambda call: (200, b"[]")) as url:
         outcomes = Counter([graceful_shutdown.one_request(int(url.rsplit(":", 1)[1]), b"image")])
     assert outcomes == {"lost: no object": 1}

@@ -33,7 +33,7 @@ def test_the_7b_has_the_published_numbers() -> None:
     assert config["num_hidden_layers"] == 28
 
 
-def test_every_figure_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_metric_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.main({"tiny": TINY}, device="cpu", effort=LITTLE)
     _, _, _, name, *lines = capsys.readouterr().out.splitlines()
     assert name == "tiny"
@@ -57,7 +57,9 @@ def test_every_figure_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["static cache, 1 rows"].endswith(" of 6 tokens as the loop")
 
 
-def test_what_would_begin_too_late_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_measurement_that_would_start_too_late_is_skipped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     hours = count(step=3600)
     gpu.main({"tiny": TINY}, device="cpu", effort=LITTLE, clock=lambda: float(next(hours)))
     lines = capsys.readouterr().out.splitlines()[4:]
@@ -65,7 +67,7 @@ def test_what_would_begin_too_late_is_left_out(capsys: pytest.CaptureFixture[str
     assert all(line.endswith("left out: the time is over") for line in lines)
 
 
-def test_a_machine_without_a_gpu_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_gpu_the_command_ends_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA GPU"):
         gpu.main()

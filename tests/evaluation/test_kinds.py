@@ -43,7 +43,7 @@ def test_a_pale_character_is_drawn_in_a_level_that_is_seen(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_has_a_label_is_not_blank(kind: str) -> None:
+def test_a_labelled_image_is_not_blank(kind: str) -> None:
     for drawing in DRAWN[kind]:
         shows_something = drawing.label != "" or kind == "lines alone"
         assert is_blank(picture(drawing.png)) is not shows_something

@@ -77,7 +77,7 @@ def test_all_is_made_once(commands: Commands) -> None:
     assert len(commands.run) == 6
 
 
-def test_what_was_interrupted_is_made_again(commands: Commands) -> None:
+def test_an_interrupted_phase_is_repeated(commands: Commands) -> None:
     def interrupted(command: Sequence[str]) -> None:
         commands(command)
         if "--mmproj" in command:

@@ -94,7 +94,7 @@ def test_malformed_images_are_read_or_rejected_in_every_form(server: Server) -> 
         (422, b"{}", None),
     ],
 )
-def test_a_fault_is_noticed(status: int, body: bytes, fault: str | None) -> None:
+def test_a_fault_is_detected(status: int, body: bytes, fault: str | None) -> None:
     def script(call: Call) -> Reply:
         return status, body
 

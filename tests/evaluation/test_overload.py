@@ -13,7 +13,7 @@ pytestmark = pytest.mark.live
 IMAGES = [image_bytes(width) for width in range(200, 220)]
 
 
-def test_too_much_work_is_refused_at_once_and_the_rest_is_answered() -> None:
+def test_requests_over_capacity_are_rejected_at_once_and_the_others_answered() -> None:
     steady = gunicorn_command("tests.support.fake_backend:create_steady_app()")
     with running(steady, CACHE_SIZE="0", MAX_QUEUE_SIZE="16", MAX_BATCH_IMAGES="16",
                  MAX_BATCH_SIZE="1") as server:  # fmt: skip
@@ -45,7 +45,7 @@ def test_too_much_work_is_refused_at_once_and_the_rest_is_answered() -> None:
         ({"others": ["504 deadline_exceeded"]}, {"other replies"}),
     ],
 )
-def test_what_does_not_hold_is_named(change: dict[str, object], broken: set[str]) -> None:
+def test_a_failed_check_is_named(change: dict[str, object], broken: set[str]) -> None:
     good = {
         "answers_s": [1.0] * 12,
         "refusals_s": [0.01],

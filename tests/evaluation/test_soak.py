@@ -41,6 +41,6 @@ def test_nothing_grows_in_a_short_run() -> None:
         (State(100, 10, 5), 0.02, {"median latency"}),
     ],
 )
-def test_what_grows_is_named(last: State, late_s: float, broken: set[str]) -> None:
+def test_growing_metrics_are_named(last: State, late_s: float, broken: set[str]) -> None:
     run = Run([0.01] * 90 + [late_s] * 10, [], {10: State(100, 10, 5), 100: last})
     assert {name for name, (_, holds) in judge(run).items() if not holds} == broken

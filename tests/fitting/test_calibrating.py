@@ -42,7 +42,7 @@ def test_a_curve_is_found_again() -> None:
         assert fitted.probability(outcome.evidence) == pytest.approx(expected, abs=0.06)
 
 
-def test_fitting_repairs_a_model_that_is_too_sure() -> None:
+def test_fitting_lowers_the_confidence_of_an_overconfident_model() -> None:
     fitted = fit(outcomes(3000, "text", TRUE_CURVE))
     fresh = outcomes(3000, "text", TRUE_CURVE, seed=2)
     assert figures_of(None, fresh)["ece"] > 0.1
@@ -67,7 +67,7 @@ def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: 
     assert (curve.probability(Evidence(-0.5, -0.5)) > 0.5) is right
 
 
-def test_what_was_read_is_judged_as_the_service_answers() -> None:
+def test_outputs_are_scored_as_the_service_answers() -> None:
     said = {"aB3": "Ab3", "3+5=?": "5+3=", "9": "8", "5/0": "5/0", "7": ""}
     readings = [GenerationOutput(text, math.log(0.5), complete=True) for text in said.values()]
     judged = outcomes_of(list(said), readings, plan_recognition(Options(), Capabilities()))

@@ -29,7 +29,7 @@ def test_scores_have_their_interval() -> None:
     assert str(Score(0, 0)) == "none"
 
 
-def test_the_card_says_what_came_of_it() -> None:
+def test_the_card_has_the_result() -> None:
     text = CARD.as_markdown()
     assert "| the user's | 0.33 (0.10 – 0.70, 2 of 6) | 1.00 (0.61 – 1.00, 6 of 6) |" in text
     assert "Recommended `min_confidence`: 0.8" in text

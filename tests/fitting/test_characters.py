@@ -37,7 +37,7 @@ def test_characters_that_are_unknown_are_found(loaded: Loaded) -> None:
     assert missing_characters(processor.tokenizer, ["a3", "ж3", "3éж"]) == ["é", "ж"]
 
 
-def test_what_is_known_keeps_its_number_and_embedding(loaded: Loaded) -> None:
+def test_known_characters_have_the_same_id_and_embedding(loaded: Loaded) -> None:
     model, processor = loaded
     before = model.get_input_embeddings().weight.detach().clone()
     add_characters(model, processor, NEW)
@@ -58,7 +58,7 @@ def test_new_characters_differ_and_an_accented_one_starts_near_its_letter(loaded
     assert int(distances.argmin()) == IDS["e"]
 
 
-def test_a_checkpoint_with_new_characters_is_served_and_obeys_them(
+def test_a_checkpoint_with_new_characters_is_served_and_restricted_to_them(
     loaded: Loaded, small_base: Path, tmp_path: Path
 ) -> None:
     model, processor = loaded
@@ -73,7 +73,7 @@ def test_a_checkpoint_with_new_characters_is_served_and_obeys_them(
     assert missing_characters(processor.tokenizer, [CHARACTERS, *NEW]) == []
 
 
-def test_a_vocabulary_of_bytes_is_refused_and_needs_nothing(loaded: Loaded) -> None:
+def test_a_vocabulary_of_bytes_is_rejected_and_needs_nothing(loaded: Loaded) -> None:
     model, processor = loaded
     from tokenizers import models
 

@@ -48,7 +48,7 @@ def test_a_checkpoint_is_complete_and_its_weights_are_replaced(
     assert [path.name for path in out.parent.iterdir()] == ["mine"]
 
 
-def test_what_was_there_stays_where_the_disk_is_full(
+def test_a_full_disk_leaves_the_old_labels(
     writer: CheckpointWriter,
     model: Qwen2VLForConditionalGeneration,
     tmp_path: Path,
@@ -78,7 +78,7 @@ def test_texts_are_put_beside_the_weights(
     inspect_checkpoint(out, "mine")
 
 
-def test_a_folder_that_holds_something_is_not_written_over(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     check_out(tmp_path / "empty")
     (tmp_path / "file").write_text("x", encoding="utf-8")

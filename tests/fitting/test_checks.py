@@ -20,7 +20,7 @@ def reasons(left_out: object) -> dict[str, str]:
     return {one.name: one.reason for one in left_out}  # type: ignore[attr-defined]
 
 
-def test_a_picture_that_occurs_twice_is_kept_once() -> None:
+def test_a_duplicate_image_is_left_out() -> None:
     checked = check_pictures([example("1", "aaa", "x"), example("2", "aaa", "x")])
     assert [kept.name for kept in checked.examples] == ["1"]
     assert reasons(checked.left_out) == {"2": "the same as 1"}
@@ -36,13 +36,13 @@ def test_a_picture_with_two_labels_is_left_out_each_time() -> None:
     )
 
 
-def test_a_long_label_of_two_pictures_is_noted_and_kept() -> None:
+def test_a_long_label_of_two_images_is_reported_and_used() -> None:
     checked = check_pictures([example("1", "abcd"), example("2", "abcd"), example("3", "7")])
     assert len(checked.examples) == 3
     assert checked.notes == ["label abcd has 2 different pictures: 1, 2"]
 
 
-def test_a_length_out_of_line_is_left_out_unless_the_base_reads_it_so() -> None:
+def test_a_label_of_unusual_length_is_left_out_unless_the_base_reads_the_same() -> None:
     usual = [example(str(number), "abcd") for number in range(28)]
     odd, agreed = example("odd", "abc"), example("agreed", "xyz")
     answers = [answer("", 0.0)] * 29 + [answer("xyz", 0.2)]
@@ -51,7 +51,7 @@ def test_a_length_out_of_line_is_left_out_unless_the_base_reads_it_so() -> None:
 
 
 @pytest.mark.parametrize("agreeing", [9, 3], ids=["it reads this folder", "it does not"])
-def test_the_base_is_believed_where_it_reads_the_folder(agreeing: int) -> None:
+def test_a_base_that_reads_the_folder_removes_wrong_labels(agreeing: int) -> None:
     """A base that is sure of wrong texts on a strange folder must not throw the labels away."""
     rows = [(example(str(n), f"x{n}"), answer(f"X{n}" if n < agreeing else "q")) for n in range(10)]
     checked = check_labels([row[0] for row in rows], [row[1] for row in rows])
@@ -59,7 +59,7 @@ def test_the_base_is_believed_where_it_reads_the_folder(agreeing: int) -> None:
     assert reasons(checked.left_out) == ({"9": wrong} if agreeing == 9 else {})
 
 
-def test_an_unsure_base_is_not_believed() -> None:
+def test_a_base_with_low_confidence_removes_no_labels() -> None:
     rows = [(example(str(n), f"x{n}"), answer(f"x{n}")) for n in range(9)]
     rows.append((example("9", "x9"), answer("q", 0.6)))
     assert check_labels(*map(list, zip(*rows, strict=True))).left_out == []

@@ -62,7 +62,7 @@ def test_a_folder_becomes_a_checkpoint_that_is_served(small_base: Path, tmp_path
         (9, "9 labelled images can be used: at least 10 are needed."),
     ],
 )
-def test_too_few_images_are_refused(
+def test_too_few_images_are_rejected(
     files: int, message: str, small_base: Path, tmp_path: Path
 ) -> None:
     samples = read_samples(write_captchas(tmp_path / "captchas", files))
@@ -71,7 +71,7 @@ def test_too_few_images_are_refused(
     assert not (tmp_path / "mine").exists()
 
 
-def test_one_label_for_all_is_refused(small_base: Path, tmp_path: Path) -> None:
+def test_one_label_for_all_is_rejected(small_base: Path, tmp_path: Path) -> None:
     samples = read_samples(write_captchas(tmp_path / "captchas", 12))
     alike = [Sample(sample.path, "1234") for sample in samples]
     with pytest.raises(FittingError, match="All images have the label 1234"):
@@ -87,7 +87,7 @@ def test_unreadable_files_are_named_and_left_out(small_base: Path, tmp_path: Pat
     assert said[0].startswith("left out: 9999_x.png: The data is not an image")
 
 
-def test_an_end_in_the_middle_leaves_a_whole_checkpoint(
+def test_an_interrupted_run_leaves_a_complete_checkpoint(
     small_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files of a process that is killed at its second write."""
@@ -114,7 +114,7 @@ def test_an_end_in_the_middle_leaves_a_whole_checkpoint(
         (["{tmp}", "--out", "{tmp}/out"], "holds no labelled images"),
     ],
 )
-def test_the_command_says_what_is_wrong_in_one_line(
+def test_an_error_of_the_command_is_one_line(
     arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = main(["fit", *(one.format(tmp=tmp_path) for one in arguments)])

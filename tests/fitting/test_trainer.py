@@ -93,7 +93,7 @@ def test_rows_of_tokens_without_an_example_stay(run: Run) -> None:
     assert {token for token, row in IDS.items() if changed[row]} == used
 
 
-def test_weights_that_forget_are_not_kept(run: Run) -> None:
+def test_weights_with_a_higher_loss_on_rehearsal_score_lower(run: Run) -> None:
     """The same progress on the user's images is worth less where the others' loss rises."""
     trainer = run.trainer(steps=4, rehearsal="abab")
     trainer.run()
@@ -104,7 +104,9 @@ def test_weights_that_forget_are_not_kept(run: Run) -> None:
     assert trainer.score(faithful) == trainer.score(replace(faithful, rehearsal_loss=0.0))
 
 
-def test_what_is_learnt_early_ends_early(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_ends_early_where_the_loss_is_low(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("qwen_captcha.fitting.trainer._LEARNT", 1000.0)
     trainer = run.trainer(steps=20)
     trainer.run()

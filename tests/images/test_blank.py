@@ -83,5 +83,5 @@ def one_digit() -> Image.Image:
         pytest.param(one_digit(), id="the smallest digit"),
     ],
 )
-def test_what_a_person_reads_is_not_blank(image: Image.Image) -> None:
+def test_a_readable_image_is_not_blank(image: Image.Image) -> None:
     assert not is_blank(image)

@@ -45,7 +45,7 @@ def test_hue_saturation_and_value_are_those_of_opencv() -> None:
         ("gray", (128, 128, 128)),
     ],
 )
-def test_a_color_is_what_its_name_says(name: str, color: tuple[int, int, int]) -> None:
+def test_a_color_name_selects_its_pixels(name: str, color: tuple[int, int, int]) -> None:
     background = BLACK if name == "white" else WHITE
     kept = keep_colors(
         blocks(background, color, BLUE if name != "blue" else RED), COLOR_RANGES[name]
@@ -69,12 +69,12 @@ def test_the_other_characters_of_a_captcha_of_two_colors_are_gone() -> None:
     ]
 
 
-def test_kept_light_ink_stands_on_a_dark_background() -> None:
+def test_selected_light_ink_gets_a_dark_background() -> None:
     kept = keep_colors(blocks((40, 60, 160), WHITE, (250, 0, 0)), COLOR_RANGES["white"])
     assert colors_of(kept) == {WHITE, BLACK}
 
 
-def test_a_kept_background_covers_the_other_colors() -> None:
+def test_a_selected_background_color_erases_the_other_colors() -> None:
     ranges = [*COLOR_RANGES["white"], *COLOR_RANGES["red"]]
     assert colors_of(keep_colors(blocks(WHITE, RED, BLUE), ranges)) == {WHITE, RED}
     assert is_blank(keep_colors(blocks(WHITE, BLUE), COLOR_RANGES["white"]))

@@ -115,7 +115,7 @@ def test_a_box_is_widened_as_far_as_there_is_room(box: Box, expected: Box) -> No
     assert widened(box, (160, 60), 1.5, 4.0) == expected
 
 
-def test_one_letter_keeps_some_of_what_is_beside_it() -> None:
+def test_a_cut_to_one_letter_has_some_of_its_neighbors() -> None:
     image = Image.new("RGB", (200, 60), "white")
     ImageDraw.Draw(image).rectangle((95, 10, 105, 50), "black")
     box = text_box(np.asarray(image))

@@ -232,7 +232,7 @@ def test_an_image_for_viewers_without_animations_is_none_of_its_frames() -> None
     assert ink_places(decode(animated(frames, "PNG", default_image=True))) == [1, 2]
 
 
-def test_an_image_beyond_the_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_beyond_the_memory_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise MemoryError
 
@@ -316,7 +316,7 @@ def test_pixel_limit_is_exact_and_checked_before_decoding(format_name: str) -> N
         ),
     ],
 )
-def test_bomb_is_refused_without_a_warning(data: bytes) -> None:
+def test_a_decompression_bomb_is_rejected_without_a_warning(data: bytes) -> None:
     # Pillow itself would warn, or go on, at these sizes.
     with pytest.raises(TooManyPixels, match="1000000"):
         decode_image(data, LIMITS)
@@ -345,7 +345,7 @@ def test_small_and_long_shapes_are_read(size: tuple[int, int], format_name: str)
 
 @pytest.mark.parametrize("size", [(1, 201), (201, 1), (1, 400), (400, 1), (2001, 10)])
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_strips_are_refused(size: tuple[int, int], format_name: str) -> None:
+def test_strips_are_rejected(size: tuple[int, int], format_name: str) -> None:
     with pytest.raises(UnreadableShape, match=f"{size[0]}×{size[1]}.*{MAX_ASPECT_RATIO}"):
         decode_image(encoded(Image.new("RGB", size, INK), format_name), LIMITS)
 
@@ -382,7 +382,7 @@ def test_an_icon_is_read_from_its_largest_picture() -> None:
         assert decode(data).size == (256, 85)
 
 
-def test_an_icon_whose_picture_is_larger_than_it_says_is_undecodable() -> None:
+def test_an_icon_larger_than_its_header_is_undecodable() -> None:
     data = encoded(captcha(0).resize((48, 16)), "ICO", sizes=[(48, 16)])
     large = data[:18] + struct.pack("<I", 22) + png_start(30_000, 30_000)
     with pytest.raises(UndecodableImage):
@@ -402,7 +402,7 @@ def test_a_tile_beyond_the_limit_is_not_decoded() -> None:
 @pytest.mark.parametrize(
     ("mode", "format_name"), [("I;16", "TIFF"), ("F", "TIFF"), ("I", "TIFF"), ("I;16", "PPM")]
 )
-def test_levels_of_more_than_8_bits_are_kept(mode: str, format_name: str) -> None:
+def test_levels_of_more_than_8_bits_are_scaled(mode: str, format_name: str) -> None:
     levels = np.asarray(captcha(1, 2).convert("L")).astype(np.uint32) * 200
     image = Image.fromarray(levels.astype({"F": np.float32, "I": np.int32}.get(mode, np.uint16)))
     assert image.mode == mode
@@ -486,7 +486,7 @@ def damaged_files(draw: st.DrawFn) -> bytes:
 
 @given(damaged_files())
 @settings(max_examples=400)
-def test_damaged_file_is_read_or_refused(data: bytes) -> None:
+def test_a_damaged_file_is_read_or_rejected(data: bytes) -> None:
     try:
         width, height = decode(data).size
     except CaptchaServiceError as error:
@@ -500,12 +500,12 @@ def test_damaged_file_is_read_or_refused(data: bytes) -> None:
 
 @given(st.sampled_from([b"", *(data[:14] for data in SEEDS)]), st.binary(max_size=64))
 @settings(max_examples=200)
-def test_random_bytes_are_refused(start: bytes, rest: bytes) -> None:
+def test_random_bytes_are_rejected(start: bytes, rest: bytes) -> None:
     with pytest.raises(CaptchaServiceError):
         decode_image(start + rest, LIMITS)
 
 
 @pytest.mark.parametrize("page", ["<!DOCTYPE html><html>", " \n<html lang='en'>", "<HEAD><title>"])
-def test_a_web_page_is_told_from_an_image(page: str) -> None:
+def test_an_html_page_is_not_an_image(page: str) -> None:
     with pytest.raises(UnsupportedImageType, match="web page"):
         decode_image(page.encode(), LIMITS)

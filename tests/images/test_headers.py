@@ -110,7 +110,7 @@ def test_gif_blocks_are_walked(blocks: Sequence[bytes], expected: Canvas) -> Non
     assert announced_canvas(GIF_START + b"".join(blocks), "GIF", ENOUGH_FRAMES) == expected
 
 
-def test_gif_frames_are_counted_to_one_more_than_asked() -> None:
+def test_gif_frames_are_counted_up_to_one_over_the_limit() -> None:
     data = GIF_START + gif_frame(0, 0, 6, 4) * 50
     assert announced_canvas(data, "GIF", 10) == Canvas(6, 4, 11)
 
@@ -127,7 +127,7 @@ def test_gif_frames_are_counted_to_one_more_than_asked() -> None:
         pytest.param(b"!\xfe" + b"\x01a" * MAX_GIF_BLOCKS, "too many blocks", id="tiny blocks"),
     ],
 )
-def test_unreasonable_gif_is_refused(blocks: bytes, message: str) -> None:
+def test_unreasonable_gif_is_rejected(blocks: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         announced_canvas(GIF_START + blocks, "GIF", ENOUGH_FRAMES)
 
@@ -155,7 +155,7 @@ def test_animated_webp_announces_its_canvas() -> None:
         pytest.param(b"RIFF\x20\0\0\0WEBPALPH" + bytes(20), id="no picture"),
     ],
 )
-def test_webp_without_a_picture_is_refused(data: bytes) -> None:
+def test_webp_without_a_picture_is_rejected(data: bytes) -> None:
     with pytest.raises(ValueError, match="without a picture"):
         announced_canvas(data, "WEBP", ENOUGH_FRAMES)
 
@@ -173,7 +173,7 @@ def test_progressive_jpeg_may_have_its_usual_scans() -> None:
     check_effort(buffer.getvalue(), "JPEG")
 
 
-def test_jpeg_of_many_scans_is_refused() -> None:
+def test_jpeg_of_many_scans_is_rejected() -> None:
     with pytest.raises(ValueError, match="scans"):
         check_effort(encoded("JPEG") + b"\xff\xda" * MAX_JPEG_SCANS, "JPEG")
 
@@ -187,7 +187,7 @@ def test_jpeg_of_many_scans_is_refused() -> None:
         pytest.param(0, MAX_RUN_LENGTH_BYTES, False, id="large plain"),
     ],
 )
-def test_bmp_of_many_run_lengths_is_refused(
+def test_bmp_of_many_run_lengths_is_rejected(
     compression: int, extra_bytes: int, refused: bool
 ) -> None:
     data = bytearray(encoded("BMP") + bytes(extra_bytes))

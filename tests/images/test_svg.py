@@ -28,14 +28,14 @@ def svg(inside: str, attributes: str = 'width="150" height="50"', before: str = 
     "before",
     ["", "\ufeff", " \n", '<?xml version="1.0" encoding="UTF-8"?>\n', "<!-- a comment -->"],
 )
-def test_a_drawing_is_read(before: str) -> None:
+def test_an_svg_is_read(before: str) -> None:
     image = decode_image((before + DRAWING).encode(), LIMITS)
     assert (image.size, image.mode) == ((150, 50), "RGB")
     assert image.getpixel((25, 25)) == (0x22, 0x22, 0x22)
     assert image.getpixel((100, 45)) == (255, 255, 255)
 
 
-def test_what_shines_through_is_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     image = decode_image(svg('<rect x="20" y="10" width="10" height="30"/>'), LIMITS)
     assert (image.getpixel((1, 1)), image.getpixel((25, 25))) == ((255, 255, 255), (0, 0, 0))
 
@@ -63,7 +63,7 @@ def test_a_view_box_is_a_size() -> None:
         svg("&a;", before='<!DOCTYPE svg [<!ENTITY a "b">]>'),
     ],
 )
-def test_what_would_be_followed_or_repeated_is_refused(data: bytes) -> None:
+def test_external_references_and_repetitions_are_rejected(data: bytes) -> None:
     with pytest.raises(UnsupportedImageType):
         decode_image(data, LIMITS)
 
@@ -81,7 +81,7 @@ def test_what_would_be_followed_or_repeated_is_refused(data: bytes) -> None:
     ],
     ids=["malformed", "percent", "zero", "no number", "deep", "many elements", "many bytes"],
 )
-def test_what_cannot_be_drawn_is_undecodable(data: bytes) -> None:
+def test_an_svg_that_cannot_be_drawn_is_undecodable(data: bytes) -> None:
     with pytest.raises(UndecodableImage):
         decode_image(data, LIMITS)
 
@@ -91,11 +91,13 @@ def test_the_size_is_checked_before_drawing() -> None:
         decode_image(svg("<path/>", 'width="90000" height="90000"'), LIMITS)
 
 
-def test_an_empty_drawing_is_blank() -> None:
+def test_an_empty_svg_is_blank() -> None:
     assert is_blank(decode_image(svg(""), LIMITS))
 
 
-def test_without_the_rasterizer_the_error_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_rasterizer_the_error_has_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "resvg_py", None)
     with pytest.raises(UnsupportedImageType, match="pip install resvg-py"):
         decode_image(DRAWING.encode(), LIMITS)

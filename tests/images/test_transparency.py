@@ -57,13 +57,13 @@ def test_background_keeps_the_ink_visible(
     assert opaque.getpixel((0, 0)) == background
 
 
-def test_ink_keeps_its_colour_and_edges_blend() -> None:
+def test_selected_ink_has_its_color_and_blended_edges() -> None:
     [opaque] = make_opaque([striped(((10, 20, 30), 20), ((0, 0, 0, 51), 1))])
     assert opaque.getpixel((6, 6)) == (10, 20, 30)
     assert opaque.getpixel((25, 6)) == (204, 204, 204)
 
 
-def test_large_picture_is_judged_alike() -> None:
+def test_a_large_image_is_classified_alike() -> None:
     [opaque] = make_opaque([striped(((255, 255, 255), 300), size=(2000, 900))])
     assert opaque.getpixel((0, 0)) == BLACK
 

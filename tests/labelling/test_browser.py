@@ -155,7 +155,7 @@ def test_it_goes_on_where_it_stopped(open_page: Opener, tmp_path: Path) -> None:
     expect(page.locator("#counts")).to_have_text("1 of 3 labelled, 2 left")
 
 
-def test_back_shows_what_was_written_and_corrects_it(open_page: Opener, tmp_path: Path) -> None:
+def test_back_shows_the_saved_label_and_corrects_it(open_page: Opener, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 101, 102)
     page = open_page(folder).page
     expect(page.locator("#back")).to_be_disabled()
@@ -175,7 +175,7 @@ def test_back_shows_what_was_written_and_corrects_it(open_page: Opener, tmp_path
     expect(page.locator("#label")).to_have_value("w101")
 
 
-def test_what_is_typed_before_the_guess_comes_stays(
+def test_typed_text_is_not_replaced_by_the_guess(
     open_page: Opener, sessions: dict[Path, LabelSession], tmp_path: Path
 ) -> None:
     page = open_page(folder_of(tmp_path, 101, 102), guesses=False).page
@@ -192,7 +192,7 @@ def test_what_is_typed_before_the_guess_comes_stays(
     expect(page.locator("#label")).to_have_value("w102")
 
 
-def test_an_empty_field_takes_the_guess_that_comes(
+def test_an_empty_field_takes_the_guess(
     open_page: Opener, sessions: dict[Path, LabelSession], tmp_path: Path
 ) -> None:
     page = open_page(folder_of(tmp_path, 101), guesses=False).page
@@ -212,7 +212,7 @@ def test_files_that_cannot_be_read_are_listed_and_skipped(
     expect(page.locator("#broken-files")).to_contain_text("0.png: The data is not an image")
 
 
-def test_an_answer_that_a_site_refused_comes_first(open_page: Opener, tmp_path: Path) -> None:
+def test_an_answer_with_negative_feedback_comes_first(open_page: Opener, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 101, 102, 103)
     (folder / "marks.tsv").write_text("101.png\twrong\n")
     page = open_page(folder).page
@@ -220,7 +220,9 @@ def test_an_answer_that_a_site_refused_comes_first(open_page: Opener, tmp_path: 
     expect(page.locator("#remark")).to_have_text("A site refused the answer.")
 
 
-def test_what_cannot_be_saved_is_said_and_shown_again(open_page: Opener, tmp_path: Path) -> None:
+def test_an_image_whose_label_cannot_be_saved_is_shown_again(
+    open_page: Opener, tmp_path: Path
+) -> None:
     folder = folder_of(tmp_path, 101, 102)
     page = open_page(folder).page
     error = '{"error":"The label cannot be written: No space left on device."}'
@@ -249,14 +251,14 @@ def test_an_image_that_has_gone_is_left_out(open_page: Opener, tmp_path: Path) -
     expect(page.locator("#counts")).to_have_text("0 of 1 labelled, 1 left")
 
 
-def test_a_command_that_has_ended_is_said(open_page: Opener, tmp_path: Path) -> None:
+def test_a_command_that_has_ended_is_reported(open_page: Opener, tmp_path: Path) -> None:
     page = open_page(folder_of(tmp_path, 101, 102)).page
     page.route("**/labels", lambda route: route.abort())
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("has lost its command")
 
 
-def test_keys_of_an_input_method_are_its_own(open_page: Opener, tmp_path: Path) -> None:
+def test_keys_of_an_input_method_are_not_handled(open_page: Opener, tmp_path: Path) -> None:
     page = open_page(folder_of(tmp_path, 101, 102)).page
     expect(page.locator("#file")).to_have_text("102.png")
     for key in ("ArrowDown", "ArrowUp", "Enter"):
@@ -266,7 +268,7 @@ def test_keys_of_an_input_method_are_its_own(open_page: Opener, tmp_path: Path) 
     expect(page.locator("#file")).to_have_text("101.png")
 
 
-def test_it_is_in_chinese_for_who_reads_chinese(open_page: Opener, tmp_path: Path) -> None:
+def test_the_page_is_in_chinese_for_a_chinese_browser(open_page: Opener, tmp_path: Path) -> None:
     page = open_page(folder_of(tmp_path, 101, 102), language="zh-CN").page
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
     expect(page.locator("#guess")).to_have_text("模型猜测：w102，把握 90 %。")

@@ -103,7 +103,7 @@ def test_a_label_is_on_disk_when_its_reply_comes(client: FlaskClient, folder: Pa
         ({"file": "labels.tsv", "label": "a"}, 404, "no such image"),
     ],
 )
-def test_what_cannot_be_written_is_said(
+def test_an_unwritable_folder_is_reported(
     client: FlaskClient, folder: Path, fields: object, status: int, reason: str
 ) -> None:
     reply = send(client, fields)
@@ -112,14 +112,14 @@ def test_what_cannot_be_written_is_said(
     assert not (folder / "labels.tsv").exists()
 
 
-def test_a_body_that_is_no_json_is_refused(client: FlaskClient) -> None:
+def test_a_body_that_is_no_json_is_rejected(client: FlaskClient) -> None:
     address = f"http://{HOST}/{TOKEN}/labels"
     assert client.post(address, data="file=101.png&label=a").status_code == 415
     broken = client.post(address, data="{", content_type="application/json")
     assert (broken.status_code, list(broken.json)) == (400, ["error"])
 
 
-def test_a_full_disk_is_said(
+def test_a_full_disk_is_reported(
     client: FlaskClient, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(*paths: object) -> None:
@@ -160,7 +160,7 @@ def test_the_page_loads_only_what_is_there_and_runs_nothing_else(client: FlaskCl
     assert FIT in reply.text
 
 
-def test_guesses_are_asked_for_from_a_number_on(client: FlaskClient) -> None:
+def test_guesses_can_be_requested_from_an_offset(client: FlaskClient) -> None:
     for query in ("", "?after=5", "?after=-1", "?after=x"):
         reply = get(client, f"/{TOKEN}/guesses{query}")
         assert reply.json == {"guesses": [], "finished": False, "failure": ""}

@@ -60,7 +60,7 @@ def test_the_images_of_the_folder_alone_are_labelled(folder: Path, open_session:
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [("tif", "TIFF"), ("ppm", "PPM"), ("jp2", "JPEG2000")])
-def test_what_no_browser_shows_is_sent_as_a_png(
+def test_a_format_that_no_browser_shows_is_sent_as_png(
     tmp_path: Path, open_session: Opener, suffix: str, kind: str
 ) -> None:
     (tmp_path / f"1.{suffix}").write_bytes(image_bytes(120, image_format=kind))
@@ -114,7 +114,7 @@ def test_a_label_that_is_accepted_again_keeps_its_columns(
     assert session.labels().labels == {"101.png": Label("15")}
 
 
-def test_an_accepted_guess_of_arithmetic_keeps_the_expression(
+def test_an_accepted_arithmetic_guess_stores_the_expression(
     folder: Path, open_session: Opener, backend: FakeBackend
 ) -> None:
     backend.say = lambda task: "8+6=?"
@@ -128,7 +128,7 @@ def test_an_accepted_guess_of_arithmetic_keeps_the_expression(
     }
 
 
-def test_what_cannot_be_decoded_is_known_before_the_model_is_loaded(folder: Path) -> None:
+def test_undecodable_images_are_reported_before_the_model_is_loaded(folder: Path) -> None:
     (folder / "000.png").write_bytes(b"no image")
     found = []
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_decoded_is_known_before_the_model_is_loaded(folder: Path
     assert session.guesses(1) == ([], True, "There is no such model.")
 
 
-def test_images_without_a_label_are_read_and_refused_ones_first(
+def test_images_without_a_label_are_read_with_rejected_answers_first(
     folder: Path, open_session: Opener, backend: FakeBackend
 ) -> None:
     (folder / "labels.tsv").write_text("101.png\ta\n")
@@ -170,7 +170,7 @@ def test_an_image_without_text_has_an_empty_guess(
     assert session.guesses(0)[0] == [Guess(f"{width}.png") for width in (101, 102, 103)]
 
 
-def test_a_short_queue_is_respected(folder: Path, open_session: Opener) -> None:
+def test_a_short_queue_limit_is_applied(folder: Path, open_session: Opener) -> None:
     settings = load_settings({"MAX_QUEUE_SIZE": "1", "MAX_BATCH_IMAGES": "1"})
     session = open_session(folder, settings)
     session.guess_all()

@@ -99,7 +99,7 @@ def gain(service: CaptchaService) -> float:
     return metric.samples[0].value
 
 
-def test_a_sure_answer_is_kept_and_the_second_reader_is_not_asked(
+def test_an_answer_above_the_threshold_does_not_ask_the_second_reader(
     start_cascade: StartCascade,
 ) -> None:
     second = Second()
@@ -156,7 +156,7 @@ def test_the_second_reader_answers_what_the_first_one_has_no_answer_to(
     [Options(prompt="Only the red ones."), Options(kind=Kind.QUESTION)],
     ids=["prompt", "question"],
 )
-def test_what_the_first_reader_cannot_follow_is_the_second_one_s(
+def test_prompts_that_only_the_second_reader_follows_go_to_it(
     start_cascade: StartCascade, options: Options
 ) -> None:
     # The first reader is held until the second one reads: it was not waited for.
@@ -190,7 +190,7 @@ def test_a_blank_image_is_shown_to_a_second_reader_that_follows_a_prompt(
     assert len(second.batches) == asked
 
 
-def test_a_second_reader_that_cannot_follow_a_prompt_either_is_asked_as_ever(
+def test_a_second_reader_without_prompts_is_asked_below_the_threshold_only(
     start_cascade: StartCascade,
 ) -> None:
     second = Second(capabilities=TRANSCRIBER)
@@ -201,7 +201,7 @@ def test_a_second_reader_that_cannot_follow_a_prompt_either_is_asked_as_ever(
     assert second.batches == []
 
 
-def test_images_that_are_passed_on_share_batches_and_keep_their_order(
+def test_images_for_the_second_reader_share_batches_and_keep_their_order(
     start_cascade: StartCascade,
 ) -> None:
     second = Second(lambda task: f"large{task.image.width}")
@@ -253,7 +253,7 @@ def raise_error(error: Exception) -> Callable[[GenerationRequest], str]:
         pytest.param(Second(raise_error(MemoryError())), "out_of_memory", id="has-no-memory"),
     ],
 )
-def test_a_second_reader_that_fails_costs_its_opinion_alone(
+def test_an_error_of_the_second_reader_leaves_the_first_answer(
     start_cascade: StartCascade, second: Second, reason: str
 ) -> None:
     service = start_cascade(small(), second)
@@ -273,7 +273,7 @@ def test_a_second_reader_that_fails_costs_its_opinion_alone(
         pytest.param(Second("1234", log_probability=None), id="no-probability"),
     ],
 )
-def test_a_second_reader_that_lies_does_not_win(
+def test_a_second_answer_outside_the_constraints_does_not_count(
     start_cascade: StartCascade, second: Second
 ) -> None:
     first = FakeBackend(lambda task: "5678", log_probability=UNSURE)
@@ -283,7 +283,7 @@ def test_a_second_reader_that_lies_does_not_win(
     assert outcomes(service) == {"first": 1}
 
 
-def test_a_second_reader_that_gives_too_few_outputs_costs_its_opinion_alone(
+def test_too_few_outputs_of_the_second_reader_leave_the_first_answers(
     start_cascade: StartCascade, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     second = Second()
@@ -362,7 +362,7 @@ def test_a_second_reader_whose_queue_is_full_is_not_waited_for(
     waiting.join(MAX_WAIT_S)
 
 
-def test_a_second_reader_that_was_killed_is_left_alone_until_it_is_back(
+def test_a_second_reader_that_was_killed_is_not_asked_until_it_recovers(
     start_cascade: StartCascade,
 ) -> None:
     second = Second(raise_error(EngineFailed("gone")))
@@ -405,7 +405,7 @@ def test_a_server_that_is_down_at_the_start_is_not_waited_for(
     second.release()
 
 
-def test_a_drain_waits_for_opinions(start_cascade: StartCascade) -> None:
+def test_a_drain_waits_for_the_second_reader(start_cascade: StartCascade) -> None:
     second = Second()
     service = start_cascade(small(), second)
     second.hold()
@@ -456,7 +456,7 @@ def test_dialects_get_the_answer_that_counts(client: FlaskClient) -> None:
     assert reply.text == "large"
 
 
-def test_health_says_how_the_second_reader_is(client: FlaskClient) -> None:
+def test_health_has_the_state_of_the_second_reader(client: FlaskClient) -> None:
     health = client.get("/health").json
     assert health is not None
     assert health["model"] == "fake-model"

@@ -25,7 +25,7 @@ CERTAIN = GenerationOutput("a3b9", 0.0, complete=True)
 SUM = GenerationOutput("3+5=?", 0.0, complete=True)
 
 
-def test_an_answer_has_the_text_and_keeps_what_the_model_said() -> None:
+def test_an_answer_has_the_text_and_the_raw_response() -> None:
     reading = GenerationOutput(" 3+5=? ", math.log(0.8), complete=True)
     assert answer_from_output(reading, plan_recognition(Options(), OBEDIENT)) == Answer(
         text="8", confidence=0.8, success=True, raw_response=" 3+5=? "
@@ -90,7 +90,7 @@ def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
         "all, failed",
     ],
 )
-def test_what_had_no_effect_is_said(
+def test_an_option_without_effect_has_a_warning(
     reading: GenerationOutput,
     options: Options,
     capabilities: Capabilities,
@@ -107,7 +107,7 @@ def test_a_prompt_that_had_no_effect_does_not_change_how_the_text_is_read() -> N
     assert answer_from_output(reading, plan_recognition(options, OBEDIENT)).text == "3+5=?"
 
 
-def test_an_image_that_failed_has_an_answer_that_says_why() -> None:
+def test_a_failed_image_has_its_reason() -> None:
     assert failed_answer(ImageTooLarge("The image is too large.")) == Answer(
         text="",
         confidence=0.0,

@@ -167,7 +167,7 @@ def test_a_calibration_is_read_as_it_was_written(tmp_path) -> None:
     ],
     ids=["no JSON", "no object", "a number missing", "falling", "not finite"],
 )
-def test_a_malformed_calibration_is_refused(tmp_path, content: str) -> None:
+def test_a_malformed_calibration_is_rejected(tmp_path, content: str) -> None:
     (tmp_path / CALIBRATION).write_text(content)
     with pytest.raises(CalibrationError, match="is malformed"):
         read_calibration(tmp_path)
@@ -183,7 +183,7 @@ def test_characters_multiply_to_the_confidence() -> None:
     assert math.prod(share for _, share in characters) * end == pytest.approx(0.5, abs=1e-3)
 
 
-def test_alternatives_share_what_is_left() -> None:
+def test_alternatives_share_the_remaining_probability() -> None:
     found = candidates(reading({"a": 0.4, "b": 0.2, "c": 0.2}))
     assert details_of(found, 0.4)["alternatives"] == [
         {"text": "b", "confidence": 0.2},

@@ -38,7 +38,7 @@ def test_charsets_combine_as_sets_do(first: frozenset[str], second: frozenset[st
 
 
 @given(subsets, st.sampled_from(CHARACTERS), st.sampled_from(CHARACTERS))
-def test_overlaps_is_what_any_member_would_say(
+def test_overlaps_equals_a_test_of_each_member(
     characters: frozenset[str], one: str, other: str
 ) -> None:
     first, last = sorted((one, other))
@@ -63,7 +63,7 @@ def test_however_a_set_came_about_it_is_the_same_value() -> None:
     ],
     ids=["digits", "Chinese", "visible", "letters and digits", "either case", "range 7"],
 )
-def test_the_named_sets_hold_what_their_names_say(
+def test_the_named_sets_have_the_characters_of_their_names(
     charset: Charset, members: str, strangers: str
 ) -> None:
     assert [character for character in members if character not in charset] == []

@@ -49,7 +49,7 @@ def test_options_say_which_responses_are_allowed(
     assert told.restricts == bool(refused)
 
 
-def test_a_model_that_talks_keeps_its_spaces_for_a_text_of_any_kind() -> None:
+def test_a_model_that_follows_prompts_may_emit_spaces() -> None:
     assert not constraints(kind=Kind.TEXT, talks=True).restricts
     assert constraints(kind=Kind.DIGITS, talks=True).restricts
 
@@ -58,7 +58,7 @@ def test_a_length_alone_counts_what_can_be_seen() -> None:
     assert constraints(length=(4, 4)).charset == visible()
 
 
-def test_charset_and_kind_that_exclude_each_other_are_refused() -> None:
+def test_charset_and_kind_that_exclude_each_other_are_rejected() -> None:
     with pytest.raises(InvalidOption, match="charset and kind=digits have no character in common"):
         constraints(charset=Charset.of("ab"), kind=Kind.DIGITS)
 

@@ -49,7 +49,7 @@ def test_arithmetic_in_english_words_and_with_blanks(raw_response: str, text: st
     assert answer_to(raw_response) == text
 
 
-def test_words_stay_where_the_text_is_wanted_as_it_stands():
+def test_words_stay_where_the_kind_is_text():
     assert answer_to("3 plus 5", Kind.TEXT) == "3plus5"
 
 
@@ -112,7 +112,7 @@ def test_words_stay_where_the_text_is_wanted_as_it_stands():
     ],
 )
 @pytest.mark.parametrize("kind", READING_KINDS)
-def test_code_is_freed_from_filler_words(raw_response: str, text: str, kind: Kind):
+def test_filler_words_are_removed_from_a_code(raw_response: str, text: str, kind: Kind):
     assert answer_to(raw_response, kind) == text
 
 
@@ -350,7 +350,7 @@ def test_prose_without_a_code_is_no_answer(raw_response: str, kind: Kind):
         ("2020-2021", "2020-2021"),
     ],
 )
-def test_answer_to_a_question_keeps_its_words(raw_response: str, text: str):
+def test_the_answer_to_a_question_is_not_shortened(raw_response: str, text: str):
     assert answer_to(raw_response, Kind.QUESTION) == text
 
 
@@ -394,7 +394,7 @@ def test_answer_to_the_callers_prompt_is_only_trimmed_and_unquoted(
 
 
 @pytest.mark.parametrize("raw_response", ["", " \n", '""', *REFUSALS])
-def test_callers_prompt_gets_no_empty_answer_and_no_refusal(raw_response: str):
+def test_an_answer_to_a_prompt_is_neither_empty_nor_a_refusal(raw_response: str):
     assert answer_to(raw_response, prompt="Read it.") is None
 
 
@@ -411,7 +411,7 @@ def test_case_does_not_touch_computing(case: Case):
     assert answer_to("3X5=?", case=case) == "15"
 
 
-def test_charset_is_left_to_decoding():
+def test_the_prompt_does_not_name_the_charset():
     assert answer_to("a3b9", charset="0123456789") == "a3b9"
 
 

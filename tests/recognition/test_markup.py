@@ -91,7 +91,7 @@ def test_markdown_is_removed(text: str, lines: list[str]):
         ("a{b}", "a{b}"),
     ],
 )
-def test_latex_is_shown(text: str, line: str):
+def test_latex_is_converted_to_text(text: str, line: str):
     assert plain_lines(text) == [line]
 
 

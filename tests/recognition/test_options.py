@@ -153,7 +153,7 @@ def test_equal_charsets_make_equal_hashable_options() -> None:
         ),
     ],
 )
-def test_refusal_names_option_value_and_what_is_allowed(
+def test_the_error_names_option_value_and_allowed_values(
     fields: Mapping[str, object], named: list[str]
 ) -> None:
     with pytest.raises(InvalidOption) as caught:
@@ -164,7 +164,7 @@ def test_refusal_names_option_value_and_what_is_allowed(
     assert caught.value.message.encode()
 
 
-def test_refusal_of_deeply_nested_json_is_short() -> None:
+def test_the_error_for_deeply_nested_json_is_short() -> None:
     nested: object = []
     for _ in range(900):
         nested = [nested]
@@ -203,7 +203,7 @@ def test_refusal_of_deeply_nested_json_is_short() -> None:
         ),
     ],
 )
-def test_stronger_source_wins(
+def test_the_source_of_higher_precedence_counts(
     body: Mapping[str, object], query: Mapping[str, object], expected: Options
 ) -> None:
     assert parse_options(body, query) == expected
@@ -251,6 +251,6 @@ def test_no_colors_are_all_colors(value: object) -> None:
         {"custom_color_ranges": {"own": [[0, 0, 0], [1, 1, 1]]}},
     ],
 )
-def test_colors_that_cannot_be_kept_are_refused(fields: dict[str, object]) -> None:
+def test_invalid_colors_are_rejected(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidOption, match="color"):
         parse_options(fields)

@@ -22,7 +22,7 @@ def test_default_options_use_the_prompt_for_any_kind():
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_prompt_is_short_and_asks_for_the_bare_answer(kind: Kind):
+def test_the_prompt_is_short_and_requests_the_answer_alone(kind: Kind):
     prompt = prompt_for(Options(kind=kind))
 
     assert "only" in prompt
@@ -36,13 +36,13 @@ def test_arithmetic_is_copied_not_computed(kind: Kind):
 
 
 @pytest.mark.parametrize("kind", [Kind.AUTO, Kind.TEXT])
-def test_case_is_asked_for(kind: Kind):
+def test_the_prompt_names_the_case(kind: Kind):
     assert "upper and lower case" in prompt_for(Options(kind=kind))
 
 
 @pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("prompt", ["What colour is the text?", "读出图中的红色字符", "  x\n"])
-def test_callers_prompt_replaces_ours_entirely(kind: Kind, prompt: str):
+def test_a_prompt_replaces_the_default_entirely(kind: Kind, prompt: str):
     assert prompt_for(Options(prompt=prompt, kind=kind)) == prompt
 
 

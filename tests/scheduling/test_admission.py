@@ -53,7 +53,7 @@ def test_all_slots_can_be_taken_at_once_and_again(
         "a longer deadline",
     ],
 )
-def test_a_wait_beyond_the_deadline_is_refused_at_once(
+def test_a_wait_beyond_the_deadline_is_rejected_at_once(
     controller: AdmissionController,
     clock: FakeClock,
     busy: int,

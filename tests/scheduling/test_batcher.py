@@ -126,18 +126,20 @@ def hold_with(queue: Queue, model: Model, clock: FakeClock) -> Reservation[str, 
     return busy
 
 
-def test_a_lone_task_is_read_at_once(queue: Queue, model: Model, clock: FakeClock) -> None:
+def test_a_single_task_is_read_at_once(queue: Queue, model: Model, clock: FakeClock) -> None:
     assert read_all(queue, clock, ["a"]) == ["A"]
     assert model.batches == [["a"]]
 
 
-def test_results_keep_the_order_of_the_tasks(queue: Queue, model: Model, clock: FakeClock) -> None:
+def test_results_are_in_the_order_of_the_tasks(
+    queue: Queue, model: Model, clock: FakeClock
+) -> None:
     tasks = [f"task {number}" for number in range(10)]
     assert read_all(queue, clock, tasks) == [task.upper() for task in tasks]
     assert [len(batch) for batch in model.batches] == [4, 4, 2]
 
 
-def test_what_arrives_while_the_model_reads_shares_the_next_batch(
+def test_images_that_arrive_during_inference_share_the_next_batch(
     queue: Queue, model: Model, clock: FakeClock
 ) -> None:
     deadline = clock.now_s + 100
@@ -152,7 +154,9 @@ def test_what_arrives_while_the_model_reads_shares_the_next_batch(
     assert model.batches == [["busy"], ["a", "b", "c"]]
 
 
-def test_a_batch_waits_for_what_is_on_its_way(queue: Queue, model: Model, clock: FakeClock) -> None:
+def test_a_batch_waits_for_images_that_are_being_decoded(
+    queue: Queue, model: Model, clock: FakeClock
+) -> None:
     with queue.reserve(3, clock.now_s + 100) as reservation:
         batch = [reservation.submit("a"), reservation.submit("b")]
         assert model.batches == []
@@ -161,7 +165,7 @@ def test_a_batch_waits_for_what_is_on_its_way(queue: Queue, model: Model, clock:
     assert model.batches == [["a", "b"]]
 
 
-def test_a_batch_does_not_wait_for_a_request_that_gave_up(
+def test_a_batch_does_not_wait_for_a_cancelled_request(
     queue: Queue, model: Model, clock: FakeClock
 ) -> None:
     with queue.reserve(1, clock.now_s + 100) as reservation:
@@ -170,7 +174,7 @@ def test_a_batch_does_not_wait_for_a_request_that_gave_up(
         assert outcomes([pending], clock) == ["A"]
 
 
-def test_a_batch_waits_no_longer_than_it_may(model: Model, clock: FakeClock) -> None:
+def test_a_batch_waits_at_most_the_maximum_delay(model: Model, clock: FakeClock) -> None:
     queue = create_queue(clock, max_queue_delay_s=0.0)
     start(queue, model.read, clock)
     with queue.reserve(2, clock.now_s + 100) as reservation:
@@ -193,7 +197,7 @@ def test_a_late_task_never_reaches_the_model(queue: Queue, model: Model, clock: 
     assert model.batches == [["busy"], ["timely"]]
 
 
-def test_a_task_whose_request_gave_up_never_reaches_the_model(
+def test_a_task_of_a_cancelled_request_never_reaches_the_model(
     queue: Queue, model: Model, clock: FakeClock
 ) -> None:
     with hold_with(queue, model, clock), queue.reserve(1, clock.now_s + 50) as waiting:
@@ -254,7 +258,7 @@ def test_a_batch_that_is_too_large_is_read_in_halves(model: Model, clock: FakeCl
     queue.close()
 
 
-def test_out_of_memory_says_when_to_retry(queue: Queue, model: Model, clock: FakeClock) -> None:
+def test_out_of_memory_has_a_retry_after(queue: Queue, model: Model, clock: FakeClock) -> None:
     model.errors["a"] = MemoryError()
     with queue.reserve(1, clock.now_s + 100) as reservation:
         pending = reservation.submit("a")

@@ -15,7 +15,7 @@ from qwen_captcha.scheduling.cache import (
 from tests.support.fake_clock import FakeClock
 
 
-def test_a_value_is_kept_until_it_expires(clock: FakeClock) -> None:
+def test_a_value_is_returned_until_it_expires(clock: FakeClock) -> None:
     cache: AnswerCache[str, str] = AnswerCache(2, 10.0, clock)
     cache.put("a", "1")
     clock.advance(9.9)
@@ -25,7 +25,7 @@ def test_a_value_is_kept_until_it_expires(clock: FakeClock) -> None:
     assert len(cache) == 0
 
 
-def test_a_hit_does_not_prolong_the_life_of_an_entry_but_a_new_value_does(
+def test_a_hit_does_not_extend_the_expiry_of_an_entry_but_a_new_value_does(
     clock: FakeClock,
 ) -> None:
     cache: AnswerCache[str, str] = AnswerCache(2, 10.0, clock)
@@ -39,7 +39,7 @@ def test_a_hit_does_not_prolong_the_life_of_an_entry_but_a_new_value_does(
     assert cache.get("a") is None
 
 
-def test_the_least_recently_used_makes_room(clock: FakeClock) -> None:
+def test_the_least_recently_used_entry_is_evicted(clock: FakeClock) -> None:
     cache: AnswerCache[str, str] = AnswerCache(2, 10.0, clock)
     cache.put("a", "1")
     cache.put("b", "2")
@@ -49,13 +49,13 @@ def test_the_least_recently_used_makes_room(clock: FakeClock) -> None:
     assert len(cache) == 2
 
 
-def test_a_cache_of_no_entries_keeps_nothing(clock: FakeClock) -> None:
+def test_a_cache_of_no_entries_stores_nothing(clock: FakeClock) -> None:
     cache: AnswerCache[str, str] = AnswerCache(0, 10.0, clock)
     cache.put("a", "1")
     assert cache.get("a") is None
 
 
-def test_threads_do_not_lose_the_bound() -> None:
+def test_the_bound_holds_with_threads() -> None:
     cache: AnswerCache[int, int] = AnswerCache(10, 60.0)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda number: cache.put(number, number), range(1000)))
@@ -89,7 +89,7 @@ def test_another_key_starts_its_own() -> None:
     assert not joined
 
 
-def test_what_is_over_is_started_again() -> None:
+def test_a_finished_task_is_not_joined() -> None:
     in_flight: InFlight[str, Reading] = InFlight()
     first, _ = in_flight.join_or_start("a", Reading.join, Reading)
     first.over = True
@@ -98,7 +98,7 @@ def test_what_is_over_is_started_again() -> None:
     assert not joined
 
 
-def test_what_no_request_holds_is_forgotten() -> None:
+def test_a_task_without_requests_is_dropped() -> None:
     in_flight: InFlight[str, Reading] = InFlight()
     reading, _ = in_flight.join_or_start("a", Reading.join, Reading)
     assert len(in_flight) == 1
@@ -107,7 +107,7 @@ def test_what_no_request_holds_is_forgotten() -> None:
     assert len(in_flight) == 0
 
 
-def test_a_start_that_fails_leaves_nothing() -> None:
+def test_a_failed_start_leaves_no_entry() -> None:
     in_flight: InFlight[str, Reading] = InFlight()
 
     def fail() -> Reading:

@@ -54,11 +54,11 @@ def test_each_waiter_raises_an_error_of_its_own(
     assert [error.retry_after_s for error in raised] == [5, 5]
 
 
-def test_a_wanted_task_is_claimed(pending: PendingResult[str, str]) -> None:
+def test_a_task_with_clients_is_claimed(pending: PendingResult[str, str]) -> None:
     assert pending.start()
 
 
-def test_a_task_that_everybody_left_is_dropped(pending: PendingResult[str, str]) -> None:
+def test_a_task_without_clients_is_dropped(pending: PendingResult[str, str]) -> None:
     assert pending.attach(0)
     pending.cancel()
     assert pending.start()
@@ -66,7 +66,7 @@ def test_a_task_that_everybody_left_is_dropped(pending: PendingResult[str, str])
     assert not pending.start()
 
 
-def test_a_late_task_is_dropped_and_says_so(
+def test_a_late_task_is_dropped_with_its_error(
     pending: PendingResult[str, str], clock: FakeClock
 ) -> None:
     clock.advance(8)
@@ -84,7 +84,7 @@ def test_sharing_prolongs_a_task_to_the_latest_deadline(
     assert pending.start()
 
 
-def test_what_is_decided_or_dropped_is_not_shared(clock: FakeClock) -> None:
+def test_finished_and_cancelled_tasks_are_not_shared(clock: FakeClock) -> None:
     succeeded, failed, dropped, left = (
         PendingResult[str, str]("task", clock.now_s + 8, clock) for _ in range(4)
     )
@@ -97,7 +97,7 @@ def test_what_is_decided_or_dropped_is_not_shared(clock: FakeClock) -> None:
     assert not any(pending.attach(later) for pending in (succeeded, failed, dropped, left))
 
 
-def test_a_caller_that_left_waits_no_longer_while_the_task_is_queued(
+def test_a_disconnected_client_stops_waiting_for_a_queued_task(
     pending: PendingResult[str, str], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_module, "DISCONNECT_CHECK_INTERVAL_S", 0.001)
@@ -105,7 +105,7 @@ def test_a_caller_that_left_waits_no_longer_while_the_task_is_queued(
         pending.result(clock.now_s + 8, lambda: True)
 
 
-def test_a_caller_that_left_while_the_model_reads_changes_nothing(
+def test_a_client_that_disconnects_during_inference_changes_nothing(
     pending: PendingResult[str, str], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_module, "DISCONNECT_CHECK_INTERVAL_S", 0.001)

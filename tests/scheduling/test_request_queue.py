@@ -67,7 +67,7 @@ def test_no_slots_are_never_rejected(queue: Queue, clock: FakeClock) -> None:
     assert queue.admitted == 0
 
 
-def test_an_overload_is_known_before_a_slot_is_reserved(queue: Queue, clock: FakeClock) -> None:
+def test_an_overload_is_detected_before_a_slot_is_reserved(queue: Queue, clock: FakeClock) -> None:
     queue.reject_overload(clock.now_s + 8)
     queue.reserve(4, clock.now_s + 8)
     with pytest.raises(QueueFull, match="full"):
@@ -168,7 +168,7 @@ def test_a_state_changes_once(queue: Queue) -> None:
         "more than full",
     ],
 )
-def test_how_long_a_batch_waits(queued: int, decoding: int, age_s: float, wait_s: float) -> None:
+def test_the_delay_of_a_batch(queued: int, decoding: int, age_s: float, wait_s: float) -> None:
     found = seconds_to_wait(queued, decoding, age_s, max_batch_size=4, max_delay_s=0.5)
     assert found == pytest.approx(wait_s)
 

@@ -50,7 +50,7 @@ def test_a_file_follows_its_head(pair: tuple[DeadlineSocket, socket.socket]) -> 
     assert client.recv(1000) == HEAD + b"file"
 
 
-def test_an_interim_reply_does_not_wait(pair: tuple[DeadlineSocket, socket.socket]) -> None:
+def test_an_interim_reply_is_sent_at_once(pair: tuple[DeadlineSocket, socket.socket]) -> None:
     server, client = pair
     server.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -86,7 +86,7 @@ def test_a_batch_that_does_not_fit_a_gpu_is_read_in_parts(
     assert client.get("/health").status_code == 200
 
 
-def test_one_image_that_does_not_fit_is_told_to_retry(
+def test_one_image_that_does_not_fit_has_a_retry_after(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def encode(*_: object) -> torch.Tensor:

@@ -42,7 +42,7 @@ def read(server: Server) -> str:
 
 
 @pytest.mark.live
-def test_more_connections_than_descriptors_end_nothing() -> None:
+def test_more_connections_than_descriptors_stop_nothing() -> None:
     limited = ("prlimit", f"--nofile={DESCRIPTORS}:{DESCRIPTORS}", *QUICK)
     with running(limited) as server:
         server.wait_until_ready()
@@ -56,7 +56,7 @@ def test_more_connections_than_descriptors_end_nothing() -> None:
 
 
 @pytest.mark.live
-def test_descriptors_that_may_be_had_are_asked_for() -> None:
+def test_the_descriptor_limit_is_raised_to_the_maximum() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
     with running(("prlimit", f"--nofile=256:{hard}", *QUICK)) as server:

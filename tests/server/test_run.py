@@ -54,7 +54,7 @@ def test_the_threaded_server_serves_until_it_is_interrupted() -> None:
         assert server.wait_for_end() == 0
 
 
-def test_its_own_errors_are_the_one_error_object() -> None:
+def test_its_own_errors_are_the_error_object() -> None:
     page = server_module.JsonRequestHandler.error_message_format % {"code": 400}
     assert json.loads(page) == {
         "success": False,
@@ -100,7 +100,7 @@ def test_the_system_decides_the_server(
     assert servers == [used]
 
 
-def test_a_worker_whose_model_is_refused_ends_so_that_gunicorn_stops(
+def test_a_worker_without_a_model_stops_gunicorn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(settings: Settings) -> None:

@@ -74,7 +74,7 @@ def ends() -> Iterator[tuple[DeadlineSocket, socket.socket]]:
         yield server_end, theirs
 
 
-def test_a_client_that_stops_is_given_up(
+def test_a_client_that_stops_sending_times_out(
     ends: tuple[DeadlineSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "IDLE_S", 0.01)
@@ -86,7 +86,7 @@ def test_a_client_that_stops_is_given_up(
     assert ours.gettimeout() is None
 
 
-def test_a_client_that_trickles_is_given_up(
+def test_a_client_that_sends_slowly_times_out(
     ends: tuple[DeadlineSocket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, theirs = ends
@@ -99,7 +99,7 @@ def test_a_client_that_trickles_is_given_up(
     assert ours.recv(100) == b"x"
 
 
-def test_a_timeout_that_is_set_keeps_its_own_error(
+def test_a_timeout_that_is_set_has_its_own_error(
     ends: tuple[DeadlineSocket, socket.socket],
 ) -> None:
     ours, _ = ends
@@ -109,7 +109,7 @@ def test_a_timeout_that_is_set_keeps_its_own_error(
 
 
 @pytest.mark.live
-def test_who_is_too_slow_is_told_so() -> None:
+def test_a_slow_client_gets_408() -> None:
     with running(
         gunicorn_command("tests.support.fake_backend:create_short_deadline_app()")
     ) as server:

@@ -124,7 +124,7 @@ def chunk(data: bytes) -> bytes:
         "proxy request",
     ],
 )
-def test_what_is_not_valid_http_is_answered_with_the_one_error_object(
+def test_invalid_http_is_answered_with_the_error_object(
     server: Server, request_bytes: bytes, status: int, error_type: str
 ) -> None:
     [reply] = send_and_close(server.port, [request_bytes])
@@ -144,7 +144,7 @@ def test_what_is_not_valid_http_is_answered_with_the_one_error_object(
     ],
     ids=["no type", "a type", "HTTP/1.0", "chunks", "doubled slash", "absolute URL"],
 )
-def test_what_is_valid_http_is_answered(server: Server, request_bytes: bytes) -> None:
+def test_valid_http_is_answered(server: Server, request_bytes: bytes) -> None:
     [reply] = send_and_close(server.port, [request_bytes])
     assert (reply.status, reply.json["text"]) == (200, "w120")
 
@@ -161,21 +161,21 @@ def test_a_file_is_a_whole_reply(server: Server) -> None:
 
 
 @pytest.mark.live
-def test_replies_keep_the_order_of_pipelined_requests(server: Server) -> None:
+def test_replies_are_in_the_order_of_pipelined_requests(server: Server) -> None:
     widths = [50, 60, 70]
     replies = send_and_close(server.port, [post(image_bytes(width)) for width in widths])
     assert [reply.json["text"] for reply in replies] == ["w50", "w60", "w70"]
 
 
 @pytest.mark.live
-def test_what_follows_a_body_is_not_taken_for_a_part_of_it(server: Server) -> None:
+def test_data_after_a_body_is_not_part_of_it(server: Server) -> None:
     replies = send_and_close(server.port, [post(IMAGE), b"and some rubbish\r\n\r\n"])
     assert [reply.status for reply in replies] == [200, 400]
     assert_error(replies[1], 400, "bad_request")
 
 
 @pytest.mark.live
-def test_a_connection_outlives_a_refusal(server: Server) -> None:
+def test_a_connection_stays_open_after_a_rejection(server: Server) -> None:
     replies = send_and_close(server.port, [post(b"this is a text"), post(IMAGE)])
     assert [reply.status for reply in replies] == [400, 200]
 
@@ -211,7 +211,7 @@ ZEROS = bytes(MIB)
         "malformed",
     ],
 )  # fmt: skip
-def test_a_client_that_reads_only_after_sending_all_gets_the_refusal(
+def test_a_client_that_reads_only_after_sending_all_gets_the_error(
     server: Server, head: bytes, pieces: int, status: int, error_type: str
 ) -> None:
     with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
@@ -225,7 +225,7 @@ def test_a_client_that_reads_only_after_sending_all_gets_the_refusal(
 
 
 @pytest.mark.live
-def test_a_chunked_body_over_the_limit_is_refused_in_the_same_way(server: Server) -> None:
+def test_a_chunked_body_over_the_limit_is_rejected_in_the_same_way(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
         connection.sendall(chunked())
         for _ in range(80):
@@ -277,7 +277,7 @@ def workers_of(server: Server) -> list[psutil.Process]:
 
 
 @pytest.mark.live
-def test_a_stopping_server_answers_who_had_connected_and_turns_others_away() -> None:
+def test_a_stopping_server_answers_open_connections_and_refuses_new_ones() -> None:
     with running(QUICK) as server:
         server.wait_until_ready()
         [worker] = workers_of(server)
@@ -298,7 +298,7 @@ def test_a_stopping_server_answers_who_had_connected_and_turns_others_away() -> 
 
 
 @pytest.mark.live
-def test_a_worker_that_dies_comes_back_and_the_others_go_on() -> None:
+def test_a_worker_that_exits_is_replaced_and_the_others_go_on() -> None:
     with running(QUICK, WORKERS="2") as server:
         server.wait_until_ready()
         server.wait_for_line("(Ready: reading[^$]*){2}")
@@ -350,7 +350,7 @@ def test_the_log_of_a_good_start_is_short() -> None:
 
 
 @pytest.mark.live
-def test_ctrl_c_ends_it_without_a_word() -> None:
+def test_ctrl_c_ends_it_without_output() -> None:
     """With the real model, as what was interrupted is the end of torch."""
     with running(ENTRY_SCRIPT, QWEN_MODEL="bundled", USE_GPU="false") as server:
         server.wait_until_ready()
@@ -370,11 +370,11 @@ def test_ctrl_c_ends_it_without_a_word() -> None:
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_who_is_at_fault_decides_the_status(error: Exception, status: int) -> None:
+def test_client_errors_are_4xx_and_server_errors_5xx(error: Exception, status: int) -> None:
     assert error_of(error)[0] == status
 
 
-def test_a_refusal_is_a_whole_response() -> None:
+def test_a_rejection_is_a_complete_response() -> None:
     reply, rest = parse_reply(error_reply(400, "bad_request", "Not valid."))
     assert rest == b""
     assert reply.headers["connection"] == "close"

@@ -34,7 +34,7 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
     return dict(model.named_parameters())
 
 
-def test_the_mean_lies_in_the_middle_and_says_of_what_it_is_one(
+def test_the_mean_is_between_both_and_names_them(
     folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "mean"
@@ -82,7 +82,7 @@ def test_new_weights_are_without_the_calibration_of_the_old(tmp_path: Path) -> N
         (tmp_path / CALIBRATION).write_text("{}")
 
 
-def test_other_shapes_are_refused(folders: list[Path], tmp_path: Path) -> None:
+def test_other_shapes_are_rejected(folders: list[Path], tmp_path: Path) -> None:
     config = build_config()
     config.text_config.intermediate_size //= 2
     save_checkpoint(build_model(config, 0), build_processor(), tmp_path / "small")

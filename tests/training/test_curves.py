@@ -18,7 +18,7 @@ def test_rows_that_a_restart_repeats_are_dropped(tmp_path: Path) -> None:
     assert [row["images"] for row in rows] == [100, 200, 250]
 
 
-def test_an_empty_log_is_refused(tmp_path: Path) -> None:
+def test_an_empty_log_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="empty"):
         read_log(write_log(tmp_path, []))
 

@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[list[str], list[list[str]]]:
 
 
 class TestArchive:
-    def test_holds_each_image_with_its_label(self, tmp_path: Path) -> None:
+    def test_the_archive_has_each_image_with_its_label(self, tmp_path: Path) -> None:
         drawings = [
             Drawing(png_bytes(image()), "0042", "digits"),
             Drawing(png_bytes(image()), "aB3x", "alnum"),
@@ -146,7 +146,7 @@ class TestDrawing:
         with pytest.raises(DrawingFailed, match=r"fake failed at \d+ of \d+ images.*no glyph"):
             list(draw(FAKE, family, 40, 0, tmp_path))
 
-    def test_a_missing_library_says_how_to_install_it(self, tmp_path: Path) -> None:
+    def test_a_missing_library_is_an_error_with_the_install_command(self, tmp_path: Path) -> None:
         library, family = catalogue()["multicolor_digits"]
         with pytest.raises(LibraryMissing, match=r"--install multicolorcaptcha$"):
             next(draw(library, family, 1, 0, tmp_path))

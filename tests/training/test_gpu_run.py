@@ -53,7 +53,7 @@ def archive(path: Path, count: int) -> None:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_pack_holds_all_that_a_run_needs(
+def test_a_pack_has_all_files_of_a_run(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "real").mkdir()

@@ -28,6 +28,6 @@ def test_new_blocks_change_nothing_until_they_learn() -> None:
     assert len(new) == 3
 
 
-def test_fewer_blocks_are_refused() -> None:
+def test_fewer_blocks_are_rejected() -> None:
     with pytest.raises(ValueError, match="not fewer"):
         grown(build_model(build_config(depth=2, width=64, heads=2), seed=0), 1)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.live
 FACE = str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")
 
 
-def test_a_folder_holds_each_image_with_its_label(
+def test_a_folder_has_each_image_with_its_label(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     level = replace(LEVELS[-1], kinds=(("digits", 1.0), ("latin", 1.0), ("math", 1.0)))

@@ -25,7 +25,7 @@ def test_each_family_gives_as_many_and_not_just_its_first() -> None:
     assert max(int(one.text) for one in chosen) > 20
 
 
-def test_what_is_written_is_what_fit_reads(tmp_path: Path) -> None:
+def test_fit_reads_the_labels_that_are_written(tmp_path: Path) -> None:
     pictures = {
         str(n): np.random.default_rng(n).integers(0, 256, (10, 20, 3), np.uint8) for n in range(5)
     }

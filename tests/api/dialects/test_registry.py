@@ -87,7 +87,7 @@ class TestDdddocrApi:
         reply = post(f"{url}/ocr/file", data=form, files={"file": IMAGE}).json()
         assert reply["result"] == body["result"]
 
-    def test_a_color_that_no_pixel_has_is_said(self, url: str) -> None:
+    def test_a_color_without_pixels_is_reported(self, url: str) -> None:
         body = post(f"{url}/ocr", json={**API_REQUEST, "colors": ["red"]}).json()
         assert (body["result"], body["warnings"]) == ("", [NONE_OF_COLORS])
 
@@ -109,7 +109,7 @@ class TestDdddocrApi:
             ("/set_charset_range", {"json": {"charset_range": ["0", "1"]}}, 410),
         ],
     )
-    def test_errors_are_a_detail_with_a_status(
+    def test_errors_have_a_detail_and_a_status(
         self, url: str, path: str, request_: dict[str, Any], status: int
     ) -> None:
         reply = post(url + path, **request_)
@@ -155,7 +155,7 @@ class TestOcrApiServer:
         ],
         ids=["json", "json without type", "json text", "form", "image", "file", "escaped"],
     )
-    def test_whatever_is_one_image(self, url: str, sent: dict[str, Any]) -> None:
+    def test_every_form_of_one_image(self, url: str, sent: dict[str, Any]) -> None:
         assert post(f"{url}/ocr/b64", **sent).text == "w120"
 
     def test_base64_that_curl_calls_a_form(self, url: str) -> None:
@@ -240,7 +240,9 @@ class TestDdddocrFastapi:
     "path", ["/det", "/det/file", "/detection", "/slide_match", "/slide_comparison",
              "/slide/match/file/json"]
 )  # fmt: skip
-def test_what_is_not_text_recognition_is_a_404_with_the_error_object(url: str, path: str) -> None:
+def test_a_route_without_text_recognition_is_a_404_with_the_error_object(
+    url: str, path: str
+) -> None:
     reply = post(url + path, files={"image": IMAGE})
     assert (reply.status_code, reply.json()["error_type"]) == (404, "not_found")
     assert "reads text" in reply.json()["error"]
@@ -267,7 +269,7 @@ OTHER_FILE: Any = {"file": object()}
     ids=["raw", "our JSON", "both in JSON", "our file", "both files", "empty JSON", "nothing",
          "ddddocr's JSON", "their file", "their text"],
 )  # fmt: skip
-def test_whose_request_it_is(body: Body, name: str) -> None:
+def test_the_dialect_of_a_request(body: Body, name: str) -> None:
     assert type(dialect_of(body)).__name__ == name
 
 
@@ -285,18 +287,18 @@ def test_whose_request_it_is(body: Body, name: str) -> None:
         (["a", 1], {"charset_range": ["a", 1]}),
     ],
 )
-def test_ranges_of_ddddocr_are_options_of_ours(value: object, options: dict[str, object]) -> None:
+def test_charset_ranges_of_ddddocr_are_options(value: object, options: dict[str, object]) -> None:
     assert option_fields({"image": "x", "charsets": value}, "charsets") == {
         "image": "x",
         **options,
     }
 
 
-def test_a_blank_range_leaves_our_own_option_alone() -> None:
+def test_a_blank_charset_range_does_not_change_charset() -> None:
     assert option_fields({"charset": "01", "charsets": ""}, "charsets") == {"charset": "01"}
 
 
-def test_our_own_blank_option_leaves_a_range_alone() -> None:
+def test_a_blank_charset_does_not_change_charset_range() -> None:
     assert option_fields({"charset": " ", "charsets": "0"}, "charsets")["charset_range"] == "0"
 
 
@@ -400,7 +402,7 @@ def test_a_range_is_an_option_of_one_request(
     assert asked.constraints != UNRESTRICTED
 
 
-def test_a_failure_of_the_service_keeps_the_shape(
+def test_a_server_error_has_the_shape_of_the_dialect(
     client: FlaskClient, backend: FakeBackend
 ) -> None:
     def fail(task: object) -> str:
@@ -414,7 +416,7 @@ def test_a_failure_of_the_service_keeps_the_shape(
     assert client.post("/ocr/b64/json", data=BASE64).json["result"] == ""
 
 
-def test_a_loading_model_says_when_to_retry(backend: FakeBackend) -> None:
+def test_a_loading_model_has_a_retry_after(backend: FakeBackend) -> None:
     backend.hold()
     app = create_app(load_settings({}), backend)
     reply = app.test_client().post("/ocr", json={"image": BASE64})

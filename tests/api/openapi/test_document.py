@@ -116,7 +116,7 @@ class Recorder(dict[str, object]):
         return super().get(name, default)
 
 
-def test_each_option_that_the_parser_asks_for_is_described() -> None:
+def test_each_option_of_the_parser_is_described() -> None:
     recorder = Recorder()
     parse_options(recorder)
     assert {option.name for option in OPTION_FIELDS} == set(recorder.names)
@@ -164,7 +164,7 @@ def test_each_error_is_in_some_reply_or_named_in_the_introduction() -> None:
         assert f"{error.status} `{error.error_type}`" in DOCUMENT["info"]["description"]
 
 
-def test_what_the_server_refuses_by_itself_is_described() -> None:
+def test_errors_of_the_server_are_described() -> None:
     refused = {(status, error_type) for _, status, error_type, _ in ERRORS}
     for error in (ParseException("not HTTP"), RuntimeError("a fault")):
         status, error_type, _ = error_of(error)
@@ -243,7 +243,7 @@ def requests_of_dialects(image: bytes) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("form", own_requests(b""))
 @pytest.mark.parametrize(("said", "schema"), [("7", "Answer"), ("5/0", "NoAnswer")])
-def test_a_request_of_our_own_form_gets_our_own_reply(
+def test_a_native_request_gets_a_native_reply(
     client: FlaskClient, backend: FakeBackend, form: str, said: str, schema: str
 ) -> None:
     backend.say = lambda task: said
@@ -269,7 +269,7 @@ def schemas_of(body: object) -> set[str]:
     }
 
 
-def test_each_reply_of_the_shared_route_says_which_request_it_answers() -> None:
+def test_each_reply_of_the_shared_route_names_its_dialect() -> None:
     [content] = DOCUMENT["paths"]["/ocr"]["post"]["responses"]["200"]["content"].values()
     names = [schema["$ref"].rpartition("/")[2] for schema in content["schema"]["anyOf"]]
     assert len(names) == 4
@@ -292,7 +292,7 @@ def test_an_error_under_another_status_does_not_pass() -> None:
         check({**body, "error_type": "queue_full"}, "/ocr", "post", 400)
 
 
-def test_no_description_tells_of_the_base_error_class() -> None:
+def test_no_description_names_the_base_error_class() -> None:
     slugs = {error.error_type for error in every_error_type()}
     assert CaptchaServiceError.error_type in slugs
     assert "Base of every error" not in json.dumps(DOCUMENT)

@@ -82,7 +82,9 @@ CONSTRAINTS = {
 
 
 @pytest.mark.parametrize("constraints", CONSTRAINTS.values(), ids=CONSTRAINTS)
-def test_constraints_are_obeyed(server: RunningService, constraints: DecodingConstraints) -> None:
+def test_constraints_restrict_the_text(
+    server: RunningService, constraints: DecodingConstraints
+) -> None:
     with backend_of(**within_pixel_range(server.url)) as backend:
         backend.load()
         for image in noise_images(SIZES):
@@ -132,7 +134,7 @@ def request(
     return GenerationRequest(image, PROMPT, max_new_tokens, as_text, deadline=deadline)
 
 
-def test_a_server_that_stalls_is_given_up_in_time() -> None:
+def test_a_stalled_server_times_out() -> None:
     with (
         llama_server(FOLDER) as server,
         served(f"{server.url}/v1", OCR_TIMEOUT_S="3", CACHE_SIZE="0") as app,
@@ -148,7 +150,7 @@ def test_a_server_that_stalls_is_given_up_in_time() -> None:
         assert client.post("/ocr", data=CAPTCHA).status_code == 200
 
 
-def test_health_follows_a_server_that_dies_and_returns() -> None:
+def test_health_follows_a_server_that_stops_and_restarts() -> None:
     port = free_port()
     with (
         llama_server(FOLDER, port) as server,

@@ -144,7 +144,7 @@ def test_a_server_is_sent_what_it_takes(
         ("another", "48z1", ["48z1"], [False]),
     ],
 )
-def test_a_charset_is_asked_for_where_the_text_is_neither_within_it_nor_arithmetic(
+def test_a_charset_is_sent_only_for_a_text_outside_it_that_is_no_arithmetic(
     owner: str, free: str, texts: list[str], constrained: list[bool]
 ) -> None:
     with recorded_vllm() as (server, url), backend_of(url) as backend:
@@ -156,7 +156,7 @@ def test_a_charset_is_asked_for_where_the_text_is_neither_within_it_nor_arithmet
         assert ["structured_outputs" in body for body in server.bodies] == constrained
 
 
-def test_a_server_without_probabilities_is_not_asked_for_them() -> None:
+def test_a_server_without_probabilities_gets_no_logprobs_field() -> None:
     with recorded_vllm() as (server, url), backend_of(url) as backend:
         server.listed = models(MODEL, owned_by="vllm")
         backend._server = "transformers"
@@ -174,7 +174,7 @@ def test_probabilities_are_those_of_the_whole_reply() -> None:
     assert reading.complete
 
 
-def test_a_cut_reply_is_said_to_be_cut() -> None:
+def test_a_truncated_reply_is_reported_as_truncated() -> None:
     assert not output_of(completion("a3", finish_reason="length")).complete
 
 
@@ -260,7 +260,7 @@ def test_a_fault_is_one_clear_error(
 
 
 @pytest.mark.parametrize("status", [429, 502, 503])
-def test_a_fault_that_passes_is_tried_again(status: int) -> None:
+def test_a_transient_error_is_retried(status: int) -> None:
     with recorded_vllm() as (server, url), backend_of(url) as backend:
         backend.load()
         server.fault = lambda number: (status, b"") if number == 1 else None
@@ -331,7 +331,7 @@ REPLIES = {
 
 
 @pytest.mark.parametrize(("fault", "status", "error_type"), REPLIES.values(), ids=REPLIES)
-def test_a_caller_gets_the_one_error_object(fault: Reply, status: int, error_type: str) -> None:
+def test_the_reply_is_the_error_object(fault: Reply, status: int, error_type: str) -> None:
     with recorded_vllm() as (server, url), served(url, OCR_TIMEOUT_S="5") as app:
         server.fault = lambda number: fault
         reply = app.test_client().post("/ocr", data=captcha(), content_type="image/png")
@@ -340,7 +340,7 @@ def test_a_caller_gets_the_one_error_object(fault: Reply, status: int, error_typ
         assert ("Retry-After" in reply.headers) is (status == 503)
 
 
-def test_a_caller_is_told_of_a_deadline() -> None:
+def test_a_missed_deadline_is_a_504() -> None:
     go_on = threading.Event()
     with recorded_vllm() as (server, url), served(url, OCR_TIMEOUT_S="0.3") as app:
         server.fault = lambda number: None if go_on.wait(MAX_WAIT_S) else (500, b"")
@@ -401,7 +401,7 @@ def idle_queue() -> RequestQueue[object, object]:
     return RequestQueue(max_queue_size=1, max_batch_size=1, max_queue_delay_s=0.0)
 
 
-def test_a_watch_leaves_a_model_that_is_loading_alone() -> None:
+def test_the_health_monitor_does_not_probe_a_loading_model() -> None:
     queue = idle_queue()
     HealthMonitor(queue, lambda: pytest.fail("probed")).check()
     assert queue.state is ModelState.LOADING
@@ -417,7 +417,7 @@ def test_a_busy_engine_has_not_failed() -> None:
     assert queue.state is ModelState.READY
 
 
-def test_an_engine_that_keeps_failing_is_noticed_and_its_return_too() -> None:
+def test_repeated_engine_failures_and_the_recovery_are_detected() -> None:
     with recorded_vllm() as (server, url), served(url, CACHE_SIZE="0") as app:
         client = app.test_client()
         server.fault = lambda number: (500, b"")
@@ -470,7 +470,7 @@ def test_a_model_that_is_not_served_is_never_replaced() -> None:
             backend.load()
 
 
-def test_the_bundled_checkpoint_says_itself_what_it_can() -> None:
+def test_the_bundled_checkpoint_has_its_own_capabilities() -> None:
     with backend_of("http://127.0.0.1:1/v1", QWEN_MODEL="bundled") as backend:
         assert backend.model_name == "bundled"
         assert not backend.capabilities.follows_prompts

@@ -54,7 +54,7 @@ def test_a_batch_of_several_widths_is_read_as_each_alone(reader: PPOCRBackend) -
     ],
     ids=["some", "digits"],
 )
-def test_a_charset_is_obeyed(
+def test_a_charset_restricts_the_text(
     reader: PPOCRBackend, constraints: DecodingConstraints, text: set[str]
 ) -> None:
     free, held = reader.read([request("AB84", UNRESTRICTED), request("AB84", constraints)])
@@ -84,7 +84,7 @@ def test_the_probability_of_a_text_is_that_of_all_its_alignments(text: list[int]
     assert math.exp(log_probability_of(text, columns)) == pytest.approx(total, rel=1e-5)
 
 
-def test_without_its_packages_the_start_says_what_to_install(
+def test_without_its_packages_the_start_names_the_install_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backend, "find_spec", lambda name: None)

@@ -68,7 +68,7 @@ def test_unsure_images_are_read_again_in_one_batch_and_the_surer_output_counts()
 
 
 @pytest.mark.parametrize("look", [None, LOOK], ids=["no second look", "all sure"])
-def test_what_is_sure_is_read_once(look: SecondLook | None) -> None:
+def test_an_image_above_the_threshold_is_read_once(look: SecondLook | None) -> None:
     engine = Engine({100: SURE if look else HOPELESS})
     assert texts(engine, look, [100, 100]) == ["100", "100"]
     assert engine.batches == [[100, 100]]

@@ -68,7 +68,7 @@ def test_the_prompt_matters(engine: Qwen2VLEngine[PyTorchCache]) -> None:
     assert first.log_probability != second.log_probability
 
 
-def test_a_response_holds_no_special_tokens(engine: Qwen2VLEngine[PyTorchCache]) -> None:
+def test_a_response_has_no_special_tokens(engine: Qwen2VLEngine[PyTorchCache]) -> None:
     readings = engine.read(tasks([(160, 60), (60, 160), (100, 30), (64, 64), (90, 140)]))
     assert any(reading.raw_response for reading in readings)
     assert {letter for reading in readings for letter in reading.raw_response} <= set(CHARACTERS)
@@ -101,7 +101,7 @@ def constrained_tasks() -> list[GenerationRequest]:
     ]
 
 
-def test_each_task_of_a_batch_obeys_its_own_constraints(
+def test_each_task_of_a_batch_has_its_own_constraints(
     engine: Qwen2VLEngine[PyTorchCache],
 ) -> None:
     for task, reading in zip(constrained_tasks(), engine.read(constrained_tasks()), strict=True):

@@ -231,7 +231,7 @@ def test_a_model_spread_by_accelerate_decodes_alike(
     assert decode(spread, processor, images) == expected
 
 
-def test_sliding_windows_are_refused() -> None:
+def test_sliding_windows_are_rejected() -> None:
     model = small_model(SHAPES["one layer, one key-value head"])
     model.model.language_model.has_sliding_layers = True
     with pytest.raises(ValueError, match="sliding-window"):

@@ -77,7 +77,7 @@ def test_a_batch_is_what_the_processor_returns(
     assert batch.position_ids.tolist() == position_ids.tolist()
 
 
-def test_rows_are_padded_on_the_left(preprocessor: Preprocessor) -> None:
+def test_rows_are_padded_at_the_start(preprocessor: Preprocessor) -> None:
     image = noise_image(112, 56)
     batch = preprocessor.prepare([task(image, "a longer prompt"), task(image, "short")])
     assert batch.attention_mask[0].all()
@@ -149,7 +149,7 @@ def test_a_prompt_is_tokenised_once_for_images_of_one_size(
     assert preprocessor.prepare([task(images[1])]).grids == [(4, 8)]
 
 
-def test_a_chat_template_without_an_image_is_refused(
+def test_a_chat_template_without_an_image_is_rejected(
     processor: Qwen2VLProcessor,
 ) -> None:
     processor.chat_template = "<|im_start|>hello"

@@ -73,7 +73,7 @@ def test_no_special_token_is_ever_allowed(vocabulary: Vocabulary, charset: Chars
     [Charset.of("龥鑫人1"), Charset.of("😀é"), CHARSET_RANGES[7], CHINESE, CHARSET_RANGES[6]],
     ids=["rare and common Chinese", "four bytes and two", "all but alphanumeric", "Chinese", "6"],
 )
-def test_whatever_follows_the_masks_spells_the_charset_and_comes_to_an_end(
+def test_any_sequence_within_the_masks_is_in_the_charset_and_ends(
     published: Vocabulary, charset: Charset
 ) -> None:
     rules, rng = published.rules(charset), random.Random(5)
@@ -140,7 +140,7 @@ def test_several_letters_merge_in_all_their_spellings(published: Vocabulary) -> 
     assert np.exp(published.merge_cases(known).max()) == pytest.approx(0.9, abs=1e-5)
 
 
-def test_what_was_read_is_told_in_whole_characters(published: Vocabulary) -> None:
+def test_token_probabilities_are_merged_to_characters(published: Vocabulary) -> None:
     tokenizer = fast_tokenizer(published_vocabulary())
     for text in ("a3b9", "the 龥鑫 end", "😀7"):
         tokens = tokenizer.encode(text).ids

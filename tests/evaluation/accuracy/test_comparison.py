@@ -33,7 +33,7 @@ def test_mcnemar(only_ours: int, only_theirs: int, p_value: float) -> None:
     assert mcnemar(only_theirs, only_ours) == mcnemar(only_ours, only_theirs)
 
 
-def test_mcnemar_refuses_negative_counts() -> None:
+def test_mcnemar_rejects_negative_counts() -> None:
     with pytest.raises(ValueError, match="-1 and 2 are no counts"):
         mcnemar(-1, 2)
 
@@ -43,7 +43,7 @@ DIGITS = family_of("alnum", "digits", "1", "2")
 LETTERS = family_of("letters", "alnum", "a")
 
 
-def test_duels_count_the_images_that_only_one_reads() -> None:
+def test_paired_counts_are_of_images_that_only_one_reads() -> None:
     ours = [
         judged(DIGITS, answered("1"), answered("2")),
         judged(LETTERS, answered("x")),

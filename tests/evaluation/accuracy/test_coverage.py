@@ -43,14 +43,14 @@ MIXED = predictions_of((0.9, True), (0.8, True), (0.8, False), (0.3, False), Non
         pytest.param(0.95, 0.0, None, 0.0, id="none"),
     ],
 )
-def test_what_a_threshold_keeps(
+def test_the_share_above_a_threshold(
     threshold: float, kept: float, accuracy: float | None, read: float
 ) -> None:
     point = point_at(threshold, MIXED)
     assert (point.answered, point.accuracy, point.read) == pytest.approx((kept, accuracy, read))
 
 
-def test_the_curve_keeps_or_leaves_equal_confidences_together() -> None:
+def test_equal_confidences_are_one_point_of_the_curve() -> None:
     assert [point.threshold for point in coverage_curve(MIXED)] == [0.9, 0.8, 0.3]
 
 
@@ -80,7 +80,9 @@ outcomes = st.lists(
 
 
 @given(outcomes)
-def test_the_curve_is_what_its_thresholds_keep(drawn: list[tuple[float, bool] | None]) -> None:
+def test_each_point_of_the_curve_is_the_share_above_its_threshold(
+    drawn: list[tuple[float, bool] | None],
+) -> None:
     predictions = predictions_of(*drawn)
     for point in coverage_curve(predictions):
         assert point_at(point.threshold, predictions) == point

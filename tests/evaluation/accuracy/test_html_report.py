@@ -92,7 +92,7 @@ def test_the_page_is_well_formed_and_has_its_parts(readings: Judged) -> None:
     assert "No answer: 1 no_answer." in text
 
 
-def test_the_page_asks_for_nothing_outside_itself(readings: Judged) -> None:
+def test_the_page_requests_no_other_host(readings: Judged) -> None:
     page = page_of(report_of(*readings), "all")
     tags = {element.tag for element in page.iter()}
     assert tags.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
@@ -134,7 +134,7 @@ def test_mistakes_show_their_picture_and_what_was_read(readings: Judged, tmp_pat
         pytest.param("none", "none", [], id="none"),
     ],
 )
-def test_mistakes_of_families_kept_back_are_hidden_unless_asked_for(
+def test_mistakes_of_held_out_families_are_hidden_by_default(
     readings: Judged, mistakes_of: str | None, scope: str, families: list[str]
 ) -> None:
     shown, word = shown_families(readings, mistakes_of)
@@ -150,7 +150,7 @@ def test_all_mistakes_are_shown_where_nothing_is_marked() -> None:
     assert shown_families(unmarked, None) == (unmarked, "all")
 
 
-def test_rivals_stand_beside_ours(readings: Judged) -> None:
+def test_competitors_are_columns_of_the_table(readings: Judged) -> None:
     theirs = [judged(family, *[NOTHING_READ] * len(made)) for family, made in readings]
     page = page_of(report_of(*readings, rivals=[compare("other 1.0", readings, theirs)]))
     ours, others = (share(figures_of(made).ece) for made in (readings, theirs))
@@ -161,7 +161,7 @@ def test_rivals_stand_beside_ours(readings: Judged) -> None:
 
 
 @pytest.mark.parametrize("baseline", [None, 0.5])
-def test_what_is_known_of_ddddocr_has_a_column_only_where_it_is_known(
+def test_a_baseline_of_ddddocr_has_a_column_only_where_it_is_given(
     baseline: float | None,
 ) -> None:
     family = family_of("one", "digits", "1", baseline=baseline)
@@ -181,13 +181,13 @@ def test_the_confusion_table_counts_what_is_taken_for_what() -> None:
     assert table.pairs == [("o", "0", 2, 0.5), ("o", "", 1, 0.25)]
 
 
-def test_a_page_without_mistakes_says_so(tmp_path: Path) -> None:
+def test_a_report_without_mistakes_has_a_note(tmp_path: Path) -> None:
     page = page_of(report_of(judged(family_of("one", "digits", "1"), answered("1"))))
     assert "Characters taken for others None." in texts(page)
     assert "Mistakes, the surest first None." in texts(page)
 
 
-def test_a_long_list_of_mistakes_is_cut_and_says_so(tmp_path: Path) -> None:
+def test_a_long_list_of_mistakes_is_cut_with_a_note(tmp_path: Path) -> None:
     labels = ["a"] * (MAX_MISTAKES + 5)
     for index in range(len(labels)):
         (tmp_path / f"{index}.png").write_bytes(b"image")

@@ -23,7 +23,7 @@ from tests.support.readings import (
         pytest.param(None, False, False, id="no-answer"),
     ],
 )
-def test_what_is_right(text: str | None, case_sensitive: bool, correct: bool) -> None:
+def test_correct_predictions(text: str | None, case_sensitive: bool, correct: bool) -> None:
     family = family_of("one", "alnum", "a3b9", case_sensitive=case_sensitive)
     _, (prediction,) = judged(family, NOTHING_READ if text is None else answered(text))
     assert prediction.correct is correct
@@ -50,6 +50,6 @@ def test_text_pairs_are_in_one_case_unless_it_counts(
     assert text_pairs(*judged(family, answered("aB"), NOTHING_READ)) == pairs
 
 
-def test_all_predictions_keep_their_order() -> None:
+def test_all_predictions_are_in_order() -> None:
     readings = [judged(family_of(name, "alnum", name), answered(name)) for name in "ab"]
     assert [prediction.text for prediction in all_predictions(readings)] == ["a", "b"]

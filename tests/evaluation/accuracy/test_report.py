@@ -21,7 +21,7 @@ def test_warnings_are_counted_the_most_frequent_first() -> None:
     assert list(count_warnings([OURS]).items()) == [("w", 2), ("v", 1)]
 
 
-def test_the_json_file_holds_source_figures_and_every_prediction() -> None:
+def test_the_json_file_has_source_metrics_and_every_prediction() -> None:
     report = json.loads(json.dumps(as_json(report_of(OURS))))
     assert (report["folder"], report["url"], report["options"]) == ("mine", None, {"kind": "text"})
     assert report["families"][0]["figures"]["accuracy"] == 0.5
@@ -45,7 +45,7 @@ def test_the_json_file_holds_source_figures_and_every_prediction() -> None:
     assert (second["text"], second["correct"]) == ("c4", False)
 
 
-def test_the_json_file_holds_each_rival_and_the_duels() -> None:
+def test_the_json_file_has_each_competitor_and_the_paired_counts() -> None:
     (rival,) = as_json(report_of(OURS, rivals=[compare("other", [OURS], [THEIRS])]))["rivals"]
     assert rival["name"] == "other"
     assert rival["families"][0]["figures"]["accuracy"] == 0.5

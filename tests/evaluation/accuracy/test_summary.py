@@ -13,7 +13,7 @@ from tests.support.readings import (
 )
 
 
-def test_a_familys_figures() -> None:
+def test_the_metrics_of_a_family() -> None:
     family = family_of("one", "alnum", "Ab1", "ab2", "ab3", "ab4", baseline=0.25, tune=True)
     answers = [*(answered(text, 0.8) for text in ("ab1", "ab2", "xb3")), NOTHING_READ]
     (score,) = summarise([judged(family, *answers)]).families
@@ -74,7 +74,7 @@ def test_the_interval_of_a_mean_of_equally_large_families_is_that_of_their_image
     assert figures_of([one, two]).interval == pytest.approx(figures_of([together]).interval)
 
 
-def test_the_interval_of_a_mean_of_unequal_families_holds_the_mean() -> None:
+def test_the_interval_of_a_mean_of_unequal_families_contains_the_mean() -> None:
     small = judged(family_of("one", "digits", "1"), NOTHING_READ)
     large = judged(family_of("two", "digits", *"1234567"), *map(answered, "1234567"))
     figures = figures_of([small, large])
@@ -109,7 +109,7 @@ def test_confidence_characters_and_time_are_over_all_images() -> None:
     assert summary.errors == {"no_answer": 1}
 
 
-def test_refusals_are_counted_by_reason() -> None:
+def test_rejections_are_counted_by_reason() -> None:
     family = family_of("one", "alnum", "a", "b", "c")
     reasons = ("undecodable_image", None, "undecodable_image")
     refused = [Answer("", 0.0, False, None, reason) for reason in reasons]

@@ -67,7 +67,7 @@ no answer: 12 no_answer
     )
 
 
-def test_rivals_stand_beside_ours() -> None:
+def test_competitors_are_columns_of_the_table() -> None:
     ours = readings(12, answered("12", 0.9))
     theirs = readings(2, answered("12", 0.9))
     rows = {
@@ -82,7 +82,7 @@ def test_rivals_stand_beside_ours() -> None:
     assert digits.endswith(" 1.000 1.000")
 
 
-def test_notes_appear_only_where_they_say_something() -> None:
+def test_notes_appear_only_where_they_apply() -> None:
     text = render(summarise([judged(DIGITS, *[answered("1", 0.4)] * 4)]))
     assert "no answer" not in text
     assert "case counts" not in text

@@ -53,7 +53,7 @@ cached reply    2.10 ms, +0.70 ms to /health (1.40 ms)"""
     )
 
 
-def test_a_rival_has_a_line() -> None:
+def test_a_competitor_has_a_line() -> None:
     text = render_report(replace(REPORT, rivalries=(Rivalry("ddddocr 1.6.1 beta", 0.021, 0.028),)))
     assert (
         "one captcha     21.0 ms through /ocr, 28.0 ms ddddocr 1.6.1 beta: 0.75 of its time"
@@ -61,7 +61,7 @@ def test_a_rival_has_a_line() -> None:
     )
 
 
-def test_what_is_unknown_is_a_dash() -> None:
+def test_an_unknown_value_is_a_dash() -> None:
     unknown = replace(
         REPORT,
         machine=replace(REPORT.machine, cpu=None),

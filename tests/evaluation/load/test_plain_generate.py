@@ -67,14 +67,12 @@ def test_a_checkpoint_without_a_range_takes_the_settings_one(
     assert (plain.min_pixels, plain.max_pixels) == (3136, settings.max_pixels)
 
 
-def test_a_missing_checkpoint_is_refused_as_by_the_service() -> None:
+def test_a_missing_checkpoint_has_the_error_of_the_service() -> None:
     with pytest.raises(ModelLoadError, match="neither a folder nor a hub name"):
         plain_settings(load_settings({"QWEN_MODEL": "/no/such/folder"}), "cpu", 1)
 
 
-def test_reading_is_greedy_whatever_the_generation_config_says(
-    checkpoint: Path, tmp_path: Path
-) -> None:
+def test_reading_is_greedy_despite_the_generation_config(checkpoint: Path, tmp_path: Path) -> None:
     sampling = linked(checkpoint, tmp_path, without="generation_config.json")
     config = json.loads((checkpoint / "generation_config.json").read_text())
     config |= {"do_sample": True, "temperature": 5.0, "repetition_penalty": 50.0}

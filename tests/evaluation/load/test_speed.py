@@ -65,7 +65,7 @@ def test_agreement(texts: list[str | None], share: float) -> None:
     assert agreement(texts, ["a", "b"]) == share
 
 
-def test_agreement_refuses_lists_of_different_lengths() -> None:
+def test_agreement_rejects_lists_of_different_lengths() -> None:
     with pytest.raises(ValueError, match="zip"):
         agreement(["a"], ["a", "b"])
 

@@ -28,7 +28,7 @@ def refusal(error_type: str) -> dict[str, object]:
     return {"success": False, "text": "", "confidence": 0.0, "error_type": error_type}
 
 
-def test_batches_have_the_size_asked_for_and_keep_the_order() -> None:
+def test_batches_have_the_requested_size_and_order() -> None:
     sizes: list[int] = []
 
     def script(call: Call) -> tuple[int, bytes]:
@@ -61,7 +61,7 @@ def test_concurrent_requests_overlap_and_keep_the_order() -> None:
 
 
 @pytest.mark.parametrize("error_type", ["queue_full", "undecodable_image"])
-def test_a_refused_image_ends_the_measurement(error_type: str) -> None:
+def test_a_rejected_image_ends_the_measurement(error_type: str) -> None:
     def script(call: Call) -> tuple[int, bytes]:
         refused = call.body == IMAGES[7]
         return 200, json.dumps(refusal(error_type) if refused else answer_to(call.body)).encode()
@@ -104,7 +104,7 @@ def test_cached_latencies_fill_the_cache_first_and_then_take_turns() -> None:
         pytest.param("miss", "cached", "was to be asked, but X-Cache is miss", id="cached"),
     ],
 )
-def test_a_cache_that_does_not_do_as_the_load_asks_ends_the_measurement(
+def test_an_unexpected_cache_header_ends_the_measurement(
     cache_use: str, load: str, message: str
 ) -> None:
     def script(call: Call) -> Reply:

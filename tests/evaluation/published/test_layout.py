@@ -189,7 +189,7 @@ def test_constraints_hold_for_tokens_of_several_characters_and_of_parts() -> Non
 
 
 @pytest.mark.usefixtures("_offline")
-def test_a_half_downloaded_checkpoint_is_refused(
+def test_a_half_downloaded_checkpoint_is_rejected(
     half_downloaded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(half_downloaded / "hub"))

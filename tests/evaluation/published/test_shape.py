@@ -50,7 +50,7 @@ def test_a_shape_is_measured(
     ]
 
 
-def test_what_cannot_be_loaded_is_said_in_one_line(
+def test_a_model_that_cannot_be_loaded_is_a_one_line_error(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments, reason in (
@@ -64,7 +64,7 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
         assert reason in line
 
 
-def test_figures_are_printed_one_a_line() -> None:
+def test_metrics_are_printed_one_a_line() -> None:
     lines = str(Cost(61.25, 5 * 1024**3, 2.0, 3.0)).splitlines()
     assert lines == [
         "time to ready     61.2 s",

@@ -43,7 +43,7 @@ def test_an_image_is_the_raw_body_of_ocr() -> None:
     assert call.headers["Content-Type"] == "image/gif"
 
 
-def test_a_path_in_the_url_is_kept() -> None:
+def test_a_path_in_the_base_url_is_used() -> None:
     with (
         stub_service(lambda call: (200, json.dumps({"path": call.path}).encode())) as url,
         ServiceClient(f"{url}/captcha/") as client,
@@ -93,7 +93,7 @@ def test_a_connection_that_went_stale_is_opened_again() -> None:
         assert client.health().fields != client.health().fields
 
 
-def test_a_refusal_is_an_answer_and_not_a_failure() -> None:
+def test_a_rejection_is_returned_and_not_raised() -> None:
     refusal = {
         "success": False,
         "text": "",
@@ -130,7 +130,7 @@ def test_a_reply_that_is_no_object_is_a_broken_service(body: bytes) -> None:
         pytest.param({"results": "a3b9"}, "batch-ocr", id="no-list"),
     ],
 )
-def test_a_batch_without_a_result_an_image_is_refused(
+def test_a_batch_without_a_result_an_image_is_rejected(
     fields: dict[str, object], message: str
 ) -> None:
     with (
@@ -142,7 +142,7 @@ def test_a_batch_without_a_result_an_image_is_refused(
 
 
 @pytest.mark.parametrize("confidence", [1.2, -0.1, "high", None, float("nan")])
-def test_a_confidence_that_is_no_probability_is_refused(confidence: object) -> None:
+def test_a_confidence_that_is_no_probability_is_rejected(confidence: object) -> None:
     with pytest.raises(ServiceError, match="no probability"):
         answer_of({"text": "a3b9", "success": True, "confidence": confidence})
 
@@ -166,7 +166,7 @@ def test_misuse_of_the_url(url: str) -> None:
         ServiceClient(url)
 
 
-def test_the_cache_header_is_handed_on() -> None:
+def test_the_cache_header_is_passed_on() -> None:
     with (
         stub_service(lambda _: (200, b"{}", {"X-Cache": "hit"})) as url,
         ServiceClient(url) as client,

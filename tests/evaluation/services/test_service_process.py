@@ -75,7 +75,7 @@ def test_an_error_inside_stops_the_service_too(tmp_path: Path) -> None:
     assert not is_alive(service.pid)
 
 
-def test_one_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_process_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     command = script(tmp_path, SERVICE)
     with running_service({"MARK": "deaf"}, command=command, stop_timeout_s=0.1) as service:
         child = service.health["child"]
@@ -88,7 +88,7 @@ def test_one_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) ->
     os.close(child_process)
 
 
-def test_one_that_ends_is_reported_with_its_last_lines(tmp_path: Path) -> None:
+def test_a_process_that_ends_is_reported_with_its_last_lines(tmp_path: Path) -> None:
     source = "print('\\n'.join(map(str, range(50)))); raise SystemExit('no such checkpoint')"
     with (
         pytest.raises(ServiceStartError) as raised,
@@ -101,7 +101,7 @@ def test_one_that_ends_is_reported_with_its_last_lines(tmp_path: Path) -> None:
     assert len(lines) == 16
 
 
-def test_one_that_is_never_ready_is_stopped(tmp_path: Path) -> None:
+def test_a_process_that_is_never_ready_is_stopped(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     command = ("/bin/sh", "-c", f"echo $$ > {pid_file}; exec sleep 1000")
     with (

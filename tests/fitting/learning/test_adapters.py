@@ -24,7 +24,7 @@ pytestmark = pytest.mark.live
 WEIGHTS = Weights(2_209_000_000)
 
 
-def test_a_machine_without_a_gpu_is_told_how_long_it_would_take(
+def test_without_a_gpu_the_error_estimates_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(adapters, "usable_cores", lambda: 4)

@@ -10,7 +10,7 @@ from tests.support.own_captchas import draw_text
 
 
 @pytest.mark.parametrize("size", [(112, 40), (60, 9), (8, 60), (300, 100)])
-def test_a_picture_keeps_its_size_and_mode(size: tuple[int, int]) -> None:
+def test_an_image_has_its_size_and_mode(size: tuple[int, int]) -> None:
     picture = draw_text("7a", size)
     for seed in range(40):
         changed = augment(picture, random.Random(seed))

@@ -19,7 +19,7 @@ def targets() -> torch.Tensor:
     return torch.tensor([[3, 130, 2], [899, 2, IGNORED]])
 
 
-def test_a_sample_holds_each_token_once_and_all_that_are_wanted(targets: torch.Tensor) -> None:
+def test_a_sample_has_each_token_once_and_all_targets(targets: torch.Tensor) -> None:
     torch.manual_seed(0)
     vocabulary = SampledVocabulary.sample(targets, SIZE)
     ids = vocabulary.ids.tolist()

@@ -56,7 +56,7 @@ def test_losses_are_those_of_the_plain_model(loaded: Loaded) -> None:
 
 
 @torch.inference_mode()
-def test_a_text_is_right_where_the_model_would_say_it(loaded: Loaded) -> None:
+def test_a_text_is_right_where_greedy_decoding_gives_it(loaded: Loaded) -> None:
     forcing = TeacherForcing(*loaded, PROMPT)
     model, processor = loaded
     inputs = documented_inputs(processor, PICTURES[:1], PROMPT, PIXEL_RANGE)
@@ -70,7 +70,7 @@ def test_a_text_is_right_where_the_model_would_say_it(loaded: Loaded) -> None:
     assert forcing.losses(PICTURES, ["a", "b", "c"]).right.tolist() != [True] * 3
 
 
-def test_an_answer_given_at_once_sees_none_of_its_characters(loaded: Loaded) -> None:
+def test_a_draft_does_not_attend_to_its_own_characters(loaded: Loaded) -> None:
     forcing = TeacherForcing(*loaded, PROMPT)
     torch.manual_seed(0)
     with torch.no_grad():

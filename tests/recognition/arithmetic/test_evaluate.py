@@ -113,7 +113,7 @@ def test_expression_has_its_value(text: str, value: int):
 
 
 @pytest.mark.parametrize("text", [text for text, _ in COMPUTED])
-def test_expression_looks_like_arithmetic(text: str):
+def test_an_expression_is_arithmetic(text: str):
     assert looks_like_arithmetic(text)
 
 
@@ -121,7 +121,7 @@ def test_expression_looks_like_arithmetic(text: str):
     ("text", "value"),
     [("8", 8), ("0042", 42), ("-7", -7), ("八", 8), ("十二", 12), ("８", 8), ("3x7", 21)],
 )
-def test_value_that_does_not_look_like_arithmetic(text: str, value: int):
+def test_a_value_that_is_no_arithmetic(text: str, value: int):
     assert evaluate_expression(text) == value
     assert not looks_like_arithmetic(text)
 

@@ -71,7 +71,7 @@ def test_question_mark_after_an_expression_is_punctuation():
         "? 3",
     ],
 )
-def test_malformed_expression_is_refused(text: str):
+def test_malformed_expression_is_rejected(text: str):
     with pytest.raises(NoValueError):
         parse(tokens_of(text))
 

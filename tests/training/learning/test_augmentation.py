@@ -61,7 +61,7 @@ def test_the_picture_given_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_joined_pictures_say_both_texts(seed: int) -> None:
+def test_joined_images_have_both_texts(seed: int) -> None:
     both = joined(spotted("abc"), spotted("XYZ"), random.Random(seed))
     assert both is not None
     assert both.text == "abcXYZ"
@@ -86,5 +86,5 @@ def test_both_ways_of_joining_occur() -> None:
     ],
     ids=["an expression", "after it", "too long"],
 )
-def test_what_makes_no_code_is_not_joined(first: Captcha, second: Captcha) -> None:
+def test_characters_that_make_no_code_are_not_joined(first: Captcha, second: Captcha) -> None:
     assert joined(first, second, random.Random(0)) is None

@@ -33,7 +33,7 @@ def test_a_box_covers_the_patches_inside_it(box: list[float], covered: set[int])
     assert set(torch.nonzero(distances[0, 0] <= 1).flatten().tolist()) == covered
 
 
-def test_losses_ignore_what_lies_behind_a_labels_end() -> None:
+def test_losses_ignore_positions_after_the_end_of_a_label() -> None:
     torch.manual_seed(0)
     heads = GlyphHeads(16)
     patches, embedding = torch.randn(2, 8, 16), torch.randn(140, 16)

@@ -113,7 +113,7 @@ def test_a_long_text_gets_a_canvas_for_its_length(monkeypatch: pytest.MonkeyPatc
     assert drawn.image.shape[1] / drawn.image.shape[0] > 4
 
 
-def test_what_is_cropped_keeps_all_ink_in_plain_print() -> None:
+def test_a_crop_has_all_ink_in_plain_print() -> None:
     rng = random.Random(6)
     for _ in range(30):
         drawn, _, _ = draw_captcha(LEVELS[0], (2, 4), FONTS, rng)

@@ -98,7 +98,7 @@ def test_encoder_and_decoder_equal_plain_transformers(
 
 
 @torch.no_grad()
-def test_an_answer_given_at_once_depends_on_the_image_alone(
+def test_a_draft_depends_on_the_image_alone(
     processor: Qwen2VLProcessor, objective: Objective
 ) -> None:
     at_once = Objective(objective.model, processor.tokenizer, unaided_share=1.0).eval()
@@ -115,7 +115,7 @@ def test_an_answer_given_at_once_depends_on_the_image_alone(
     assert given[1][0] == one
 
 
-def test_the_service_drafts_what_training_gives(processor: Qwen2VLProcessor) -> None:
+def test_the_service_drafts_the_tokens_of_training(processor: Qwen2VLProcessor) -> None:
     vocabulary = Vocabulary(processor.tokenizer.backend_tokenizer, 6894, frozenset({2}))
     assert [vocabulary.draft_token] == processor.tokenizer.encode(DRAFT_TEXT)
 
@@ -177,7 +177,7 @@ def test_chinese_characters_are_a_group_of_their_own(
 
 
 @torch.no_grad()
-def test_losses_are_those_of_what_is_kept(
+def test_losses_are_those_of_the_selected_examples(
     processor: Qwen2VLProcessor, objective: Objective
 ) -> None:
     half = Objective(objective.model, processor.tokenizer, hopeless_share=0.5).eval()

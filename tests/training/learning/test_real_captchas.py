@@ -49,7 +49,7 @@ def test_archives_are_read_with_what_is_drawn(tmp_path: Path) -> None:
     assert (found[1].pixels == 1).all()
 
 
-def test_one_in_sixteen_is_kept_from_training(tmp_path: Path) -> None:
+def test_one_in_sixteen_is_held_out(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "f.tar", [f"{i}.png\t{i}\tdigits" for i in range(40)])
     kept, trained = (
         [one.text for one in read_archives([path], kept=kept)] for kept in (True, False)
@@ -69,7 +69,7 @@ def test_a_folder_is_read_as_an_archive_is(tmp_path: Path) -> None:
     assert (one.text, one.family) == ("ab", "family")
 
 
-def test_badly_read_families_come_oftener(tmp_path: Path) -> None:
+def test_badly_read_families_are_sampled_more_often(tmp_path: Path) -> None:
     paths = [
         write_archive(tmp_path / f"{name}.tar", [f"{i}.png\t{i}\tdigits" for i in range(3)])
         for name in ("good", "bad")
@@ -86,7 +86,7 @@ def test_no_captcha_is_an_error() -> None:
         RealCaptchas([])
 
 
-def test_large_pictures_are_kept_smaller(tmp_path: Path) -> None:
+def test_large_images_are_stored_smaller(tmp_path: Path) -> None:
     folder = tmp_path / "large"
     folder.mkdir()
     Image.new("RGB", (1600, 400)).save(folder / "x.png")

@@ -91,7 +91,7 @@ def test_chinese_characters_are_drawn_one_after_the_other() -> None:
 
 
 @pytest.mark.live
-def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
+def test_no_style_has_more_than_three_kinds_of_clutter() -> None:
     kinds = ("decoys", "straight_lines", "curves", "arcs", "strokes", "dots", "strike")
     counts = [
         sum(getattr(sample_style(random.Random(seed)), kind) > 0 for kind in kinds)
@@ -100,7 +100,7 @@ def test_no_look_has_more_than_three_kinds_of_clutter() -> None:
     assert set(counts) == {0, 1, 2, 3}
 
 
-def test_a_look_is_a_few_traits() -> None:
+def test_a_style_is_a_few_traits() -> None:
     looks = [sample_style(random.Random(seed)) for seed in range(500)]
     counts = [sum(getattr(look, name) != off for name, off in _TRAITS.items()) for look in looks]
     assert max(counts) == _TRAIT_COUNTS[1]
@@ -109,7 +109,7 @@ def test_a_look_is_a_few_traits() -> None:
         assert any(getattr(look, name) != off for look in looks), f"{name} never occurs"
 
 
-def test_a_bend_moves_ink_and_its_boxes(fonts: FontLibrary) -> None:
+def test_a_bend_moves_ink_and_boxes(fonts: FontLibrary) -> None:
     plain = plain_print()
     bent = replace(plain, bend=0.08)
     straight, moved = (
@@ -186,9 +186,7 @@ def test_a_hatched_strike_lets_paper_through(fonts: FontLibrary) -> None:
 
 @pytest.mark.parametrize("trait", ["curves", "arcs", "straight_lines", "strike"])
 @pytest.mark.parametrize("smooth", [False, True])
-def test_lines_are_smooth_where_the_style_says_so(
-    fonts: FontLibrary, trait: str, smooth: bool
-) -> None:
+def test_lines_are_smooth_with_that_trait(fonts: FontLibrary, trait: str, smooth: bool) -> None:
     plain = replace(plain_print(), colours="black", aliased=True)
     style = replace(plain, lines_in_ink=True, line_width=0.04, smooth_lines=smooth)
     lined = replace(style, **{trait: 0.05 if trait == "strike" else 4})
@@ -208,7 +206,7 @@ def test_letters_made_small_to_fit_have_outlines_to_match(fonts: FontLibrary, fi
     assert 0.5 * solid.sum() < carved.sum() < 1.4 * solid.sum()
 
 
-def test_what_is_moved_over_the_edge_is_gone() -> None:
+def test_ink_moved_over_the_edge_is_lost() -> None:
     mask = np.eye(4, dtype=np.float32)
     assert _shifted(mask, 1, 0).tolist() == [[0] * 4, *mask[:3].tolist()]
     assert _shifted(mask, 0, -2).sum() == 2
@@ -230,7 +228,7 @@ def test_plain_print_leaves_visible_ink(fonts: FontLibrary) -> None:
         assert np.ptp(drawn.image.astype(int)) > 40
 
 
-def test_boxes_hold_the_ink_they_name(fonts: FontLibrary) -> None:
+def test_boxes_contain_the_ink_of_their_characters(fonts: FontLibrary) -> None:
     plain = plain_print()
     for style in (plain, replace(plain, wave=0.3, warp_everything=False)):
         for seed in range(20):
@@ -275,14 +273,14 @@ def test_text_changes_the_image(fonts: FontLibrary) -> None:
     assert not np.array_equal(three, eight)
 
 
-def test_a_face_knows_what_it_lacks() -> None:
+def test_a_typeface_lists_the_characters_that_it_lacks() -> None:
     face = str(DEJAVU / "DejaVuSansMono.ttf")
     assert draws(face, "a")
     assert draws(face, " ")
     assert not draws(face, "验")
 
 
-def test_a_face_of_capitals_draws_no_small_letters() -> None:
+def test_a_typeface_of_capitals_draws_no_small_letters() -> None:
     capitals = [
         str(FONT_ROOT / face)
         for package in package_table().values()
@@ -295,7 +293,7 @@ def test_a_face_of_capitals_draws_no_small_letters() -> None:
     assert all(draws(face, "A") for face in filter(os.path.exists, capitals))
 
 
-def test_a_face_with_other_characters_in_the_place_of_signs_does_not_draw_them() -> None:
+def test_a_typeface_with_wrong_glyphs_for_signs_does_not_draw_them() -> None:
     wrong = [
         (str(FONT_ROOT / face), signs)
         for package in package_table().values()
@@ -331,7 +329,7 @@ def test_narrow_letters_stand_as_far_apart_as_they_are_narrow(fonts: FontLibrary
     assert abs(gaps[1]) <= 0.5 * abs(gaps[0]) + 2
 
 
-def test_missing_fonts_say_what_to_do(tmp_path: Path) -> None:
+def test_missing_fonts_are_an_error_with_the_install_command(tmp_path: Path) -> None:
     with pytest.raises(FontsMissingError, match="make fonts"):
         FontLibrary.open(root=tmp_path)
 

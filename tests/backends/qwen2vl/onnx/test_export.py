@@ -80,7 +80,7 @@ def flat(config: dict[str, Any]) -> None:
         (flat, "config.json has no text_config"),
     ],
 )
-def test_a_model_that_the_graphs_cannot_represent_is_refused(
+def test_a_model_that_the_graphs_cannot_represent_is_rejected(
     folder: Path, change: Callable[[dict[str, Any]], None], complaint: str
 ) -> None:
     config = json.loads((folder / "config.json").read_text())
@@ -90,7 +90,7 @@ def test_a_model_that_the_graphs_cannot_represent_is_refused(
         export_graphs(folder)
 
 
-def test_a_large_model_is_left_to_pytorch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_model_gets_no_graphs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "MAX_PARAMETERS", 1000)
     with pytest.raises(ModelLoadError, match="PyTorch serves it"):
         export_graphs(folder)
@@ -104,7 +104,7 @@ def test_a_folder_that_is_no_checkpoint_is_one_line(
     assert "config.json missing" in line
 
 
-def test_without_the_package_onnx_the_command_says_what_to_install(
+def test_without_the_package_onnx_the_install_command_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "qwen_captcha.backends.qwen2vl.onnx.graphs", None)

@@ -105,7 +105,7 @@ def test_int8_is_close_to_fp32(engines: Engines) -> None:
     assert np.corrcoef(exact.ravel(), quantised.ravel())[0, 1] > 0.9
 
 
-def test_a_graph_of_another_shape_is_refused(engines: Engines, tmp_path: Path) -> None:
+def test_a_graph_of_another_shape_is_rejected(engines: Engines, tmp_path: Path) -> None:
     other = write_small_checkpoint(tmp_path, shape=SHAPES["one layer, one key-value head"])
     export_graphs(other)
     [graph] = [graph_path(other, Part.TEXT, Precision.FP32)]

@@ -23,7 +23,7 @@ def test_tensors_are_read_as_they_were_saved(tmp_path: Path, dtype: torch.dtype)
         assert np.array_equal(read[name], tensor.float().numpy())
 
 
-def test_other_types_are_refused(tmp_path: Path) -> None:
+def test_other_types_are_rejected(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, dtype=torch.float16)}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="a is stored as F16"):
         Tensors(tmp_path / "x.safetensors")["a"]

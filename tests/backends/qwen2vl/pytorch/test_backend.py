@@ -99,7 +99,7 @@ def test_reading_before_loading_is_a_bug(checkpoint: Path) -> None:
         read_one(new_backend(checkpoint))
 
 
-def test_a_checkpoint_says_what_it_can_do(specialist: Path) -> None:
+def test_capabilities_come_from_the_checkpoint(specialist: Path) -> None:
     backend = new_backend(specialist)
     backend.load()
     assert backend.capabilities == Capabilities(follows_prompts=False, answers_questions=False)
@@ -128,14 +128,14 @@ def test_the_settings_decide_how_large_an_image_is_shown(
     assert pixel_range(new_backend(checkpoint), monkeypatch) == (5 * 784, 18 * 784)
 
 
-def test_a_checkpoint_keeps_its_own_range_and_the_log_says_so(
+def test_a_pixel_range_of_the_checkpoint_wins_and_is_logged(
     specialist: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert pixel_range(new_backend(specialist), monkeypatch) == (6272, 15680)
     assert "MIN_PIXELS=3920 and MAX_PIXELS=14112 have no effect" in caplog.text
 
 
-def test_the_log_is_silent_about_a_range_that_was_not_set(
+def test_the_log_has_no_warning_of_a_range_that_was_not_set(
     specialist: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = load_settings({})
@@ -151,7 +151,7 @@ def test_the_log_is_silent_about_a_range_that_was_not_set(
     assert "PIXELS" not in caplog.text
 
 
-def test_a_missing_checkpoint_is_refused_by_the_check_and_by_the_load() -> None:
+def test_a_missing_checkpoint_fails_the_check_and_the_load() -> None:
     backend = new_backend("/no/such/folder")
     with pytest.raises(ModelLoadError, match="/no/such/folder is neither"):
         backend.check()
@@ -160,7 +160,7 @@ def test_a_missing_checkpoint_is_refused_by_the_check_and_by_the_load() -> None:
 
 
 @pytest.mark.parametrize("use_gpu", [False, True])
-def test_a_checkpoint_beyond_the_memory_is_refused_by_the_check(
+def test_the_check_reports_a_checkpoint_beyond_the_memory(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, use_gpu: bool
 ) -> None:
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 1000)
@@ -178,7 +178,9 @@ def test_with_a_gpu_the_memory_is_not_what_counts(
     backend.check()
 
 
-def test_a_gpu_can_be_left_alone(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_not_used_where_the_setting_is_false(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hardware, "count_gpus", lambda: 1)
     monkeypatch.setattr(loading, "visible_gpus", lambda: [Gpu(80 * GIB, True)])
     backend = new_backend(checkpoint, use_gpu=False)
@@ -213,7 +215,7 @@ def test_a_gpu_that_torch_cannot_use_counts_for_nothing(
     ],
     ids=["one GPU", "one without bf16", "two GPUs"],
 )
-def test_weights_go_where_the_plan_says(
+def test_weights_are_placed_by_the_plan(
     checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     gpus: list[Gpu],
@@ -279,7 +281,7 @@ def test_a_slow_precision_is_announced(
         ("no tokenizer", "cannot be loaded: "),
     ],
 )
-def test_a_checkpoint_that_does_not_work_is_refused(
+def test_a_checkpoint_that_does_not_work_is_rejected(
     checkpoint: Path, tmp_path: Path, damage: str, complaint: str
 ) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "damaged")

@@ -77,7 +77,7 @@ def test_the_layers_go_on_working_with_weights_that_exist_once() -> None:
         torch.testing.assert_close(layer(states), copy(states))
 
 
-def test_what_is_no_plain_linear_layer_is_called_as_it_is() -> None:
+def test_a_layer_that_is_not_linear_is_called_unchanged() -> None:
     class Doubling(nn.Linear):
         """Stands for a layer of a quantised checkpoint, whose weight is no matrix of numbers."""
 

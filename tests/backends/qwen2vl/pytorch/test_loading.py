@@ -61,7 +61,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another libc")
-def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
+def test_memory_of_a_batch_is_reused_by_the_next_one() -> None:
     # A process of its own: what others freed before counts, too.
     command = [sys.executable, "-c", FAULTS_OF_A_BATCH]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -69,7 +69,7 @@ def test_memory_of_a_batch_is_kept_for_the_next_one() -> None:
     assert int(done.stdout) < 600
 
 
-def test_what_is_loaded_is_spared_and_what_comes_later_is_not() -> None:
+def test_gc_freeze_covers_only_objects_that_exist() -> None:
     script = """
 import gc
 import weakref
@@ -101,7 +101,7 @@ class Trap:
         return Path.touch, (self.mark,)
 
 
-def test_the_trap_works(tmp_path: Path) -> None:
+def test_loading_a_pickle_would_run_code(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Trap(tmp_path / "mark")))
     assert (tmp_path / "mark").exists()
 

@@ -54,7 +54,7 @@ def test_the_cpu_takes_the_faster_precision_that_fits(
 @pytest.mark.parametrize(
     ("flags", "needed"), [(PLAIN, "5.0 GiB"), (PLAIN | {"amx_bf16"}, "5.0 GiB")]
 )
-def test_weights_beyond_the_memory_are_refused(flags: frozenset[str], needed: str) -> None:
+def test_weights_beyond_the_memory_are_rejected(flags: frozenset[str], needed: str) -> None:
     with pytest.raises(ModelLoadError) as refusal:
         plan_for_cpu("the-2b", TWO_B, flags=flags, available_bytes=4 * GIB)
     line = str(refusal.value)
@@ -89,7 +89,7 @@ def test_gpus_take_what_fits(weights: Weights, gpus: list[Gpu], expected: LoadPl
 
 
 @pytest.mark.parametrize("gpus", [[gpu(4)], [gpu(0.2)], [gpu(2), gpu(2)]], ids=["4", "0.2", "2+2"])
-def test_weights_beyond_all_gpus_are_refused(gpus: list[Gpu]) -> None:
+def test_weights_beyond_all_gpus_are_rejected(gpus: list[Gpu]) -> None:
     with pytest.raises(ModelLoadError, match=r"of GPU memory are free\. .*USE_GPU=false"):
         plan_for_gpus("the-2b", TWO_B, gpus)
 

@@ -40,7 +40,7 @@ def positions(start: int, end: int) -> torch.Tensor:
     return torch.arange(start, end).expand(3, ROWS, -1)
 
 
-def test_a_pass_gives_the_logits_of_the_last_position(
+def test_a_pass_returns_the_logits_of_the_last_position(
     model: Qwen2VLForConditionalGeneration, token_ids: torch.Tensor
 ) -> None:
     decoder = TextDecoder(model)
@@ -54,7 +54,7 @@ def test_a_pass_gives_the_logits_of_the_last_position(
     torch.testing.assert_close(logits[:, 0], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_pass_gives_the_logits_of_as_many_positions_as_wanted(
+def test_a_pass_returns_the_logits_of_the_requested_positions(
     model: Qwen2VLForConditionalGeneration, token_ids: torch.Tensor
 ) -> None:
     decoder = TextDecoder(model)
@@ -97,7 +97,7 @@ def test_masked_tokens_have_no_effect(
     torch.testing.assert_close(*results)
 
 
-def test_a_cache_refuses_more_than_its_capacity() -> None:
+def test_appending_beyond_the_capacity_raises() -> None:
     cache = KeyValueCache(layers=1, capacity=2)
     with pytest.raises(RuntimeError):
         cache.append(0, torch.zeros(1, 3, 2, 4))

@@ -65,7 +65,7 @@ def test_bf16_weights_are_computed_in_bf16() -> None:
     torch.testing.assert_close(tokens, expected, rtol=5e-2, atol=5e-2 * expected.abs().max().item())
 
 
-def test_another_activation_is_refused() -> None:
+def test_another_activation_is_rejected() -> None:
     visual = small_model(Shape()).model.visual
     visual.config.hidden_act = "gelu"
     with pytest.raises(ValueError, match="activation gelu"):

@@ -50,7 +50,7 @@ def test_each_image_is_read_once_with_its_content_type_and_kind(tmp_path: Path) 
     assert len(steps) == 3
 
 
-def test_workers_read_at_the_same_time_and_keep_the_order(tmp_path: Path) -> None:
+def test_workers_read_concurrently_and_keep_the_order(tmp_path: Path) -> None:
     both_inside = threading.Barrier(2, timeout=30)
 
     class Meeting(Echo):
@@ -67,7 +67,7 @@ def test_workers_read_at_the_same_time_and_keep_the_order(tmp_path: Path) -> Non
     assert texts == [["1.png", "2.png", "3.png"], ["4.png"]]
 
 
-def test_a_reader_that_breaks_down_ends_the_run(tmp_path: Path) -> None:
+def test_an_error_of_a_reader_ends_the_run(tmp_path: Path) -> None:
     class Broken(Echo):
         def read(self, image: bytes, content_type: str, kind: str) -> Reply:
             self.calls.append(("", "", ""))
@@ -84,7 +84,7 @@ def read_once(reader: Reader) -> Reply:
     return reader.read(b"image", "image/png", "alnum")
 
 
-def test_a_service_is_asked_with_the_options() -> None:
+def test_the_options_are_sent_to_the_service() -> None:
     calls: list[Call] = []
 
     def script(call: Call) -> tuple[int, bytes]:
@@ -105,7 +105,7 @@ def test_a_service_is_asked_with_the_options() -> None:
     assert calls[-1].body == b"image"
 
 
-def test_a_refused_image_is_no_answer() -> None:
+def test_a_rejected_image_has_no_answer() -> None:
     body = json.dumps({"success": False, "text": "", "error_type": "undecodable_image"}).encode()
     with (
         stub_service(lambda call: READY if call.path == "/health" else (422, body)) as url,
@@ -129,7 +129,7 @@ def test_a_refused_image_is_no_answer() -> None:
         pytest.param(200, ["no object"], "not a JSON object", id="no-service-of-ours"),
     ],
 )
-def test_what_would_fail_for_every_image_ends_the_run(
+def test_an_error_that_concerns_every_image_ends_the_run(
     status: int, fields: object, message: str
 ) -> None:
     body = json.dumps(fields).encode()

@@ -75,11 +75,13 @@ def test_answers(image: bytes, kind: str, text: str, error_type: str | None) -> 
     ("text", "value"),
     [("8-3=?", "5"), ("8-3=5", "5"), ("2x7", "14"), ("8-", "8-"), ("=", "="), ("abc", "abc")],
 )
-def test_what_stands_left_of_the_equals_sign_is_computed(text: str, value: str) -> None:
+def test_the_text_left_of_the_equals_sign_is_computed(text: str, value: str) -> None:
     assert computed(text) == value
 
 
-def test_without_ddddocr_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_ddddocr_the_message_has_the_install_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "ddddocr", None)
     with pytest.raises(ReaderError, match=r"pip install -r requirements_compare\.txt"):
         DdddocrReader(beta=False)
