@@ -25,7 +25,7 @@ from evaluation.accuracy.readers.ppocr import PPOCRReader
 from evaluation.load.bench_report import (
     BenchReport,
     Plan,
-    Rivalry,
+    SingleImageTimes,
     render_report,
 )
 from evaluation.load.machine import (
@@ -49,7 +49,7 @@ from evaluation.services.client import ServiceClient, ServiceError
 from evaluation.services.service_process import (
     PROJECT,
     ServiceStartError,
-    leave_on_sigterm,
+    exit_on_sigterm,
     running_service,
 )
 from qwen_captcha.backends.hardware import usable_cores
@@ -79,7 +79,7 @@ _FAILURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class Competitor:
     """Another reader of captchas.
 
     Attributes:
@@ -118,17 +118,23 @@ def measure(plan: Plan) -> BenchReport:
     """
     images = [image for image, _ in draw_captchas(plan.images)]
     environment = service_environment(plan)
-    _say("Starting the service, cache off …")
+    _print_progress("Starting the service, cache off …")
     with ExitStack() as stack:
         service = stack.enter_context(running_service({**environment, "CACHE_SIZE": "0"}))
         device = str(service.health.get("device"))
         plain = load_plain(plan, device)
-        _say(f"Measuring {plan.images} images in three ways, {plan.rounds} times …")
-        rivals = [rival for name in plan.against for rival in load_rivals(name, plan, stack)]
-        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read, rivals)
-        rivalries = [measure_rivalry(service.url, images, rival) for rival in rivals]
+        _print_progress(f"Measuring {plan.images} images in three ways, {plan.rounds} times …")
+        competitors = [
+            competitor
+            for name in plan.against
+            for competitor in load_competitors(name, plan, stack)
+        ]
+        ways, agreed = measure_ways(service.url, images, plan.rounds, plain.read, competitors)
+        single_times = [
+            measure_single(service.url, images, competitor) for competitor in competitors
+        ]
         peak = peak_resident_bytes(service.pid)
-    _say("Starting the service, cache on …")
+    _print_progress("Starting the service, cache on …")
     with (
         running_service({**environment, "CACHE_SIZE": "64"}) as caching_service,
         ServiceClient(caching_service.url) as client,
@@ -142,7 +148,7 @@ def measure(plan: Plan) -> BenchReport:
         device=device,
         precision=plain.settings.precision,
         ways=ways,
-        rivalries=rivalries,
+        single_times=single_times,
         agreement=agreed,
         start_to_ready_s=(service.start_to_ready_s, caching_service.start_to_ready_s),
         peak_resident_bytes=peak,
@@ -151,7 +157,7 @@ def measure(plan: Plan) -> BenchReport:
     )
 
 
-def _say(progress: str) -> None:
+def _print_progress(progress: str) -> None:
     """Print progress to stderr; the report alone goes to the standard output."""
     print(progress, file=sys.stderr, flush=True)
 
@@ -165,8 +171,8 @@ def load_plain(plan: Plan, device: str) -> PlainGenerate:
     return PlainGenerate(plain_settings(settings, device, plan.threads))
 
 
-def load_rivals(name: str, plan: Plan, stack: ExitStack) -> list[Rival]:
-    """Return ready rivals, which end with the stack.
+def load_competitors(name: str, plan: Plan, stack: ExitStack) -> list[Competitor]:
+    """Return ready competitors, which end with the stack.
 
     Args:
         name: One of `Plan.against`.
@@ -186,7 +192,7 @@ def load_rivals(name: str, plan: Plan, stack: ExitStack) -> list[Rival]:
     client = stack.enter_context(ServiceClient(service.url))
     clients = stack.enter_context(concurrent_clients(service.url, CLIENTS))
     return [
-        Rival(
+        Competitor(
             f"{CONCURRENT}, QWEN_BACKEND={name}",
             lambda image: client.ocr(image)[0].raw_response,
             lambda images: [answer.raw_response for answer in clients.read(images)],
@@ -194,14 +200,16 @@ def load_rivals(name: str, plan: Plan, stack: ExitStack) -> list[Rival]:
     ]
 
 
-def _in_process(reader: DdddocrReader | PPOCRReader) -> Rival:
-    return Rival(reader.name, reader.transcribe, lambda images: [*map(reader.transcribe, images)])
+def _in_process(reader: DdddocrReader | PPOCRReader) -> Competitor:
+    return Competitor(
+        reader.name, reader.transcribe, lambda images: [*map(reader.transcribe, images)]
+    )
 
 
-def measure_rivalry(url: str, images: Sequence[bytes], rival: Rival) -> Rivalry:
+def measure_single(url: str, images: Sequence[bytes], competitor: Competitor) -> SingleImageTimes:
     """Read the images one at a time, here and there in turns."""
     with ServiceClient(url) as client:
-        return Rivalry(rival.name, *single_latencies(client, rival.read, images))
+        return SingleImageTimes(competitor.name, *single_latencies(client, competitor.read, images))
 
 
 def measure_ways(
@@ -209,7 +217,7 @@ def measure_ways(
     images: Sequence[bytes],
     rounds: int,
     plain_read: Callable[[bytes], str],
-    rivals: Sequence[Rival] = (),
+    competitors: Sequence[Competitor] = (),
 ) -> tuple[list[Way], dict[str, float]]:
     """Read the images in every way, once to warm up and compare, then once a round.
 
@@ -218,7 +226,7 @@ def measure_ways(
         images: Distinct images, a multiple of `BATCH_IMAGES`.
         rounds: How often each way is measured.
         plain_read: The old way of reading one image.
-        rivals: Other readers, measured with the rest.
+        competitors: Other readers, measured with the rest.
 
     Returns:
         The ways, the old one first, and each of the others' share of images that it reads alike.
@@ -229,8 +237,8 @@ def measure_ways(
             BATCH: lambda: [a.raw_response for a in read_in_batches(client, images, BATCH_IMAGES)],
             CONCURRENT: lambda: [a.raw_response for a in clients.read(images)],
         }
-        for rival in rivals:
-            ways[rival.name] = partial(rival.read_all, images)
+        for competitor in competitors:
+            ways[competitor.name] = partial(competitor.read_all, images)
         texts = {name: read() for name, read in ways.items()}
         measured = measure_rounds(ways, len(images), rounds)
     return measured, {name: agreement(texts[name], texts[PLAIN]) for name in (BATCH, CONCURRENT)}
@@ -290,7 +298,7 @@ def _threads(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     plan, json_file = plan_of(argv)
-    leave_on_sigterm()
+    exit_on_sigterm()
     try:
         report = measure(plan)
         print(render_report(report))

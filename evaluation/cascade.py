@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from statistics import fmean
 
-from evaluation.accuracy.predictions import Judged, Prediction
+from evaluation.accuracy.predictions import Prediction, ScoredFamilies
 from evaluation.accuracy.readers.arguments import read_with_bar
 from evaluation.accuracy.readers.base import ReaderError
 from evaluation.accuracy.readers.model import loaded_reader, model_reader
@@ -45,7 +45,7 @@ class Point:
     seconds: float
 
 
-def curve(first: Judged, second: Judged) -> list[Point]:
+def curve(first: ScoredFamilies, second: ScoredFamilies) -> list[Point]:
     """Return a point for each threshold, from what two readers said about the same images."""
     families = [
         list(zip(ours, theirs, strict=True))

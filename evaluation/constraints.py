@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evaluation.accuracy.comparison import Duel, compare
-from evaluation.accuracy.predictions import Judged, all_predictions
+from evaluation.accuracy.comparison import PairedComparison, compare
+from evaluation.accuracy.predictions import ScoredFamilies, all_predictions
 from evaluation.accuracy.readers.arguments import (
     add_reader_arguments,
     open_reader,
@@ -52,7 +52,7 @@ class Effect:
         free_accuracy: Mean accuracy over the families, unrestricted.
         outside: Images read with a character outside although restricted.
         accuracy: Mean accuracy over the families, restricted.
-        duel: Restricted against unrestricted.
+        comparison: Restricted against unrestricted.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Effect:
     free_accuracy: float
     outside: int
     accuracy: float
-    duel: Duel
+    comparison: PairedComparison
 
     @property
     def holds(self) -> bool:
@@ -69,9 +69,11 @@ class Effect:
         return self.outside == 0 and self.accuracy >= self.free_accuracy
 
 
-def effect_of(name: str, charset: Charset, free: Judged, restricted: Judged) -> Effect:
+def effect_of(
+    name: str, charset: Charset, free: ScoredFamilies, restricted: ScoredFamilies
+) -> Effect:
     """Compare a restricted run with an unrestricted one of the same images."""
-    duel = compare(name, restricted, free).groups[ALL_FAMILIES]
+    comparison = compare(name, restricted, free).groups[ALL_FAMILIES]
     return Effect(
         name=name,
         images=len(all_predictions(free)),
@@ -79,15 +81,15 @@ def effect_of(name: str, charset: Charset, free: Judged, restricted: Judged) -> 
         free_accuracy=figures_of(free).accuracy,
         outside=images_outside(restricted, charset),
         accuracy=figures_of(restricted).accuracy,
-        duel=duel,
+        comparison=comparison,
     )
 
 
-def images_outside(judged: Judged, charset: Charset) -> int:
+def images_outside(scored: ScoredFamilies, charset: Charset) -> int:
     """Count the images whose answer or model text has a character that is not allowed."""
     return sum(
         any(character not in charset for character in p.text + (p.raw_response or ""))
-        for p in all_predictions(judged)
+        for p in all_predictions(scored)
     )
 
 
@@ -114,7 +116,7 @@ def measure(arguments: argparse.Namespace) -> list[Effect]:
 
 def _read(
     arguments: argparse.Namespace, families: Sequence[Family], options: dict[str, str]
-) -> Judged:
+) -> ScoredFamilies:
     with open_reader(arguments, options) as reader:
         return read_with_bar(families, reader, arguments.workers)
 
@@ -130,9 +132,9 @@ def render_effects(effects: Sequence[Effect]) -> str:
             share(effect.free_accuracy),
             str(effect.outside),
             share(effect.accuracy),
-            str(effect.duel.only_ours),
-            str(effect.duel.only_theirs),
-            p_value(effect.duel),
+            str(effect.comparison.only_ours),
+            str(effect.comparison.only_theirs),
+            p_value(effect.comparison),
         ]
         for effect in effects
     ]

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
-from evaluation.accuracy.comparison import Rival, compare
-from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.comparison import Competitor, compare
+from evaluation.accuracy.predictions import ScoredFamilies
 from evaluation.accuracy.readers.arguments import (
     add_reader_arguments,
     open_reader,
@@ -51,9 +51,9 @@ def evaluate(arguments: argparse.Namespace) -> Report:
     """
     families = read_families(arguments.folder)
     options = dict(arguments.option)
-    rival_readers = _rivals(arguments.against)
+    other_readers = _competitors(arguments.against)
     with open_reader(arguments, options) as reader:
-        judged = read_with_bar(families, reader, arguments.workers)
+        scored = read_with_bar(families, reader, arguments.workers)
     source = Source(
         folder=str(arguments.folder),
         model=reader.name,
@@ -63,11 +63,11 @@ def evaluate(arguments: argparse.Namespace) -> Report:
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit_of(PROJECT),
     )
-    rivals = [_rival(rival, families, judged) for rival in rival_readers]
-    return Report(source, judged, summarise(judged), count_warnings(judged), rivals)
+    competitors = [_competitor(reader, families, scored) for reader in other_readers]
+    return Report(source, scored, summarise(scored), count_warnings(scored), competitors)
 
 
-def _rivals(names: Sequence[str]) -> list[Reader]:
+def _competitors(names: Sequence[str]) -> list[Reader]:
     """Return the readers to compare with, before anything is read."""
     readers: list[Reader] = []
     if "ddddocr" in names:
@@ -81,7 +81,7 @@ def _rivals(names: Sequence[str]) -> list[Reader]:
     return readers
 
 
-def _rival(reader: Reader, families: Sequence[Family], ours: Judged) -> Rival:
+def _competitor(reader: Reader, families: Sequence[Family], ours: ScoredFamilies) -> Competitor:
     # One at a time: ddddocr's engine says nothing about threads.
     return compare(reader.name, ours, read_with_bar(families, reader, workers=1))
 
@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.error("--html needs matplotlib: pip install -r requirements_dev.txt")
     try:
         report = evaluate(arguments)
-        print(f"{heading(report)}\n\n{render(report.summary, report.rivals)}")
+        print(f"{heading(report)}\n\n{render(report.summary, report.competitors)}")
         for warning, count in report.warnings.items():
             print(f"{count} replies warn: {warning}")
         if arguments.json is not None:

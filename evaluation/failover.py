@@ -29,7 +29,7 @@ from evaluation.services.service_process import (
     SERVICE_COMMAND,
     RunningService,
     ServiceStartError,
-    leave_on_sigterm,
+    exit_on_sigterm,
     running_service,
 )
 
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--requests", type=int, default=2000, help="at least so many")
     chosen = parser.parse_args(argv)
-    leave_on_sigterm()
+    exit_on_sigterm()
     try:
         tally, seen = measure(chosen.requests, SERVICE_COMMAND, BUNDLED)
     except (ServiceStartError, NginxStartError, ServiceError) as error:

@@ -139,8 +139,8 @@ def _fit(
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / family.name.replace("/", "-")
         request = Request(out, arguments.base, arguments.minutes, use_gpu=False)
-        say = print if arguments.verbose else _silent
-        card = fit(own, request, say=say, clock=time.process_time)
+        log_line = print if arguments.verbose else _silent
+        card = fit(own, request, log_line=log_line, clock=time.process_time)
         reader = CheckpointReader(str(out), out.name, use_gpu=False)
         return Row(
             family=family.name,

@@ -25,7 +25,7 @@ from evaluation.services.service_process import (
     PROJECT,
     SERVICE_COMMAND,
     ServiceStartError,
-    leave_on_sigterm,
+    exit_on_sigterm,
     running_service,
 )
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args(argv)
-    leave_on_sigterm()
+    exit_on_sigterm()
     environment = {**BUNDLED, "WORKERS": str(chosen.workers)}
     try:
         outcomes, stopped_s, status = measure(SERVICE_COMMAND, environment, LOAD_S)

@@ -193,7 +193,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def judge(tally: Tally, unloaded: float) -> Checks:
+def checks_of(tally: Tally, unloaded: float) -> Checks:
     """Return each property with its figure, and whether it holds."""
     refused_s = percentile(tally.refusals_s, 0.99)
     probed_s = percentile(tally.probes_s, 0.99)
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tally = caller.overload(TIMES * unloaded, seconds)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {TIMES} times {unloaded:.1f} images a "
           f"second for {seconds:g} s")  # fmt: skip
-    conclude(judge(tally, unloaded))
+    conclude(checks_of(tally, unloaded))
 
 
 if __name__ == "__main__":

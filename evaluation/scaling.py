@@ -29,7 +29,7 @@ from evaluation.services.service_process import (
     SERVICE_COMMAND,
     RunningService,
     ServiceStartError,
-    leave_on_sigterm,
+    exit_on_sigterm,
     running_service,
 )
 from qwen_captcha.backends.hardware import CGROUPS, usable_cores
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=3)
     chosen = parser.parse_args(argv)
-    leave_on_sigterm()
+    exit_on_sigterm()
     images = [image for image, _ in draw_captchas(IMAGES)]
     try:
         with ExitStack() as stack:

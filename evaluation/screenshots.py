@@ -22,7 +22,7 @@ from playwright.sync_api import Browser, FilePayload, Page, expect, sync_playwri
 from evaluation.load.synthetic_captchas import draw_captchas
 from evaluation.services.service_process import (
     PROJECT,
-    leave_on_sigterm,
+    exit_on_sigterm,
     running_service,
 )
 
@@ -42,7 +42,7 @@ def main() -> int:
     if chromium is None:
         print("chromium is not installed: apt-get install chromium", file=sys.stderr)
         return 1
-    leave_on_sigterm()
+    exit_on_sigterm()
     environment = {"QWEN_MODEL": arguments.model, "HOST": "127.0.0.1", "USE_GPU": "false"}
     with running_service(environment) as service, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))

@@ -102,11 +102,11 @@ def run_soak(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Ru
                 run.faults.append(f"{route} {name}: {fault}")
             if number in looks:
                 run.states[number] = state_of(pid)
-                _say(run)
+                _print_progress(run)
     return run
 
 
-def _say(run: Run) -> None:
+def _print_progress(run: Run) -> None:
     """Print progress."""
     number, state = list(run.states.items())[-1]
     median_ms = 1000 * statistics.median(run.latencies_s[-100:])
@@ -114,7 +114,7 @@ def _say(run: Run) -> None:
           file=sys.stderr, flush=True)  # fmt: skip
 
 
-def judge(run: Run) -> Checks:
+def checks_of(run: Run) -> Checks:
     """Return each property with its figure, and whether it holds."""
     count = len(run.latencies_s)
     compared = max(1, int(count * COMPARED_SHARE))
@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = run_soak(service.url, service.pid, mixed_images(IMAGES), count)
     print(f"{cpu_model()}, commit {commit_of(PROJECT)}, {count} requests, from request "
           f"{int(count * WARM_UP_SHARE)} on")  # fmt: skip
-    conclude(judge(run))
+    conclude(checks_of(run))
 
 
 if __name__ == "__main__":

@@ -211,7 +211,7 @@ def run_fit(options: argparse.Namespace) -> int:
         from qwen_captcha.fitting.fit import Request, fit
 
         request = Request(options.out, options.base, options.minutes, settings.use_gpu)
-        fit(samples, request, say=print_now)
+        fit(samples, request, log_line=print_now)
     except (FittingError, SampleError) as error:
         print(error, file=sys.stderr)
         return EXIT_WRONG_USE

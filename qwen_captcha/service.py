@@ -45,7 +45,7 @@ from qwen_captcha.scheduling.request_queue import ModelState
 from qwen_captcha.settings import Settings
 
 # The thread that loads the model hands over its failure right after the state has changed.
-HANDOVER_S = 10.0
+FAILURE_WAIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _Request:
         deadline: Time of the clock at which to give up.
         is_disconnected: Whether the client has disconnected.
         consultation: The opinions of the second reader, None where there is none.
-        asks_for_characters: No model is asked by a prompt of the caller.
+        transcribes: No model is asked by a prompt of the caller.
     """
 
     options: Options
@@ -68,7 +68,7 @@ class _Request:
     deadline: float
     is_disconnected: Callable[[], bool]
     consultation: Consultation | None
-    asks_for_characters: bool
+    transcribes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +357,7 @@ class CaptchaService:
             return error
         if options.colors:
             image = keep_colors(image, options.colors)
-        if request.asks_for_characters and is_blank(image):
+        if request.transcribes and is_blank(image):
             slots.release_slot()
             return blank_answer(options)
         keys: tuple[Key, ...] = ()
@@ -424,7 +424,7 @@ def start_local_service(settings: Settings) -> CaptchaService:
     service.start(failures.put)
     service.wait_until_loaded(LOAD_TIMEOUT_S)
     if service.model_state is not ModelState.READY:
-        error = failures.get(timeout=HANDOVER_S)
+        error = failures.get(timeout=FAILURE_WAIT_S)
         raise ModelLoadError(load_failure(error)) from error
     if service.cascade is not None:
         service.cascade.wait_until_loaded()

@@ -438,8 +438,8 @@ def _missing_companion(settings: Settings) -> str | None:
             "QWEN_BACKEND=openai cannot be used: it must come with OPENAI_BASE_URL, the address "
             "of the server, such as http://127.0.0.1:8000/v1."
         )
-    asks_server = settings.qwen_cascade.partition(":")[0] == "openai"
-    if asks_server and (settings.qwen_backend == "openai" or not settings.openai_base_url):
+    uses_server = settings.qwen_cascade.partition(":")[0] == "openai"
+    if uses_server and (settings.qwen_backend == "openai" or not settings.openai_base_url):
         return (
             f"{_shown(settings, 'qwen_cascade')} cannot be used: it must come with "
             "OPENAI_BASE_URL, the address of the server, and without QWEN_BACKEND=openai."

@@ -282,7 +282,7 @@ def test_a_failed_load_is_a_1(
 def test_chinese_goes_into_any_pipe(
     fake_model: FakeBackend, captcha: str, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
-    fake_model.say = lambda request: "验证码"
+    fake_model.respond = lambda request: "验证码"
     pipe = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding=encoding))
     assert main(["read", captcha]) == 0

@@ -153,7 +153,7 @@ def test_an_unknown_color_is_rejected(started: list[Settings]) -> None:
 
 
 def test_no_usable_answer_is_an_empty_text(started: list[Settings], backend: FakeBackend) -> None:
-    backend.say = lambda task: "5/0"
+    backend.respond = lambda task: "5/0"
     assert DdddOcr().classification(IMAGE) == ""
 
 

@@ -118,7 +118,7 @@ def test_answers_are_counted_by_kind_outcome_and_cache(
     client: FlaskClient, backend: FakeBackend
 ) -> None:
     use(client)
-    backend.say = lambda task: "5/0"
+    backend.respond = lambda task: "5/0"
     client.post("/ocr?kind=math", data=IMAGE, content_type="image/png")
     found = scrape(client)
     assert value(found, "answers_total", kind="auto", outcome="answered") == 2

@@ -146,12 +146,12 @@ def test_many_images_keep_their_order_and_share_batches(
 
 
 def test_an_image_that_fails_takes_no_other_with_it(start_service: ServiceFactory) -> None:
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         if task.image.width == 66:
             raise ValueError("bad tensor")
         return width_of(task)
 
-    answers = start_service(FakeBackend(say)).recognize_many(
+    answers = start_service(FakeBackend(respond)).recognize_many(
         [
             image_bytes(50),
             NO_IMAGE,
@@ -184,11 +184,11 @@ def test_a_batch_of_undecodable_images_reserves_no_slot(
 def test_the_deadline_of_a_batch_fails_only_the_unread_images(
     start_service: ServiceFactory, backend: FakeBackend, clock: FakeClock
 ) -> None:
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         clock.advance(3)
         return width_of(task)
 
-    backend.say = say
+    backend.respond = respond
     service = start_service(backend, clock, MAX_BATCH_SIZE="1", MAX_QUEUE_DELAY_MS="0")
     images = [image_bytes(50 + number) for number in range(4)]
     answers = service.recognize_many(images, Options(), clock.now_s + 6)
@@ -277,14 +277,14 @@ def test_an_error_is_not_cached(start_service: ServiceFactory) -> None:
     words = iter(["w120"])
     failures = iter([ValueError("once")])
 
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         if task.image.size == (120, 40):
             for failure in failures:
                 raise failure
             return next(words)
         return ""
 
-    service = start_service(FakeBackend(say))
+    service = start_service(FakeBackend(respond))
     with pytest.raises(InternalError):
         service.recognize(IMAGE, Options(), FAR)
     assert service.recognize(IMAGE, Options(), FAR).text == "w120"
@@ -334,11 +334,11 @@ def test_identical_requests_in_flight_are_read_once(
 def test_the_error_of_a_shared_task_reaches_all_its_clients(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         raise ValueError("bad tensor")
 
     service = start_service(backend)
-    backend.say = say
+    backend.respond = respond
     backend.hold()
     both = Caller(lambda: service.recognize_many([IMAGE, IMAGE], Options(), FAR))
     wait_until_admitted(service, 2)
@@ -408,11 +408,11 @@ def test_a_model_in_this_process_reads_once_before_its_speed_is_measured(
 ) -> None:
     seconds = iter([7.0, 3.0])
 
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         clock.advance(next(seconds))
         return ""
 
-    service = CaptchaService(FakeBackend(say), load_settings({}), clock)
+    service = CaptchaService(FakeBackend(respond), load_settings({}), clock)
     service.start(pytest.fail)
     assert service.wait_until_loaded(MAX_WAIT_S)
     with service.queue.reserve(1, FAR), pytest.raises(QueueFull, match="would take about 6 s"):
@@ -421,11 +421,11 @@ def test_a_model_in_this_process_reads_once_before_its_speed_is_measured(
 
 
 def test_a_model_that_cannot_read_is_not_ready() -> None:
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         raise ValueError("non-finite logits")
 
     failures: list[Exception] = []
-    service = CaptchaService(FakeBackend(say), load_settings({}))
+    service = CaptchaService(FakeBackend(respond), load_settings({}))
     reported = threading.Event()
     service.start(lambda error: (failures.append(error), reported.set()))
     assert reported.wait(MAX_WAIT_S)
@@ -443,7 +443,7 @@ def test_a_broken_model_is_tried_again_while_no_images_arrive(
         raise ValueError("the GPU is gone")
 
     service = start_service(backend, CACHE_SIZE="0")
-    works, backend.say = backend.say, fail
+    works, backend.respond = backend.respond, fail
     retry = trial_probe(service.queue, TRIAL, MAX_WAIT_S, service.monotonic)
     monitor = HealthMonitor(service.queue, retry)
     for _ in range(FAILURES_UNTIL_BROKEN):
@@ -452,7 +452,7 @@ def test_a_broken_model_is_tried_again_while_no_images_arrive(
             service.recognize(IMAGE, Options(), FAR)
     monitor.check()
     assert service.model_state is ModelState.FAILED
-    backend.say = works
+    backend.respond = works
     monitor.check()
     assert service.model_state is ModelState.READY
     assert len(backend.batches) == FAILURES_UNTIL_BROKEN

@@ -95,7 +95,7 @@ def main() -> None:
     arguments = parser.parse_args()
     archives = [path for folder in arguments.real for path in sorted(folder.iterdir())]
     real = choose(
-        read_archives([path for path in archives if is_archive(path)], kept=False),
+        read_archives([path for path in archives if is_archive(path)], held_out=False),
         arguments.each,
         random.Random(SEED),
     )

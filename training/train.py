@@ -50,7 +50,7 @@ _ORDER_WEIGHT = 0.3
 _COLUMN_WEIGHT = 0.3
 _MISS_MEMORY = 0.98  # of a family's misread share, from one of its images to the next
 _UNAIDED_SHARE = 0.3
-_HOPELESS_SHARE = 0.1
+_EXCLUDED_SHARE = 0.1
 _EMA_DECAY = 0.998
 _WARM_UP_STEPS = 100
 _SAVE_EVERY_S = 120.0
@@ -73,7 +73,7 @@ class Trainer:
             self.processor.tokenizer,
             compiled_block() if arguments.compile else run_block,
             _UNAIDED_SHARE,
-            _HOPELESS_SHARE,
+            _EXCLUDED_SHARE,
         )
         self.objective.to(self.device).train()  # loaded weights come as for inference
         self.average = {
@@ -114,7 +114,7 @@ class Trainer:
         if not folders:
             return Mix()
         paths = sorted(path for folder in folders for path in folder.iterdir() if is_archive(path))
-        real = RealCaptchas(read_archives(paths, kept=False))
+        real = RealCaptchas(read_archives(paths, held_out=False))
         misses = multiprocessing.Array("d", [0.5] * len(real.families))
         return Mix(real, self.arguments.real_share, misses)
 

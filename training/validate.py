@@ -71,17 +71,17 @@ def rendered(images: int, fonts: FontLibrary) -> Iterator[Captcha]:
         yield Captcha(drawn.image, text.replace(" ", ""), kind, drawn.boxes)
 
 
-def real(folder: Path, *, kept: bool) -> Iterator[Captcha]:
+def real(folder: Path, *, held_out: bool) -> Iterator[Captcha]:
     """Yield captchas of real generators, the families of a folder.
 
     Args:
         folder: Holds an archive or a labelled folder for each family.
-        kept: Take only those that training never sees, of archives that it draws from.
+        held_out: Take only those that training never sees, of archives that it draws from.
     """
     paths = sorted(path for path in folder.iterdir() if is_archive(path))
-    shares = (True,) if kept else (True, False)
+    shares = (True,) if held_out else (True, False)
     for share in shares:
-        for one in read_archives(paths, kept=share):
+        for one in read_archives(paths, held_out=share):
             yield Captcha(one.pixels, one.text, one.kind, None, one.family)
 
 
@@ -100,9 +100,9 @@ def main() -> None:
     tokenizer = AutoProcessor.from_pretrained(arguments.checkpoint).tokenizer
     objective = Objective(model, tokenizer).eval()
     captchas = (
-        real(arguments.real, kept=True)
+        real(arguments.real, held_out=True)
         if arguments.real
-        else real(arguments.folder, kept=False)
+        else real(arguments.folder, held_out=False)
         if arguments.folder
         else rendered(arguments.images, FontLibrary.open(held_out=True))
     )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from evaluation.accuracy.predictions import (
-    Judged,
     Prediction,
+    ScoredFamilies,
     all_predictions,
 )
 from evaluation.accuracy.summary import (
@@ -25,7 +25,7 @@ from evaluation.accuracy.summary import (
 
 
 @dataclass(frozen=True, slots=True)
-class Duel:
+class PairedComparison:
     """One reader against another on the images of a family or group.
 
     Attributes:
@@ -42,22 +42,22 @@ class Duel:
 
 
 @dataclass(frozen=True, slots=True)
-class Rival:
+class Competitor:
     """Another reader of the same images, and ours against it.
 
     Attributes:
         name: What to call it.
-        judged: Its predictions.
+        scored: Its predictions.
         summary: Its own figures.
-        families: A duel a family, by its name.
-        groups: A duel for each kind and each further group, by its name.
+        families: A comparison a family, by its name.
+        groups: A comparison for each kind and each further group, by its name.
     """
 
     name: str
-    judged: Judged
+    scored: ScoredFamilies
     summary: Summary
-    families: dict[str, Duel]
-    groups: dict[str, Duel]
+    families: dict[str, PairedComparison]
+    groups: dict[str, PairedComparison]
 
 
 def mcnemar(only_ours: int, only_theirs: int) -> float:
@@ -76,7 +76,7 @@ def mcnemar(only_ours: int, only_theirs: int) -> float:
     return min(1.0, float(Fraction(2 * tail, 2**flips)))
 
 
-def compare(name: str, ours: Judged, theirs: Judged) -> Rival:
+def compare(name: str, ours: ScoredFamilies, theirs: ScoredFamilies) -> Competitor:
     """Compare two readers on the same families, in the same order.
 
     Raises:
@@ -85,32 +85,38 @@ def compare(name: str, ours: Judged, theirs: Judged) -> Rival:
     if [_files(item) for item in ours] != [_files(item) for item in theirs]:
         raise ValueError("the readers saw different images")
     paired = list(zip(ours, theirs, strict=True))
-    families = {our[0].name: _duel(our[0].name, [our], [their]) for our, their in paired}
+    families = {
+        our[0].name: _paired_comparison(our[0].name, [our], [their]) for our, their in paired
+    }
     groups = {}
     for group, belongs in (BY_KIND | OVERALL).items():
         members = [pair for pair in paired if belongs(pair[0][0])]
         if members:
             our_part, their_part = zip(*members, strict=True)
-            groups[group] = _duel(group, our_part, their_part)
-    return Rival(name, theirs, summarise(theirs), families, groups)
+            groups[group] = _paired_comparison(group, our_part, their_part)
+    return Competitor(name, theirs, summarise(theirs), families, groups)
 
 
-def duels_of_family(name: str, rivals: Sequence[Rival]) -> list[tuple[Figures, Duel]]:
-    """Return each rival's figures on a family, with the duel over it."""
+def comparisons_of_family(
+    name: str, competitors: Sequence[Competitor]
+) -> list[tuple[Figures, PairedComparison]]:
+    """Return each competitor's figures on a family, with the comparison over it."""
     return [
-        (score.figures, rival.families[name])
-        for rival in rivals
-        for score in rival.summary.families
+        (score.figures, competitor.families[name])
+        for competitor in competitors
+        for score in competitor.summary.families
         if score.name == name
     ]
 
 
-def duels_of_group(name: str, rivals: Sequence[Rival]) -> list[tuple[Figures, Duel]]:
-    """Return each rival's figures on a kind or another group, with the duel over it."""
+def comparisons_of_group(
+    name: str, competitors: Sequence[Competitor]
+) -> list[tuple[Figures, PairedComparison]]:
+    """Return each competitor's figures on a kind or another group, with the comparison over it."""
     return [
-        (score.figures, rival.groups[name])
-        for rival in rivals
-        for score in (*rival.summary.kinds, *rival.summary.groups)
+        (score.figures, competitor.groups[name])
+        for competitor in competitors
+        for score in (*competitor.summary.kinds, *competitor.summary.groups)
         if score.name == name
     ]
 
@@ -119,8 +125,8 @@ def _files(item: tuple[object, Sequence[Prediction]]) -> list[str]:
     return [prediction.file for prediction in item[1]]
 
 
-def _duel(name: str, ours: Judged, theirs: Judged) -> Duel:
+def _paired_comparison(name: str, ours: ScoredFamilies, theirs: ScoredFamilies) -> PairedComparison:
     pairs = list(zip(all_predictions(ours), all_predictions(theirs), strict=True))
     only_ours = sum(our.correct and not their.correct for our, their in pairs)
     only_theirs = sum(their.correct and not our.correct for our, their in pairs)
-    return Duel(name, only_ours, only_theirs, mcnemar(only_ours, only_theirs))
+    return PairedComparison(name, only_ours, only_theirs, mcnemar(only_ours, only_theirs))

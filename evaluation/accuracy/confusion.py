@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evaluation.accuracy.predictions import Judged, text_pairs
+from evaluation.accuracy.predictions import ScoredFamilies, text_pairs
 from qwen_captcha.scores import edit_costs
 
 # Stands for "nothing" on either side: a lost or an invented character.
@@ -30,11 +30,11 @@ class Confusions:
     mistakes: Counter[tuple[str, str]]
 
 
-def confusions(judged: Judged) -> Confusions:
+def confusions(scored: ScoredFamilies) -> Confusions:
     """Count the characters of all answered images but arithmetic ones."""
     drawn: Counter[str] = Counter()
     mistakes: Counter[tuple[str, str]] = Counter()
-    for family, predictions in judged:
+    for family, predictions in scored:
         if family.kind == "math":
             continue
         answered = [prediction for prediction in predictions if prediction.answered]

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluation.accuracy.comparison import duels_of_family, duels_of_group
+from evaluation.accuracy.comparison import comparisons_of_family, comparisons_of_group
 from evaluation.accuracy.confusion import (
     NOTHING,
     Confusions,
     confusions,
 )
 from evaluation.accuracy.plots import coverage_diagram, length_diagram, reliability_diagram
-from evaluation.accuracy.predictions import Judged, Prediction
+from evaluation.accuracy.predictions import Prediction, ScoredFamilies
 from evaluation.accuracy.readers.base import content_type_of
 from evaluation.accuracy.report import Report
 from evaluation.accuracy.summary import figures_of
@@ -78,8 +78,11 @@ def render_page(report: Report, mistakes_of: str | None = None) -> str:
         mistakes_of: `tune`, `all` or `none`; None is `tune` where the manifest marks families,
             else `all`.
     """
-    readers = [(report.source.model, report.judged), *((r.name, r.judged) for r in report.rivals)]
-    shown, scope = shown_families(report.judged, mistakes_of)
+    readers = [
+        (report.source.model, report.scored),
+        *((r.name, r.scored) for r in report.competitors),
+    ]
+    shown, scope = shown_families(report.scored, mistakes_of)
     mistakes = wrong_answers(shown)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -94,10 +97,10 @@ def render_page(report: Report, mistakes_of: str | None = None) -> str:
         source=report.source,
         summary=report.summary,
         overall=report.summary.overall,
-        rivals=report.rivals,
-        side_by_side=[(name, figures_of(judged)) for name, judged in readers],
-        duels_of_family=lambda name: duels_of_family(name, report.rivals),
-        duels_of_group=lambda name: duels_of_group(name, report.rivals),
+        competitors=report.competitors,
+        side_by_side=[(name, figures_of(scored)) for name, scored in readers],
+        comparisons_of_family=lambda name: comparisons_of_family(name, report.competitors),
+        comparisons_of_group=lambda name: comparisons_of_group(name, report.competitors),
         reliability=picture_uri("image/svg+xml", reliability_diagram(readers).encode()),
         coverage=picture_uri("image/svg+xml", coverage_diagram(readers).encode()),
         lengths=picture_uri("image/svg+xml", length_diagram(readers).encode()),
@@ -109,20 +112,20 @@ def render_page(report: Report, mistakes_of: str | None = None) -> str:
     )
 
 
-def shown_families(judged: Judged, mistakes_of: str | None) -> tuple[Judged, str]:
+def shown_families(scored: ScoredFamilies, mistakes_of: str | None) -> tuple[ScoredFamilies, str]:
     """Return the families whose mistakes are shown, and the word for them."""
-    marked = any(family.tune is not None for family, _ in judged)
+    marked = any(family.tune is not None for family, _ in scored)
     scope = mistakes_of or ("tune" if marked else "all")
     if scope == "none":
         return [], scope
-    return [item for item in judged if scope == "all" or item[0].tune], scope
+    return [item for item in scored if scope == "all" or item[0].tune], scope
 
 
-def wrong_answers(judged: Judged) -> list[tuple[Family, int, Prediction]]:
+def wrong_answers(scored: ScoredFamilies) -> list[tuple[Family, int, Prediction]]:
     """Return (family, index in it, prediction) of all mistakes, the surest first."""
     wrong = [
         (family, index, prediction)
-        for family, predictions in judged
+        for family, predictions in scored
         for index, prediction in enumerate(predictions)
         if not prediction.correct
     ]

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 
 from evaluation.accuracy.coverage import coverage_curve, reliability
 from evaluation.accuracy.lengths import by_length
-from evaluation.accuracy.predictions import Judged, all_predictions
+from evaluation.accuracy.predictions import ScoredFamilies, all_predictions
 from qwen_captcha.scores import wilson_interval
 
-# Ours first; the rivals in quieter colours.
+# Ours first; the competitors in quieter colours.
 COLOURS = ("#1f5fa8", "#c8663a", "#7a8b2f")
 SIZE_INCHES = (5.6, 4.2)
 GREY = "#8a8a8a"
@@ -36,7 +36,7 @@ STYLE: dict[Any, Any] = {
 }
 
 # A reader's name and its predictions.
-Named = Sequence[tuple[str, Judged]]
+Named = Sequence[tuple[str, ScoredFamilies]]
 
 
 def reliability_diagram(readers: Named) -> str:
@@ -45,8 +45,8 @@ def reliability_diagram(readers: Named) -> str:
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
-        for (name, judged), colour in zip(readers, COLOURS, strict=False):
-            predictions = all_predictions(judged)
+        for (name, scored), colour in zip(readers, COLOURS, strict=False):
+            predictions = all_predictions(scored)
             bins = reliability(predictions)
             x, y = [b.confidence for b in bins], [b.accuracy for b in bins]
             sizes = [12 + 300 * b.images / len(predictions) for b in bins]
@@ -62,8 +62,8 @@ def coverage_diagram(readers: Named) -> str:
     with rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.subplots()
-        for (name, judged), colour in zip(readers, COLOURS, strict=False):
-            points = coverage_curve(all_predictions(judged))
+        for (name, scored), colour in zip(readers, COLOURS, strict=False):
+            points = coverage_curve(all_predictions(scored))
             x = [point.answered for point in points]
             y = [point.read / point.answered for point in points]
             axes.plot(x, y, color=colour, linewidth=1.6, label=name, drawstyle="steps-post")
@@ -79,8 +79,8 @@ def length_diagram(readers: Named) -> str:
     with rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.subplots()
-        for number, (name, judged) in enumerate(readers[: len(COLOURS)]):
-            rows = by_length(all_predictions(judged))
+        for number, (name, scored) in enumerate(readers[: len(COLOURS)]):
+            rows = by_length(all_predictions(scored))
             x = [row.characters for row in rows]
             y = [row.right / row.images for row in rows]
             axes.plot(x, y, color=COLOURS[number], linewidth=1.6, marker="o", label=name)

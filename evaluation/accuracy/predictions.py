@@ -47,10 +47,10 @@ class Prediction:
 
 
 # Each family with one prediction a sample, in the samples' order.
-Judged = Sequence[tuple[Family, Sequence[Prediction]]]
+ScoredFamilies = Sequence[tuple[Family, Sequence[Prediction]]]
 
 
-def judge(family: Family, sample: Sample, answer: Answer, latency_s: float) -> Prediction:
+def score(family: Family, sample: Sample, answer: Answer, latency_s: float) -> Prediction:
     """Compare an answer with the truth."""
     matches = scores.exact_match if family.case_sensitive else scores.caseless_match
     return Prediction(
@@ -68,9 +68,9 @@ def judge(family: Family, sample: Sample, answer: Answer, latency_s: float) -> P
     )
 
 
-def all_predictions(judged: Judged) -> list[Prediction]:
+def all_predictions(scored: ScoredFamilies) -> list[Prediction]:
     """Return the predictions of all families in one list."""
-    return [prediction for _, predictions in judged for prediction in predictions]
+    return [prediction for _, predictions in scored for prediction in predictions]
 
 
 def text_pairs(family: Family, predictions: Iterable[Prediction]) -> list[tuple[str, str]]:

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from evaluation.accuracy.comparison import Rival
+from evaluation.accuracy.comparison import Competitor
 from evaluation.accuracy.lengths import by_length
-from evaluation.accuracy.predictions import Judged, all_predictions
+from evaluation.accuracy.predictions import ScoredFamilies, all_predictions
 from evaluation.accuracy.summary import Summary
 
 
@@ -44,22 +44,22 @@ class Report:
 
     Attributes:
         source: What was read by what.
-        judged: Our predictions.
+        scored: Our predictions.
         summary: Our figures.
         warnings: Sentences of the replies, and how many replies had each.
-        rivals: Other readers of the same images.
+        competitors: Other readers of the same images.
     """
 
     source: Source
-    judged: Judged
+    scored: ScoredFamilies
     summary: Summary
     warnings: Mapping[str, int]
-    rivals: Sequence[Rival] = ()
+    competitors: Sequence[Competitor] = ()
 
 
-def count_warnings(judged: Judged) -> dict[str, int]:
+def count_warnings(scored: ScoredFamilies) -> dict[str, int]:
     """Return the count of each warning, the most frequent first."""
-    counts = Counter(w for _, predictions in judged for p in predictions for w in p.warnings)
+    counts = Counter(w for _, predictions in scored for p in predictions for w in p.warnings)
     return dict(counts.most_common())
 
 
@@ -68,27 +68,27 @@ def as_json(report: Report) -> dict[str, object]:
     return {
         **asdict(report.source),
         **asdict(report.summary),
-        "lengths": [asdict(row) for row in by_length(all_predictions(report.judged))],
+        "lengths": [asdict(row) for row in by_length(all_predictions(report.scored))],
         "warnings": dict(report.warnings),
-        "predictions": _prediction_rows(report.judged),
-        "rivals": [
+        "predictions": _prediction_rows(report.scored),
+        "competitors": [
             {
-                "name": rival.name,
-                **asdict(rival.summary),
+                "name": competitor.name,
+                **asdict(competitor.summary),
                 "comparison": {
-                    "families": [asdict(duel) for duel in rival.families.values()],
-                    "groups": [asdict(duel) for duel in rival.groups.values()],
+                    "families": [asdict(comparison) for comparison in competitor.families.values()],
+                    "groups": [asdict(comparison) for comparison in competitor.groups.values()],
                 },
-                "predictions": _prediction_rows(rival.judged),
+                "predictions": _prediction_rows(competitor.scored),
             }
-            for rival in report.rivals
+            for competitor in report.competitors
         ],
     }
 
 
-def _prediction_rows(judged: Judged) -> list[dict[str, object]]:
+def _prediction_rows(scored: ScoredFamilies) -> list[dict[str, object]]:
     return [
         {"family": family.name, **asdict(prediction)}
-        for family, predictions in judged
+        for family, predictions in scored
         for prediction in predictions
     ]

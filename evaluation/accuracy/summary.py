@@ -19,8 +19,8 @@ from evaluation.accuracy.coverage import (
 )
 from evaluation.accuracy.predictions import (
     NO_ANSWER,
-    Judged,
     Prediction,
+    ScoredFamilies,
     all_predictions,
     text_pairs,
 )
@@ -123,31 +123,31 @@ class Summary:
         return next(group for group in self.groups if group.name == ALL_FAMILIES)
 
 
-def summarise(judged: Judged) -> Summary:
+def summarise(scored: ScoredFamilies) -> Summary:
     """Return all figures of an evaluation; every family has at least one prediction."""
-    judged = sorted(judged, key=lambda item: (KINDS.index(item[0].kind), item[0].name))
+    scored = sorted(scored, key=lambda item: (KINDS.index(item[0].kind), item[0].name))
     return Summary(
-        families=tuple(_family_score(*item) for item in judged),
-        kinds=tuple(_groups(judged, BY_KIND)),
-        groups=tuple(_groups(judged, OVERALL)),
-        errors=_error_counts(all_predictions(judged)),
+        families=tuple(_family_score(*item) for item in scored),
+        kinds=tuple(_groups(scored, BY_KIND)),
+        groups=tuple(_groups(scored, OVERALL)),
+        errors=_error_counts(all_predictions(scored)),
     )
 
 
-def figures_of(judged: Judged) -> Figures:
+def figures_of(scored: ScoredFamilies) -> Figures:
     """Return the figures of one or more families."""
-    everything = all_predictions(judged)
+    everything = all_predictions(scored)
     confidences = [prediction.confidence for prediction in everything]
     correct = [prediction.correct for prediction in everything]
-    pairs = [pair for item in judged for pair in text_pairs(*item)]
-    accuracy = _mean_share(judged, lambda p: p.correct)
-    worth = _images_worth(judged)
+    pairs = [pair for item in scored for pair in text_pairs(*item)]
+    accuracy = _mean_share(scored, lambda p: p.correct)
+    worth = _images_worth(scored)
     return Figures(
         images=len(everything),
         accuracy=accuracy,
         interval=scores.wilson_interval(min(1.0, accuracy) * worth, worth),
-        exact=_mean_share(judged, _matches(scores.exact_match)),
-        caseless=_mean_share(judged, _matches(scores.caseless_match)),
+        exact=_mean_share(scored, _matches(scores.exact_match)),
+        caseless=_mean_share(scored, _matches(scores.caseless_match)),
         cer=scores.cer(pairs),
         ned=scores.ned(pairs),
         ece=scores.ece(confidences, correct),
@@ -157,25 +157,25 @@ def figures_of(judged: Judged) -> Figures:
         answered_at_95=answered_share(0.95, everything),
         median_latency_s=median(prediction.latency_s for prediction in everything),
         unanswered=sum(not prediction.answered for prediction in everything),
-        baseline=_mean_baseline([family for family, _ in judged]),
+        baseline=_mean_baseline([family for family, _ in scored]),
     )
 
 
-def _mean_share(judged: Judged, holds: Callable[[Prediction], bool]) -> float:
+def _mean_share(scored: ScoredFamilies, holds: Callable[[Prediction], bool]) -> float:
     """Return the mean over families of the share of predictions for which something holds."""
-    return fmean(fmean(map(holds, predictions)) for _, predictions in judged)
+    return fmean(fmean(map(holds, predictions)) for _, predictions in scored)
 
 
 def _matches(match: Callable[[str, str], bool]) -> Callable[[Prediction], bool]:
     return lambda p: p.answered and match(p.text, p.label)
 
 
-def _images_worth(judged: Judged) -> float:
+def _images_worth(scored: ScoredFamilies) -> float:
     """Return the number of images of one family with the same precision as the mean over families.
 
     The mean of F shares of n_i images each has the variance p (1 - p) Σ 1/n_i / F².
     """
-    return len(judged) ** 2 / sum(1 / len(predictions) for _, predictions in judged)
+    return len(scored) ** 2 / sum(1 / len(predictions) for _, predictions in scored)
 
 
 def _mean_baseline(families: Sequence[Family]) -> float | None:
@@ -183,8 +183,8 @@ def _mean_baseline(families: Sequence[Family]) -> float | None:
     return fmean(known) if len(known) == len(families) else None
 
 
-def _thresholds(judged: Judged) -> tuple[Point, ...]:
-    everything = all_predictions(judged)
+def _thresholds(scored: ScoredFamilies) -> tuple[Point, ...]:
+    everything = all_predictions(scored)
     return tuple(point_at(threshold, everything) for threshold in THRESHOLDS)
 
 
@@ -214,10 +214,12 @@ OVERALL: dict[str, Callable[[Family], bool]] = {
 }
 
 
-def _groups(judged: Judged, members: dict[str, Callable[[Family], bool]]) -> Iterable[GroupScore]:
+def _groups(
+    scored: ScoredFamilies, members: dict[str, Callable[[Family], bool]]
+) -> Iterable[GroupScore]:
     """Yield the figures of each group that has members."""
     for name, belongs in members.items():
-        group = [item for item in judged if belongs(item[0])]
+        group = [item for item in scored if belongs(item[0])]
         if group:
             yield GroupScore(name, len(group), figures_of(group), _thresholds(group))
 

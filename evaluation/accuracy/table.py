@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.accuracy.comparison import (
-    Duel,
-    Rival,
-    duels_of_family,
-    duels_of_group,
+    Competitor,
+    PairedComparison,
+    comparisons_of_family,
+    comparisons_of_group,
 )
 from evaluation.accuracy.coverage import Point
 from evaluation.accuracy.summary import (
@@ -28,18 +28,22 @@ CASE_MARK = " *"
 CASE_NOTE = "* case counts; elsewhere upper and lower case are one"
 
 
-def render(summary: Summary, rivals: Sequence[Rival] = ()) -> str:
+def render(summary: Summary, competitors: Sequence[Competitor] = ()) -> str:
     """Return the table: families by kind, each kind's mean, overall means, confidence, notes."""
-    rows: list[list[str] | None] = [["", *COLUMNS, *_rival_header(summary, rivals)], None]
+    rows: list[list[str] | None] = [["", *COLUMNS, *_competitor_header(summary, competitors)], None]
     for kind in summary.kinds:
         rows.append([kind.name])
         rows += [
-            _row(_family_label(family), family.figures, duels_of_family(family.name, rivals))
+            _row(
+                _family_label(family),
+                family.figures,
+                comparisons_of_family(family.name, competitors),
+            )
             for family in summary.families
             if family.kind == kind.name
         ]
-        rows += [_group_row("  mean", kind, rivals), None]
-    rows += [_group_row(group.name, group, rivals) for group in summary.groups]
+        rows += [_group_row("  mean", kind, competitors), None]
+    rows += [_group_row(group.name, group, competitors) for group in summary.groups]
     return "\n".join([*aligned(rows), "", *_confidence_lines(summary), *_notes(summary)])
 
 
@@ -68,9 +72,9 @@ def _family_label(family: FamilyScore) -> str:
     return f"  {family.name}{CASE_MARK if family.case_sensitive else ''}"
 
 
-def _rival_header(summary: Summary, rivals: Sequence[Rival]) -> list[str]:
-    if rivals:
-        return [cell for rival in rivals for cell in (rival.name, "p")]
+def _competitor_header(summary: Summary, competitors: Sequence[Competitor]) -> list[str]:
+    if competitors:
+        return [cell for competitor in competitors for cell in (competitor.name, "p")]
     return ["ddddocr, known", "diff"] if has_baseline(summary) else []
 
 
@@ -79,17 +83,19 @@ def has_baseline(summary: Summary) -> bool:
     return any(family.figures.baseline is not None for family in summary.families)
 
 
-def _group_row(label: str, group: GroupScore, rivals: Sequence[Rival]) -> list[str]:
+def _group_row(label: str, group: GroupScore, competitors: Sequence[Competitor]) -> list[str]:
     label = f"{label} ({group.families})"
-    return _row(label, group.figures, duels_of_group(group.name, rivals))
+    return _row(label, group.figures, comparisons_of_group(group.name, competitors))
 
 
-def _row(label: str, figures: Figures, duels: Sequence[tuple[Figures, Duel]]) -> list[str]:
-    """Return one line's cells, a rival's own accuracy and the test against it at the end."""
+def _row(
+    label: str, figures: Figures, comparisons: Sequence[tuple[Figures, PairedComparison]]
+) -> list[str]:
+    """Return one line's cells, a competitor's own accuracy and the test against it at the end."""
     cells = [label, *_figure_cells(figures)]
-    for theirs, duel in duels:
-        cells += [share(theirs.accuracy), p_value(duel)]
-    if not duels and figures.baseline is not None:
+    for theirs, comparison in comparisons:
+        cells += [share(theirs.accuracy), p_value(comparison)]
+    if not comparisons and figures.baseline is not None:
         cells += [share(figures.baseline), f"{figures.accuracy - figures.baseline:+.3f}"]
     return cells
 
@@ -120,9 +126,9 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.1f}"
 
 
-def p_value(duel: Duel) -> str:
+def p_value(comparison: PairedComparison) -> str:
     """Return a p-value with three decimals, however small."""
-    return "<.001" if duel.p_value < 0.001 else f"{duel.p_value:.3f}"
+    return "<.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}"
 
 
 def _confidence_lines(summary: Summary) -> list[str]:

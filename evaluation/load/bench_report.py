@@ -39,18 +39,18 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Rivalry:
-    """One captcha at a time, ours over HTTP and by the rival, read in turns.
+class SingleImageTimes:
+    """One captcha at a time, ours over HTTP and by the competitor, read in turns.
 
     Attributes:
-        rival: Its name, also that of its way.
+        competitor: Its name, also that of its way.
         ours_s: Median seconds of one `/ocr`.
-        rivals_s: Median seconds of one call.
+        theirs_s: Median seconds of one call.
     """
 
-    rival: str
+    competitor: str
     ours_s: float
-    rivals_s: float
+    theirs_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class BenchReport:
         device: `cpu` or `cuda`, on both sides.
         precision: Number type of the yardstick's weights.
         ways: The yardstick, then the service's ways.
-        rivalries: One captcha against each rival that was asked for.
+        single_times: One captcha against each competitor that was asked for.
         agreement: Way -> share of images that it reads exactly as the yardstick does.
         start_to_ready_s: Seconds from process start to the first 200 of `/health`, each start.
         peak_resident_bytes: Peak memory of the service's processes, or None where unknown.
@@ -80,7 +80,7 @@ class BenchReport:
     device: str
     precision: str
     ways: Sequence[Way]
-    rivalries: Sequence[Rivalry]
+    single_times: Sequence[SingleImageTimes]
     agreement: Mapping[str, float]
     start_to_ready_s: Sequence[float]
     peak_resident_bytes: int | None
@@ -104,7 +104,7 @@ def render_report(report: BenchReport) -> str:
         ],
     ]
     after = [
-        *(["one captcha", _rival_line(rivalry)] for rivalry in report.rivalries),
+        *(["one captcha", _single_line(times)] for times in report.single_times),
         ["same text", _agreement_line(report.agreement)],
         ["start to ready", f"{median(report.start_to_ready_s):.1f} s"],
         ["peak memory", _memory(report.peak_resident_bytes)],
@@ -135,10 +135,10 @@ def _agreement_line(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{share:.1%} {way}" for way, share in shares.items())
 
 
-def _rival_line(rivalry: Rivalry) -> str:
+def _single_line(times: SingleImageTimes) -> str:
     return (
-        f"{rivalry.ours_s * 1000:.1f} ms through /ocr, {rivalry.rivals_s * 1000:.1f} ms "
-        f"{rivalry.rival}: {rivalry.ours_s / rivalry.rivals_s:.2f} of its time"
+        f"{times.ours_s * 1000:.1f} ms through /ocr, {times.theirs_s * 1000:.1f} ms "
+        f"{times.competitor}: {times.ours_s / times.theirs_s:.2f} of its time"
     )
 
 

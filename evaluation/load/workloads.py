@@ -22,7 +22,7 @@ from evaluation.services.client import (
 )
 
 TURN_IMAGES = 8
-# The threads of a rival's runtime go on spinning for a while after each image.
+# The threads of a competitor's runtime go on spinning for a while after each image.
 SETTLE_S = 0.3
 
 
@@ -84,10 +84,10 @@ def cached_latencies(client: ServiceClient, image: bytes, repeats: int) -> tuple
 
 
 def single_latencies(
-    client: ServiceClient, rival_read: Callable[[bytes], object], images: Sequence[bytes]
+    client: ServiceClient, read_theirs: Callable[[bytes], object], images: Sequence[bytes]
 ) -> tuple[float, float]:
-    """Return the median seconds of one captcha through `/ocr` and by a rival, in turns of eight."""
-    ours_s, rivals_s = [], []
+    """Return the median seconds of one captcha through `/ocr` and elsewhere, in turns of eight."""
+    ours_s, theirs_s = [], []
     for start in range(0, len(images), TURN_IMAGES):
         turn = images[start : start + TURN_IMAGES]
         time.sleep(SETTLE_S)
@@ -98,9 +98,9 @@ def single_latencies(
         time.sleep(SETTLE_S)
         for image in turn:
             begin = time.perf_counter()
-            rival_read(image)
-            rivals_s.append(time.perf_counter() - begin)
-    return median(ours_s), median(rivals_s)
+            read_theirs(image)
+            theirs_s.append(time.perf_counter() - begin)
+    return median(ours_s), median(theirs_s)
 
 
 def _check(answers: Sequence[Answer], exchange: Exchange, *, from_cache: bool) -> None:

@@ -111,7 +111,7 @@ def running_service(
             _stop(process, stop_timeout_s)
 
 
-def leave_on_sigterm() -> None:
+def exit_on_sigterm() -> None:
     """End this process at SIGTERM by an exception, so that services are stopped on the way out."""
 
     def leave(*_: object) -> NoReturn:

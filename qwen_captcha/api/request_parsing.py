@@ -20,7 +20,7 @@ from werkzeug.datastructures import FileStorage, MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from qwen_captcha.api.request_logging import is_request_id
-from qwen_captcha.collecting.archive import Verdict
+from qwen_captcha.collecting.archive import Feedback
 from qwen_captcha.errors import (
     BadRequest,
     CaptchaServiceError,
@@ -58,7 +58,7 @@ _ESCAPED = {"/": "/", "n": "", "r": "", "t": ""}
 _PREFIX = re.compile(r"data:[^,]*(?:,|\Z)|base64,", re.IGNORECASE)
 # Shortest line of base64 whose end may be a space instead of a line break.
 _MIN_LINE_CHARACTERS = 16
-_FOREIGN = re.compile("[^A-Za-z0-9+/]")
+_NOT_BASE64 = re.compile("[^A-Za-z0-9+/]")
 # Names of a batch's files: as documented, as PHP and jQuery have them, and numbered.
 _BATCH_FILE = re.compile(r"images(?:\[([0-9]{0,6})\])?")
 # What may stand in front of a JSON object, the mark of UTF-8 included.
@@ -209,7 +209,7 @@ def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUplo
     return [_upload(number, source, limits) for number, source in enumerate(sources, 1)], options
 
 
-def parse_feedback(body: bytes) -> Verdict:
+def parse_feedback(body: bytes) -> Feedback:
     """Return what a site said of an answer.
 
     Raises:
@@ -227,7 +227,7 @@ def parse_feedback(body: bytes) -> Verdict:
     if not (text is None or isinstance(text, str)):
         raise BadRequest("text must be the right answer as a text, or be left out.")
     # Blank as in a form that was not filled in.
-    return Verdict(request_id, correct, (text or "").strip() or None)
+    return Feedback(request_id, correct, (text or "").strip() or None)
 
 
 def _is_answer_id(text: str) -> bool:
@@ -277,7 +277,7 @@ def image_from_base64(text: object, limits: PayloadLimits) -> bytes:
         raise _too_large(limits)
     data = _decoded(digits)
     if data is None:
-        data = _decoded(_FOREIGN.sub("", digits))
+        data = _decoded(_NOT_BASE64.sub("", digits))
         if data is None or image_format(data) is None:
             is_address = text.lstrip().lower().startswith(("http://", "https://"))
             raise InvalidBase64(ADDRESS if is_address else "The image is not valid base64.")

@@ -67,7 +67,7 @@ def register_security(app: Flask, settings: Settings) -> None:
             by_key.count(known_key(request, settings.api_keys))
 
     @app.after_request
-    def tell_browsers(response: Response) -> Response:
+    def add_security_headers(response: Response) -> Response:
         """Add the security headers that a reply lacks."""
         for name, value in BROWSER_HEADERS.items():
             response.headers.setdefault(name, value)

@@ -38,7 +38,7 @@ def available_memory_bytes(proc: Path = PROC, cgroups: Path = CGROUPS) -> int | 
     amounts = [
         amount
         for folder in _control_groups(_MEMORY_TREES, proc, cgroups)
-        if (amount := _left_in_group(folder)) is not None
+        if (amount := _free_in_cgroup(folder)) is not None
     ]
     machine = _kib_field(proc / "meminfo", "MemAvailable")
     if machine is not None:
@@ -113,7 +113,7 @@ def _cpu_quota(folder: Path) -> float | None:
     return int(quota) / int(period)
 
 
-def _left_in_group(folder: Path) -> int | None:
+def _free_in_cgroup(folder: Path) -> int | None:
     """Return the memory that a group may still take, None where it has no limit."""
     for limit_name, usage_name in zip(_MEMORY_LIMITS, _MEMORY_USAGES, strict=True):
         limit, usage = _text(folder / limit_name), _text(folder / usage_name)

@@ -55,7 +55,7 @@ MAX_RAW_CHARACTERS = 200
 # What the database may grow by with one image.
 DATABASE_MARGIN_BYTES = 32 * 1024
 # Labels are read each time that images make room: then for a share of all at once.
-ROOM_SHARE = 64
+EVICTED_SHARE = 64
 # Seconds for which one process waits for another.
 LOCK_TIMEOUT_S = 10.0
 
@@ -94,7 +94,7 @@ class CollectedAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Feedback:
     """The feedback of a site on an answer.
 
     Attributes:
@@ -109,7 +109,7 @@ class Verdict:
 
 
 @dataclass
-class Kept:
+class StoreResult:
     """Counts of the outcomes of some answers.
 
     Attributes:
@@ -149,7 +149,7 @@ class ImageArchive:
                 db.execute(statement)
             self._repair(db)
 
-    def keep(self, answers: Sequence[CollectedAnswer]) -> Kept:
+    def keep(self, answers: Sequence[CollectedAnswer]) -> StoreResult:
         """Keep images and answers, removing the oldest images without a label for them.
 
         Raises:
@@ -157,7 +157,7 @@ class ImageArchive:
             sqlite3.Error: The database cannot be written; likewise.
             LabelsError: The labels are malformed; likewise.
         """
-        result = Kept()
+        result = StoreResult()
         written: list[Path] = []
         try:
             with self._transaction() as db:
@@ -169,8 +169,8 @@ class ImageArchive:
             raise
         return result
 
-    def record(self, verdicts: Sequence[Verdict]) -> list[CaptchaServiceError | None]:
-        """Write what sites said; returns an error for each verdict that cannot be written.
+    def record(self, feedback: Sequence[Feedback]) -> list[CaptchaServiceError | None]:
+        """Write what sites said; returns an error for each item that cannot be written.
 
         Raises:
             OSError: The labels cannot be read or written.
@@ -178,11 +178,11 @@ class ImageArchive:
             LabelsError: The labels are malformed.
         """
         with self._transaction() as db:
-            found = [self._answer(db, verdict.request_id) for verdict in verdicts]
+            found = [self._answer(db, one.request_id) for one in feedback]
             with self._labels.change() as labels:
                 return [
-                    _record(verdict, answer, labels)
-                    for verdict, answer in zip(verdicts, found, strict=True)
+                    _record(one, answer, labels)
+                    for one, answer in zip(feedback, found, strict=True)
                 ]
 
     @contextmanager
@@ -201,13 +201,17 @@ class ImageArchive:
             db.execute("COMMIT")
 
     def _keep(
-        self, db: sqlite3.Connection, answer: CollectedAnswer, result: Kept, written: list[Path]
+        self,
+        db: sqlite3.Connection,
+        answer: CollectedAnswer,
+        result: StoreResult,
+        written: list[Path],
     ) -> None:
         suffix = SUFFIXES[image_format(answer.data) or "PNG"]
         file = hashlib.sha256(answer.data).hexdigest()[:32] + suffix
         now = time.time()
         if not db.execute("UPDATE images SET seen = ? WHERE file = ?", (now, file)).rowcount:
-            if not self._make_room(db, len(answer.data), result):
+            if not self._free_space(db, len(answer.data), result):
                 result.rejected += 1
                 return
             path = self.folder / file
@@ -233,30 +237,30 @@ class ImageArchive:
         )
         result.kept += 1
 
-    def _make_room(self, db: sqlite3.Connection, size: int, result: Kept) -> bool:
+    def _free_space(self, db: sqlite3.Connection, size: int, result: StoreResult) -> bool:
         """Return whether one more image has room, after removing others where need be."""
         images, used = db.execute("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM images").fetchone()
         used += _database_bytes(db) + DATABASE_MARGIN_BYTES
         too_many, too_large = images + 1 - self._max_images, used + size - self._max_bytes
         if too_many <= 0 and too_large <= 0:
             return True
-        spare = self._max_images // ROOM_SHARE
+        spare = self._max_images // EVICTED_SHARE
         with self._labels.change() as labels:
             oldest = db.execute("SELECT file, bytes FROM images ORDER BY seen, rowid")
             removable = [row for row in oldest if row[0] not in labels.labels]
-            victims: list[str] = []
+            evicted: list[str] = []
             for file, size_of_file in removable:
                 if too_many + spare <= 0 and too_large <= 0:
                     break
-                victims.append(file)
+                evicted.append(file)
                 too_many, too_large = too_many - 1, too_large - size_of_file
             if too_many > 0 or too_large > 0:
                 return False
-            for file in victims:
+            for file in evicted:
                 (self.folder / file).unlink(missing_ok=True)
                 labels.marks.pop(file, None)
-                _forget(db, file)
-        result.removed += len(victims)
+                _delete(db, file)
+        result.removed += len(evicted)
         return True
 
     def _answer(self, db: sqlite3.Connection, request_id: str) -> tuple[str, str, str] | None:
@@ -272,13 +276,13 @@ class ImageArchive:
         with self._labels.change() as labels:
             there = {path.name for path in self.folder.iterdir()}
             for file in listed - there:
-                _forget(db, file)
+                _delete(db, file)
             for name in there - listed - set(labels.labels):
                 if _OWN_NAME.fullmatch(name) or (name.startswith(".") and name.endswith(".tmp")):
                     (self.folder / name).unlink(missing_ok=True)
 
 
-def _forget(db: sqlite3.Connection, file: str) -> None:
+def _delete(db: sqlite3.Connection, file: str) -> None:
     db.execute("DELETE FROM images WHERE file = ?", (file,))
     db.execute("DELETE FROM answers WHERE file = ?", (file,))
 
@@ -293,17 +297,17 @@ def _database_bytes(db: sqlite3.Connection) -> int:
 
 
 def _record(
-    verdict: Verdict, answer: tuple[str, str, str] | None, labels: Labels
+    feedback: Feedback, answer: tuple[str, str, str] | None, labels: Labels
 ) -> CaptchaServiceError | None:
-    """Write one verdict into the labels; returns why it cannot be."""
+    """Write feedback into the labels; returns why it cannot be."""
     if answer is None:
         return UnknownRequest(
             "No image is kept for this request_id: none was collected, or it has made room."
         )
     file, text, raw_response = answer
     try:
-        right = None if verdict.text is None else label_text(verdict.text)
-        if verdict.correct:
+        right = None if feedback.text is None else label_text(feedback.text)
+        if feedback.correct:
             if not text:
                 return BadRequest("There was no answer to be correct: send false, and text.")
             if right not in (None, text):

@@ -1,7 +1,7 @@
 """Collecting beside answering: a bounded queue, and one thread that writes.
 
 An answer never waits for the disk and never fails with it. An item that does not fit into the queue
-is dropped and counted. A verdict is on disk when `feedback` returns.
+is dropped and counted. Feedback is on disk when `feedback` returns.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from qwen_captcha.collecting.archive import CollectedAnswer, ImageArchive, Kept, Verdict
+from qwen_captcha.collecting.archive import CollectedAnswer, Feedback, ImageArchive, StoreResult
 from qwen_captcha.collecting.labels import LabelsError
 from qwen_captcha.errors import DEFAULT_RETRY_S, CaptchaServiceError, ServiceUnavailable
 from qwen_captcha.metrics import Metrics
@@ -36,25 +36,25 @@ log = logging.getLogger(__name__)
 
 
 class Archive(Protocol):
-    """The destination of answers and verdicts."""
+    """The destination of answers and feedback."""
 
-    def keep(self, answers: list[CollectedAnswer]) -> Kept:
+    def keep(self, answers: list[CollectedAnswer]) -> StoreResult:
         """Write answers."""
 
-    def record(self, verdicts: list[Verdict]) -> list[CaptchaServiceError | None]:
-        """Write verdicts; returns why one cannot be."""
+    def record(self, feedback: list[Feedback]) -> list[CaptchaServiceError | None]:
+        """Write feedback; returns why an item cannot be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _PendingVerdict:
-    """A verdict in the queue, and what became of it: None where it is written."""
+class _PendingFeedback:
+    """Feedback in the queue, and what became of it: None where it is written."""
 
-    verdict: Verdict
+    feedback: Feedback
     result: Future[CaptchaServiceError | None]
 
 
 class Collector:
-    """Hands answers and verdicts to the archive; thread-safe.
+    """Hands answers and feedback to the archive; thread-safe.
 
     Args:
         archive: Used by one thread of its own, which `start` starts.
@@ -65,8 +65,8 @@ class Collector:
         self._archive = archive
         self._collected = metrics.collected
         self._feedback = metrics.feedback
-        # In one queue, so that a verdict is written after its answer.
-        self._queue: deque[CollectedAnswer | _PendingVerdict] = deque()
+        # In one queue, so that feedback is written after its answer.
+        self._queue: deque[CollectedAnswer | _PendingFeedback] = deque()
         self._queue_bytes = 0
         self._changed = threading.Condition()
         self._closing = False
@@ -106,15 +106,15 @@ class Collector:
             self._queue_bytes += len(data)
             self._changed.notify()
 
-    def feedback(self, verdict: Verdict, timeout_s: float) -> None:
+    def feedback(self, feedback: Feedback, timeout_s: float) -> None:
         """Write what a site said of an answer, after the answers that were queued before.
 
         Raises:
             UnknownRequest: No image is kept for the answer.
-            BadRequest: The verdict contradicts the answer.
+            BadRequest: It contradicts the answer.
             ServiceUnavailable: It cannot be written now.
         """
-        pending = _PendingVerdict(verdict, Future())
+        pending = _PendingFeedback(feedback, Future())
         with self._changed:
             if self._is_full(0):
                 raise ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S)
@@ -126,7 +126,7 @@ class Collector:
             raise ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S) from None
         if error is not None:
             raise error
-        self._feedback.labels("correct" if verdict.correct else "wrong").inc()
+        self._feedback.labels("correct" if feedback.correct else "wrong").inc()
 
     def _is_full(self, further_bytes: int) -> bool:
         return (
@@ -139,13 +139,13 @@ class Collector:
         """Write until closed and empty."""
         while items := self._next_items():
             answers = [item for item in items if isinstance(item, CollectedAnswer)]
-            verdicts = [item for item in items if isinstance(item, _PendingVerdict)]
+            feedback = [item for item in items if isinstance(item, _PendingFeedback)]
             if answers:
                 self._keep(answers)
-            if verdicts:
-                self._record(verdicts)
+            if feedback:
+                self._record(feedback)
 
-    def _next_items(self) -> list[CollectedAnswer | _PendingVerdict]:
+    def _next_items(self) -> list[CollectedAnswer | _PendingFeedback]:
         """Wait for the first items of the queue; returns none where there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._queue)
@@ -168,14 +168,14 @@ class Collector:
         self._collected.labels("rejected").inc(kept.rejected)
         self._note_success()
 
-    def _record(self, verdicts: list[_PendingVerdict]) -> None:
+    def _record(self, feedback: list[_PendingFeedback]) -> None:
         try:
-            errors = self._archive.record([pending.verdict for pending in verdicts])
+            errors = self._archive.record([pending.feedback for pending in feedback])
         except Exception as error:
             self._note_failure(error)
             failure = ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S)
-            errors = [failure for _ in verdicts]
-        for pending, outcome in zip(verdicts, errors, strict=True):
+            errors = [failure for _ in feedback]
+        for pending, outcome in zip(feedback, errors, strict=True):
             pending.result.set_result(outcome)
 
     def _note_failure(self, error: Exception) -> None:

@@ -119,8 +119,8 @@ def _enough(outcomes: Sequence[Outcome]) -> bool:
 def figures_of(calibration: Calibration | None, outcomes: Sequence[Outcome]) -> dict[str, object]:
     """Return the calibration error and AUROC of a calibration, or of the bare probability."""
     bare = Calibration(Curve(0.0, 1.0, 0.0), {})
-    judge = calibration or bare
-    confidences = [judge.confidence(outcome.kind, outcome.evidence) for outcome in outcomes]
+    scale = calibration or bare
+    confidences = [scale.confidence(outcome.kind, outcome.evidence) for outcome in outcomes]
     right = [outcome.right for outcome in outcomes]
     return {"ece": short(ece(confidences, right)), "auroc": short(auroc(confidences, right))}
 

@@ -15,10 +15,10 @@ from qwen_captcha.fitting.examples import Example
 from qwen_captcha.recognition.answer import Answer
 from qwen_captcha.scores import caseless_match
 
-# From this confidence on the base is sure. It is believed where this share of the labels that it is
-# sure about, of at least so many, are as it reads them.
+# From this confidence on the base is sure. Its readings count where this share
+# of the labels that it is sure about, of at least so many, are as it reads them.
 _SURE = 0.9
-_BELIEVED, _MIN_SURE = 0.8, 5
+_MIN_AGREEMENT, _MIN_SURE = 0.8, 5
 # A length is the rule where this share of the labels, of at least so many, has it.
 _RULE, _MIN_RULED = 0.9, 20
 
@@ -66,7 +66,7 @@ def check_pictures(examples: Sequence[Example]) -> Checked:
 def check_labels(examples: Sequence[Example], answers: Sequence[Answer]) -> Checked:
     """Leave out labels that look wrong beside the answers of the base, one for each example."""
     rule = _common_length(examples)
-    believed = _is_reliable(examples, answers)
+    base_is_reliable = _is_reliable(examples, answers)
     sums = 2 * sum(map(_is_computed, answers)) > len(answers)
     kept, left_out = [], []
     for example, answer in zip(examples, answers, strict=True):
@@ -80,7 +80,7 @@ def check_labels(examples: Sequence[Example], answers: Sequence[Answer]) -> Chec
             reason = "a sum without its expression (fourth column of labels.tsv)"
         elif rule is not None and len(example.text) != rule and not agrees:
             reason = f"label {example.text} has {len(example.text)} characters, others {rule}"
-        elif believed and not agrees and answer.confidence >= _SURE:
+        elif base_is_reliable and not agrees and answer.confidence >= _SURE:
             reason = f"label {example.label}, but the base is sure of {answer.text}"
         if reason is None:
             kept.append(example)
@@ -126,4 +126,4 @@ def _is_reliable(examples: Sequence[Example], answers: Sequence[Answer]) -> bool
         for example, answer in zip(examples, answers, strict=True)
         if answer.confidence >= _SURE
     ]
-    return len(sure) >= _MIN_SURE and sum(sure) >= _BELIEVED * len(sure)
+    return len(sure) >= _MIN_SURE and sum(sure) >= _MIN_AGREEMENT * len(sure)

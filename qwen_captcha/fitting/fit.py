@@ -86,7 +86,7 @@ def fit(
     samples: Sequence[Sample],
     request: Request,
     *,
-    say: Callable[[str], None] = print,
+    log_line: Callable[[str], None] = print,
     clock: Callable[[], float] = time.monotonic,
 ) -> Card:
     """Fit a checkpoint and write it.
@@ -94,7 +94,7 @@ def fit(
     Args:
         samples: Labelled images.
         request: What is asked for.
-        say: Is given each line of progress.
+        log_line: Is given each line of progress.
         clock: Tells the time by which is trained, in seconds.
 
     Raises:
@@ -104,10 +104,10 @@ def fit(
     transformers_logging.disable_progress_bar()  # One for each time that weights are written.
     check_out(request.out)
     _check_enough([sample.label for sample in samples])
-    prepared = _prepare(samples, request, say)
-    new_characters, steps, minutes = _train(prepared, request, say, clock)
+    prepared = _prepare(samples, request, log_line)
+    new_characters, steps, minutes = _train(prepared, request, log_line, clock)
     card = _judge(prepared, request, new_characters, steps, minutes)
-    say(card.as_markdown())
+    log_line(card.as_markdown())
     return card
 
 
@@ -162,7 +162,9 @@ class _Results:
     rehearsal: list[Outcome]
 
 
-def _prepare(samples: Sequence[Sample], request: Request, say: Callable[[str], None]) -> _Prepared:
+def _prepare(
+    samples: Sequence[Sample], request: Request, log_line: Callable[[str], None]
+) -> _Prepared:
     """Find the base, check the images and read them with it."""
     checkpoint, name = resolve_model(request.base)
     base = find_checkpoint(checkpoint) or download_checkpoint(checkpoint)
@@ -170,12 +172,12 @@ def _prepare(samples: Sequence[Sample], request: Request, say: Callable[[str], N
     if base.weights.parameters > adapters.LARGE:
         adapters.check_large(name, base.weights, gpus)
     reader = CheckpointReader(str(base.folder), name, use_gpu=request.use_gpu)
-    examples = usable_examples(samples, reader, say)
+    examples = usable_examples(samples, reader, log_line)
     own = _split(examples)
     rehearsal = _split_rehearsal(read_rehearsal(base.folder))
     if not rehearsal.learnt:
-        say(f"{name} has no rehearsal set: what it reads besides may be forgotten.")
-    say(f"{len(own.learnt)} images to learn from, {len(own.held_out)} held out.")
+        log_line(f"{name} has no rehearsal set: what it reads besides may be forgotten.")
+    log_line(f"{len(own.learnt)} images to learn from, {len(own.held_out)} held out.")
     return _Prepared(
         base=base,
         name=name,
@@ -191,7 +193,7 @@ def _prepare(samples: Sequence[Sample], request: Request, say: Callable[[str], N
 def _train(
     prepared: _Prepared,
     request: Request,
-    say: Callable[[str], None],
+    log_line: Callable[[str], None],
     clock: Callable[[], float],
 ) -> tuple[list[str], int, float]:
     """Train and write the best weights; return new characters, steps and minutes."""
@@ -199,7 +201,7 @@ def _train(
     new = missing_characters(processor.tokenizer, prepared.own.texts)
     if new:
         add_characters(model, processor, new)
-        say(f"New characters: {' '.join(new)}")
+        log_line(f"New characters: {' '.join(new)}")
     writer = CheckpointWriter(request.out, prepared.base.folder, processor)
     adapted = adapters.add_adapters(model) if prepared.large else None
     trainer = Trainer(
@@ -209,7 +211,7 @@ def _train(
         adapters.RECIPE if prepared.large else Recipe(),
         seconds=60 * request.minutes,
         clock=clock,
-        report=lambda test: say(_line(test, request.minutes)),
+        report=lambda test: log_line(_line(test, request.minutes)),
         # Adapters are merged once, at the end.
         keep=(lambda: None) if adapted else (lambda: writer.write_weights(model)),
     )
@@ -260,7 +262,7 @@ def _judge(
 
 
 def usable_examples(
-    samples: Sequence[Sample], reader: CheckpointReader, say: Callable[[str], None]
+    samples: Sequence[Sample], reader: CheckpointReader, log_line: Callable[[str], None]
 ) -> list[Example]:
     """Return the examples that pass all checks; print the others with the reason.
 
@@ -272,9 +274,9 @@ def usable_examples(
     readings = reader.read([example.picture for example in pictures.examples], "checking")
     answers = [answer_from_output(one, reader.plan) for one in readings]
     labels = check_labels(pictures.examples, answers)
-    _report_left_out([*unreadable, *pictures.left_out, *labels.left_out], say)
+    _report_left_out([*unreadable, *pictures.left_out, *labels.left_out], log_line)
     for note in pictures.notes:
-        say(f"look at this: {note}")
+        log_line(f"look at this: {note}")
     usable = labels.examples
     _check_enough([example.label for example in usable])
     return usable
@@ -304,11 +306,11 @@ def _decode(samples: Sequence[Sample]) -> tuple[list[Example], list[LeftOut]]:
     return examples, unreadable
 
 
-def _report_left_out(left_out: Sequence[LeftOut], say: Callable[[str], None]) -> None:
+def _report_left_out(left_out: Sequence[LeftOut], log_line: Callable[[str], None]) -> None:
     for one in left_out[:_MAX_NAMED]:
-        say(f"left out: {one.name}: {one.reason}")
+        log_line(f"left out: {one.name}: {one.reason}")
     if len(left_out) > _MAX_NAMED:
-        say(f"left out: {len(left_out) - _MAX_NAMED} more")
+        log_line(f"left out: {len(left_out) - _MAX_NAMED} more")
 
 
 def _split(examples: Sequence[Example]) -> _Split:

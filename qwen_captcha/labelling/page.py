@@ -52,7 +52,7 @@ def create_label_app(
     expected = token.encode()
 
     @app.before_request
-    def guard() -> None:
+    def reject_other_origins() -> None:
         """Refuse whatever does not come from the page that the command printed."""
         given = request.path.split("/")[1].encode()
         if not hmac.compare_digest(given, expected):

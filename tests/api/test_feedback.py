@@ -108,7 +108,7 @@ def test_answers_of_dialects_and_of_the_cache_are_collected(
 def test_an_image_without_an_answer_is_collected_to_be_labelled(
     client: FlaskClient, backend: FakeBackend, folder: Path
 ) -> None:
-    backend.say = lambda task: ""
+    backend.respond = lambda task: ""
     answer = client.post("/ocr", data=IMAGE)
     assert answer.json["error_type"] == "no_answer"
     request_id = answer.headers["X-Request-Id"]

@@ -162,12 +162,12 @@ def test_a_bad_image_fails_alone_and_can_be_tried_again(open_page: Opener) -> No
 def test_options_are_sent_by_the_page_and_by_its_command(open_page: Opener, tmp_path: Path) -> None:
     prompt = "it's $HOME; 文"
 
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         allowed = task.constraints.charset
         read = "".join(c for c in "a@1'b" if allowed is None or c in allowed)
         return read + "-asked" * (task.prompt == prompt)
 
-    visit = open_page(app_with(FakeBackend(say)))
+    visit = open_page(app_with(FakeBackend(respond)))
     page = visit.page
     page.get_by_label("Allowed characters").fill("@'ab ")
     page.get_by_label("Prompt").fill(prompt)

@@ -60,13 +60,13 @@ def test_an_answer_has_the_documented_fields_in_order(client: FlaskClient) -> No
 
 
 def test_chinese_is_sent_as_it_is(client: FlaskClient, backend: FakeBackend) -> None:
-    backend.say = lambda task: "验证码"
+    backend.respond = lambda task: "验证码"
     response = client.post("/ocr", data=IMAGE, content_type="image/png")
     assert '"raw_response":"验证码"'.encode() in response.data
 
 
 def test_no_answer_is_a_200_without_success(client: FlaskClient, backend: FakeBackend) -> None:
-    backend.say = lambda task: "5/0"
+    backend.respond = lambda task: "5/0"
     response = client.post("/ocr", data=IMAGE, content_type="image/png")
     assert response.status_code == 200
     assert body_of(response) == {
@@ -272,10 +272,10 @@ def test_the_right_errors_are_for_another_instance() -> None:
 def test_a_model_that_broke_is_reported_and_may_recover(
     client: FlaskClient, backend: FakeBackend
 ) -> None:
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         raise ValueError("non-finite logits")
 
-    read, backend.say = backend.say, say
+    read, backend.respond = backend.respond, respond
     for width in range(50, 55):
         refused = client.post("/ocr", data=image_bytes(width), content_type="image/png")
         assert "logits" not in assert_error(refused, 500, "internal_error")
@@ -284,7 +284,7 @@ def test_a_model_that_broke_is_reported_and_may_recover(
     assert health.status_code == 503
     assert (body["status"], body["model_status"]) == ("failed", "failed")
     assert body["error"] == "The last 5 images failed inside the model."
-    backend.say = read
+    backend.respond = read
     assert client.post("/ocr", data=IMAGE, content_type="image/png").status_code == 200
     assert client.get("/health").status_code == 200
 

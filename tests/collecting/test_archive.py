@@ -14,9 +14,9 @@ from qwen_captcha.collecting import archive as archive_module
 from qwen_captcha.collecting.archive import (
     SUFFIXES,
     CollectedAnswer,
+    Feedback,
     ImageArchive,
-    Kept,
-    Verdict,
+    StoreResult,
 )
 from qwen_captcha.collecting.labels import Label, LabelFolder, Mark
 from qwen_captcha.errors import BadRequest, UnknownRequest
@@ -53,19 +53,19 @@ def archive(tmp_path: Path) -> ImageArchive:
     return ImageArchive(tmp_path / "new" / "folder", 3, 16 * MIB)
 
 
-def record(archive: ImageArchive, *verdicts: Verdict) -> list[object]:
-    return [error and type(error) for error in archive.record(verdicts)]
+def record(archive: ImageArchive, *feedback: Feedback) -> list[object]:
+    return [error and type(error) for error in archive.record(feedback)]
 
 
 def test_an_image_is_stored_unchanged_with_private_permissions(archive: ImageArchive) -> None:
     sent = answer(1)
-    assert archive.keep([sent]) == Kept(kept=1)
+    assert archive.keep([sent]) == StoreResult(kept=1)
     [(data, file)] = images(archive.folder).items()
     assert data == sent.data
     [(request_id, name, text, confidence, raw_response, model, _)] = rows(archive.folder, "answers")
     assert (request_id, name, text, confidence) == ("id-1", file, "a3b9", 0.5)
     assert (raw_response, model) == ("a3b9", "bundled")
-    archive.record([Verdict("id-1", correct=True)])
+    archive.record([Feedback("id-1", correct=True)])
     assert archive.folder.stat().st_mode & 0o777 == 0o700
     modes = {path.name: path.stat().st_mode & 0o777 for path in archive.folder.iterdir()}
     assert len(modes) == 4
@@ -89,13 +89,13 @@ def test_every_format_that_is_read_has_a_suffix_that_is_labelled() -> None:
 
 def test_the_oldest_without_a_label_are_deleted_first(archive: ImageArchive) -> None:
     archive.keep([answer(1), answer(2), answer(3)])
-    archive.record([Verdict("id-1", correct=True)])
-    assert archive.keep([answer(4)]) == Kept(kept=1, removed=1)
+    archive.record([Feedback("id-1", correct=True)])
+    assert archive.keep([answer(4)]) == StoreResult(kept=1, removed=1)
     kept = {image_bytes(100 + number) for number in (1, 3, 4)}
     assert set(images(archive.folder)) == kept
-    assert record(archive, Verdict("id-2", correct=True)) == [UnknownRequest]
-    archive.record([Verdict(f"id-{number}", correct=True) for number in (3, 4)])
-    assert archive.keep([answer(5)]) == Kept(rejected=1)
+    assert record(archive, Feedback("id-2", correct=True)) == [UnknownRequest]
+    archive.record([Feedback(f"id-{number}", correct=True) for number in (3, 4)])
+    assert archive.keep([answer(5)]) == StoreResult(rejected=1)
     assert set(images(archive.folder)) == kept
 
 
@@ -110,7 +110,7 @@ def test_an_image_that_is_sent_again_is_stored_once_with_the_new_time(
     assert again.data in images(archive.folder)
     assert image_bytes(102) not in images(archive.folder)
     ids = ["id-1", "id-again"]
-    assert record(archive, *(Verdict(one, correct=True) for one in ids)) == [None, None]
+    assert record(archive, *(Feedback(one, correct=True) for one in ids)) == [None, None]
 
 
 def test_a_repeated_image_takes_no_space(archive: ImageArchive) -> None:
@@ -126,27 +126,27 @@ def test_bytes_are_limited_with_the_database(tmp_path: Path) -> None:
         used = sum(path.stat().st_size for path in tmp_path.iterdir())
         assert used <= MIB
     assert len(images(tmp_path)) == 9
-    assert archive.keep([answer(99, size=MIB)]) == Kept(rejected=1)
+    assert archive.keep([answer(99, size=MIB)]) == StoreResult(rejected=1)
     assert len(images(tmp_path)) == 9
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict", "label"),
+    ("said", "feedback", "label"),
     [
-        (("a3b9", "a3b9"), Verdict("id-1", correct=True), Label("a3b9")),
-        (("a3b9", "a3B9"), Verdict("id-1", correct=True), Label("a3B9")),
-        (("a3b9", "a3b9"), Verdict("id-1", correct=True, text="a3b9"), Label("a3b9")),
-        (("14", "8+6=?"), Verdict("id-1", correct=True), Label("14", "math", "8+6=?")),
-        (("a3b9", "a3b9"), Verdict("id-1", correct=False, text=" x7 "), Label("x7")),
-        (("", "???"), Verdict("id-1", correct=False, text="x7"), Label("x7")),
+        (("a3b9", "a3b9"), Feedback("id-1", correct=True), Label("a3b9")),
+        (("a3b9", "a3B9"), Feedback("id-1", correct=True), Label("a3B9")),
+        (("a3b9", "a3b9"), Feedback("id-1", correct=True, text="a3b9"), Label("a3b9")),
+        (("14", "8+6=?"), Feedback("id-1", correct=True), Label("14", "math", "8+6=?")),
+        (("a3b9", "a3b9"), Feedback("id-1", correct=False, text=" x7 "), Label("x7")),
+        (("", "???"), Feedback("id-1", correct=False, text="x7"), Label("x7")),
     ],
     ids=["right", "in its case", "right with text", "arithmetic", "corrected", "no answer"],
 )
 def test_feedback_makes_a_label(
-    archive: ImageArchive, said: tuple[str, str], verdict: Verdict, label: Label
+    archive: ImageArchive, said: tuple[str, str], feedback: Feedback, label: Label
 ) -> None:
     archive.keep([answer(1, *said)])
-    assert record(archive, verdict) == [None]
+    assert record(archive, feedback) == [None]
     [file] = images(archive.folder).values()
     assert LabelFolder(archive.folder).read().labels == {file: label}
     [family] = read_families(archive.folder)
@@ -157,42 +157,42 @@ def test_a_wrong_answer_is_marked_and_later_feedback_replaces_it(archive: ImageA
     archive.keep([answer(1)])
     [file] = images(archive.folder).values()
     labels = LabelFolder(archive.folder)
-    archive.record([Verdict("id-1", correct=True)])
-    archive.record([Verdict("id-1", correct=False)])
+    archive.record([Feedback("id-1", correct=True)])
+    archive.record([Feedback("id-1", correct=False)])
     assert (labels.read().labels, labels.read().marks) == ({}, {file: Mark.WRONG})
-    archive.record([Verdict("id-1", correct=False, text="right")])
+    archive.record([Feedback("id-1", correct=False, text="right")])
     # What a person, or the site, has said beyond "wrong" stays.
-    archive.record([Verdict("id-1", correct=False)])
+    archive.record([Feedback("id-1", correct=False)])
     assert labels.read().labels == {file: Label("right")}
     with labels.change() as change:
         change.set_mark(file, Mark.UNREADABLE)
-    archive.record([Verdict("id-1", correct=False)])
+    archive.record([Feedback("id-1", correct=False)])
     assert labels.read().marks == {file: Mark.UNREADABLE}
 
 
 @pytest.mark.parametrize(
-    ("text", "verdict", "error"),
+    ("text", "feedback", "error"),
     [
-        ("a", Verdict("id-2", correct=True), UnknownRequest),
-        ("", Verdict("id-1", correct=True), BadRequest),
-        ("a", Verdict("id-1", correct=True, text="b"), BadRequest),
-        ("a", Verdict("id-1", correct=False, text="a"), BadRequest),
-        ("a", Verdict("id-1", correct=False, text="b\tc"), BadRequest),
-        ("a", Verdict("id-1", correct=False, text="x" * 65), BadRequest),
+        ("a", Feedback("id-2", correct=True), UnknownRequest),
+        ("", Feedback("id-1", correct=True), BadRequest),
+        ("a", Feedback("id-1", correct=True, text="b"), BadRequest),
+        ("a", Feedback("id-1", correct=False, text="a"), BadRequest),
+        ("a", Feedback("id-1", correct=False, text="b\tc"), BadRequest),
+        ("a", Feedback("id-1", correct=False, text="x" * 65), BadRequest),
     ],
 )
 def test_contradictory_feedback_changes_nothing(
-    archive: ImageArchive, text: str, verdict: Verdict, error: type[Exception]
+    archive: ImageArchive, text: str, feedback: Feedback, error: type[Exception]
 ) -> None:
     archive.keep([answer(1, text, "?"), answer(3)])
-    assert record(archive, verdict, Verdict("id-3", correct=True)) == [error, None]
+    assert record(archive, feedback, Feedback("id-3", correct=True)) == [error, None]
     assert [label.text for label in LabelFolder(archive.folder).read().labels.values()] == ["a3b9"]
 
 
 def test_an_id_that_is_used_again_is_of_the_last_image(archive: ImageArchive) -> None:
     first, second = answer(1), answer(2)
     archive.keep([CollectedAnswer("same", one.data, "a", 0.5, "a", "m") for one in (first, second)])
-    archive.record([Verdict("same", correct=True)])
+    archive.record([Feedback("same", correct=True)])
     assert set(LabelFolder(archive.folder).read().labels) == {images(archive.folder)[second.data]}
 
 
@@ -220,7 +220,7 @@ def test_deleted_files_and_leftovers_of_a_killed_process_are_detected(tmp_path: 
     archive = ImageArchive(tmp_path, 3, MIB)
     archive.keep([answer(1), answer(2)])
     (tmp_path / images(tmp_path)[answer(1).data]).unlink()
-    assert record(archive, Verdict("id-1", correct=True)) == [UnknownRequest]
+    assert record(archive, Feedback("id-1", correct=True)) == [UnknownRequest]
     (tmp_path / f"{'0' * 32}.png").write_bytes(image_bytes(300))
     (tmp_path / ".abc.tmp").touch()
     (tmp_path / "mine.png").write_bytes(image_bytes(301))
@@ -235,14 +235,14 @@ def test_the_limit_holds_for_all_processes_of_a_folder(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from qwen_captcha.collecting.archive import CollectedAnswer, ImageArchive, Verdict
+from qwen_captcha.collecting.archive import CollectedAnswer, ImageArchive, Feedback
 name = sys.argv[2]
 archive = ImageArchive(Path(sys.argv[1]), 10, 2**20)
 for number in range(15):
     id_ = f"{name}{number}"
     archive.keep([CollectedAnswer(id_, b"BM" + id_.encode(), "a", 0.5, "a", "m")])
     if number == 14:
-        assert archive.record([Verdict(id_, True)]) == [None]
+        assert archive.record([Feedback(id_, True)]) == [None]
 """
     writers = [
         subprocess.Popen([sys.executable, "-c", script, str(tmp_path), name], cwd=PROJECT)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from qwen_captcha.collecting import collector as collector_module
-from qwen_captcha.collecting.archive import CollectedAnswer, Kept, Verdict
+from qwen_captcha.collecting.archive import CollectedAnswer, Feedback, StoreResult
 from qwen_captcha.collecting.collector import Collector, create_collector
 from qwen_captcha.errors import CaptchaServiceError, ServiceUnavailable, UnknownRequest
 from qwen_captcha.metrics import Metrics
@@ -19,7 +19,7 @@ from qwen_captcha.settings import SettingsError, load_settings
 from tests.support.fake_backend import MAX_WAIT_S
 
 ANSWER = Answer("a3b9", 0.9, True, "a3b9")
-VERDICT = Verdict("id", correct=True)
+FEEDBACK = Feedback("id", correct=True)
 
 
 class FakeArchive:
@@ -32,19 +32,19 @@ class FakeArchive:
         self.is_free.set()
         self.is_asked = threading.Event()
 
-    def keep(self, answers: list[CollectedAnswer]) -> Kept:
+    def keep(self, answers: list[CollectedAnswer]) -> StoreResult:
         self.is_asked.set()
         assert self.is_free.wait(MAX_WAIT_S)
         if self.error:
             raise self.error
         self.ids += [answer.request_id for answer in answers]
-        return Kept(kept=len(answers), removed=1)
+        return StoreResult(kept=len(answers), removed=1)
 
-    def record(self, verdicts: list[Verdict]) -> list[CaptchaServiceError | None]:
+    def record(self, feedback: list[Feedback]) -> list[CaptchaServiceError | None]:
         assert self.is_free.wait(MAX_WAIT_S)
         if self.error:
             raise self.error
-        known = [verdict.request_id in self.ids for verdict in verdicts]
+        known = [one.request_id in self.ids for one in feedback]
         return [None if is_known else UnknownRequest("Unknown.") for is_known in known]
 
 
@@ -88,13 +88,13 @@ def test_a_collected_image_is_written_before_its_feedback(
     for number in range(100):
         keep(collector, f"{number}")
     threading.Timer(0.05, archive.is_free.set).start()
-    collector.feedback(Verdict("99", correct=True), MAX_WAIT_S)
+    collector.feedback(Feedback("99", correct=True), MAX_WAIT_S)
     assert archive.ids == [f"{number}" for number in range(100)]
     assert collected(metrics, "kept") == 100
     assert collected(metrics, "removed") >= 1
     assert 'feedback_total{verdict="correct"} 1.0' in metrics.render().decode()
     with pytest.raises(UnknownRequest):
-        collector.feedback(Verdict("100", correct=True), MAX_WAIT_S)
+        collector.feedback(Feedback("100", correct=True), MAX_WAIT_S)
 
 
 def test_a_slow_disk_delays_no_answer(
@@ -111,7 +111,7 @@ def test_a_slow_disk_delays_no_answer(
         keep(collector, f"{number}")
     assert collected(metrics, "dropped") == 90
     with pytest.raises(ServiceUnavailable):
-        collector.feedback(VERDICT, MAX_WAIT_S)
+        collector.feedback(FEEDBACK, MAX_WAIT_S)
     archive.is_free.set()
     collector.close()
     assert archive.ids == ["first", *(f"{number}" for number in range(10))]
@@ -141,12 +141,12 @@ def test_a_full_disk_is_one_warning_and_the_service_goes_on(
         for _ in range(3):
             keep(collector, "id")
             with pytest.raises(ServiceUnavailable) as refused:
-                collector.feedback(VERDICT, MAX_WAIT_S)
+                collector.feedback(FEEDBACK, MAX_WAIT_S)
             assert refused.value.retry_after_s
         assert collected(metrics, "failed") == 3
         archive.error = None
         keep(collector, "id")
-        collector.feedback(VERDICT, MAX_WAIT_S)
+        collector.feedback(FEEDBACK, MAX_WAIT_S)
     assert [record.getMessage() for record in caplog.records] == [
         "Images cannot be collected: [Errno 28] No space left on device. Answers are not affected.",
         "Images are collected again.",
@@ -157,10 +157,10 @@ def test_an_error_of_the_archive_stops_nothing(collector: Collector, archive: Fa
     archive.error = ValueError("bug")
     keep(collector, "id")
     with pytest.raises(ServiceUnavailable):
-        collector.feedback(VERDICT, MAX_WAIT_S)
+        collector.feedback(FEEDBACK, MAX_WAIT_S)
     archive.error = None
     keep(collector, "id")
-    collector.feedback(VERDICT, MAX_WAIT_S)
+    collector.feedback(FEEDBACK, MAX_WAIT_S)
 
 
 def test_feedback_that_takes_too_long_is_unavailable(
@@ -168,14 +168,14 @@ def test_feedback_that_takes_too_long_is_unavailable(
 ) -> None:
     archive.is_free.clear()
     with pytest.raises(ServiceUnavailable):
-        collector.feedback(VERDICT, 0.01)
+        collector.feedback(FEEDBACK, 0.01)
 
 
 def test_nothing_is_taken_after_the_end(collector: Collector, archive: FakeArchive) -> None:
     collector.close()
     keep(collector, "id")
     with pytest.raises(ServiceUnavailable):
-        collector.feedback(VERDICT, MAX_WAIT_S)
+        collector.feedback(FEEDBACK, MAX_WAIT_S)
     assert archive.ids == []
 
 

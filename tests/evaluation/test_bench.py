@@ -10,8 +10,8 @@ from evaluation.bench import (
     BATCH,
     CONCURRENT,
     PLAIN,
-    Rival,
-    measure_rivalry,
+    Competitor,
+    measure_single,
     measure_ways,
     plan_of,
     service_environment,
@@ -85,15 +85,15 @@ def test_a_competitor_is_a_workload_of_its_own_and_takes_turns(
         read.append(image)
         return ""
 
-    rival = Rival("rival", read_one, lambda images: [*map(read_one, images)])
-    ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, [rival])
-    assert [way.name for way in ways] == [PLAIN, BATCH, CONCURRENT, "rival"]
+    competitor = Competitor("competitor", read_one, lambda images: [*map(read_one, images)])
+    ways, agreed = measure_ways(url, IMAGES, 2, bytes.decode, [competitor])
+    assert [way.name for way in ways] == [PLAIN, BATCH, CONCURRENT, "competitor"]
     assert read == IMAGES * 3
     assert set(agreed) == {BATCH, CONCURRENT}
     reader.paths.clear()
-    rivalry = measure_rivalry(url, IMAGES, rival)
-    assert (rivalry.rival, len(reader.paths), len(read)) == ("rival", 32, 4 * 32)
-    assert min(rivalry.ours_s, rivalry.rivals_s) > 0
+    times = measure_single(url, IMAGES, competitor)
+    assert (times.competitor, len(reader.paths), len(read)) == ("competitor", 32, 4 * 32)
+    assert min(times.ours_s, times.theirs_s) > 0
 
 
 def test_differing_texts_are_reported(url: str) -> None:

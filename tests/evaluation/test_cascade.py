@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from evaluation.cascade import curve, picture, table
-from tests.support.readings import NOTHING_READ, answered, family_of, judged
+from tests.support.readings import NOTHING_READ, answered, family_of, scored
 
 FAMILY = family_of("plain", "alnum", "aa", "bb", "cc", "dd")
-FIRST = judged(
+FIRST = scored(
     FAMILY,
     answered("aa", 0.9),
     answered("xx", 0.3),
@@ -14,7 +14,7 @@ FIRST = judged(
     NOTHING_READ,
     latency_s=0.01,
 )
-SECOND = judged(
+SECOND = scored(
     FAMILY,
     answered("xx", 0.95),
     answered("bb", 0.8),

@@ -14,7 +14,7 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
+    scored,
 )
 from tests.support.stub_service import Call, stub_service
 
@@ -83,17 +83,17 @@ def test_a_charset_that_is_ignored_or_costs_accuracy(
 
 def test_a_character_outside_counts_in_the_models_words_too() -> None:
     deleted = Answer("1", 0.5, True, "1O", None)
-    reading = judged(FAMILY, deleted, answered("x2"), answered("33"))
+    reading = scored(FAMILY, deleted, answered("x2"), answered("33"))
     assert images_outside([reading], DIGITS) == 2
 
 
 def test_an_effect_counts_what_was_gained_and_lost() -> None:
-    free = judged(FAMILY, answered("1O"), answered("22"), NOTHING_READ)
-    restricted = judged(FAMILY, answered("10"), answered("2"), NOTHING_READ)
+    free = scored(FAMILY, answered("1O"), answered("22"), NOTHING_READ)
+    restricted = scored(FAMILY, answered("10"), answered("2"), NOTHING_READ)
     effect = effect_of("digits", DIGITS, [free], [restricted])
     assert (effect.images, effect.free_outside, effect.outside) == (3, 1, 0)
     assert effect.accuracy == effect.free_accuracy == pytest.approx(1 / 3)
-    assert (effect.duel.only_ours, effect.duel.only_theirs) == (1, 1)
+    assert (effect.comparison.only_ours, effect.comparison.only_theirs) == (1, 1)
     assert effect.holds
     assert render_effects([effect]).endswith("obeyed, and no accuracy fell")
 

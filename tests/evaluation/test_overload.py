@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.overload import Caller, Tally, judge, percentile
+from evaluation.overload import Caller, Tally, checks_of, percentile
 from tests.support.fake_backend import image_bytes
 from tests.support.live_server import gunicorn_command, running
 
@@ -53,5 +53,5 @@ def test_a_failed_check_is_named(change: dict[str, object], broken: set[str]) ->
         "seconds": 1.0,
         "in_time": 10,
     }
-    checks = judge(Tally(**{**good, **change}), unloaded=10.0)
+    checks = checks_of(Tally(**{**good, **change}), unloaded=10.0)
     assert {name for name, (_, holds) in checks.items() if not holds} == broken

@@ -7,7 +7,7 @@ import pytest
 from evaluation.soak import (
     Run,
     State,
-    judge,
+    checks_of,
     mixed_images,
     run_soak,
 )
@@ -25,7 +25,7 @@ def test_nothing_grows_in_a_short_run() -> None:
         server.wait_until_ready()
         url = f"http://127.0.0.1:{server.port}"
         run = run_soak(url, server.process.pid, mixed_images(40), COUNT)
-    checks = judge(run)
+    checks = checks_of(run)
     assert len(run.latencies_s) == COUNT
     for name in ("memory", "descriptors", "threads", "faults"):
         assert checks[name][1], checks
@@ -43,4 +43,4 @@ def test_nothing_grows_in_a_short_run() -> None:
 )
 def test_growing_metrics_are_named(last: State, late_s: float, broken: set[str]) -> None:
     run = Run([0.01] * 90 + [late_s] * 10, [], {10: State(100, 10, 5), 100: last})
-    assert {name for name, (_, holds) in judge(run).items() if not holds} == broken
+    assert {name for name, (_, holds) in checks_of(run).items() if not holds} == broken

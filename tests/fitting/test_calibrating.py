@@ -1,4 +1,4 @@
-"""Fitting a calibration: a known curve is found again, and outcomes are judged as answers are."""
+"""Fitting a calibration: a known curve is found again, and outcomes are scored as answers are."""
 
 from __future__ import annotations
 
@@ -70,9 +70,9 @@ def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: 
 def test_outputs_are_scored_as_the_service_answers() -> None:
     said = {"aB3": "Ab3", "3+5=?": "5+3=", "9": "8", "5/0": "5/0", "7": ""}
     readings = [GenerationOutput(text, math.log(0.5), complete=True) for text in said.values()]
-    judged = outcomes_of(list(said), readings, plan_recognition(Options(), Capabilities()))
+    scored = outcomes_of(list(said), readings, plan_recognition(Options(), Capabilities()))
     # Neither an expression without a value nor an image without an answer is an outcome.
-    assert [(outcome.kind, outcome.right) for outcome in judged] == [
+    assert [(outcome.kind, outcome.right) for outcome in scored] == [
         ("text", True),
         ("math", True),
         ("digits", False),

@@ -31,7 +31,7 @@ def fitted(
     said: list[str] = []
     ticks = count()
     request = Request(out, str(base), steps / 60, use_gpu=False)
-    card = fit(samples, request, say=said.append, clock=lambda: next(ticks))
+    card = fit(samples, request, log_line=said.append, clock=lambda: next(ticks))
     return said, card
 
 
@@ -83,7 +83,7 @@ def test_unreadable_files_are_named_and_left_out(small_base: Path, tmp_path: Pat
     (folder / "9999_x.png").write_bytes(b"no image")
     said: list[str] = []
     with pytest.raises(FittingError, match="9 labelled images can be used"):
-        fit(read_samples(folder), Request(tmp_path / "mine", str(small_base)), say=said.append)
+        fit(read_samples(folder), Request(tmp_path / "mine", str(small_base)), log_line=said.append)
     assert said[0].startswith("left out: 9999_x.png: The data is not an image")
 
 

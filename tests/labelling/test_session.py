@@ -117,7 +117,7 @@ def test_a_label_that_is_accepted_again_keeps_its_columns(
 def test_an_accepted_arithmetic_guess_stores_the_expression(
     folder: Path, open_session: Opener, backend: FakeBackend
 ) -> None:
-    backend.say = lambda task: "8+6=?"
+    backend.respond = lambda task: "8+6=?"
     session = open_session(folder)
     session.guess_all()
     session.set_label("101.png", "14")
@@ -164,7 +164,7 @@ def test_images_without_a_label_are_read_with_rejected_answers_first(
 def test_an_image_without_text_has_an_empty_guess(
     folder: Path, open_session: Opener, backend: FakeBackend
 ) -> None:
-    backend.say = lambda task: ""
+    backend.respond = lambda task: ""
     session = open_session(folder)
     session.guess_all()
     assert session.guesses(0)[0] == [Guess(f"{width}.png") for width in (101, 102, 103)]

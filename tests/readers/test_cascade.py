@@ -36,8 +36,10 @@ class Second(FakeBackend):
 
     model_name = "large-model"
 
-    def __init__(self, say: str | Callable[[GenerationRequest], str] = "large", **facts: object):
-        reply = say if callable(say) else lambda task: say
+    def __init__(
+        self, respond: str | Callable[[GenerationRequest], str] = "large", **facts: object
+    ):
+        reply = respond if callable(respond) else lambda task: respond
         super().__init__(reply, **{"log_probability": VERY_SURE, **facts})  # type: ignore[arg-type]
 
 
@@ -237,12 +239,12 @@ def test_an_identical_request_is_answered_from_the_cache_with_its_model(
 
 
 def raise_error(error: Exception) -> Callable[[GenerationRequest], str]:
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         if task.image.size == (120, 40):
             raise error
         return ""
 
-    return say
+    return respond
 
 
 @pytest.mark.parametrize(

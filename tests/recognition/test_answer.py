@@ -19,7 +19,7 @@ from qwen_captcha.recognition.options import Kind, Options
 from qwen_captcha.recognition.plan import PROMPT_IGNORED, plan_recognition
 from qwen_captcha.recognition.reading import Capabilities, GenerationOutput
 
-OBEDIENT = Capabilities()
+RESTRICTING = Capabilities()
 BUNDLED = Capabilities(follows_prompts=False, answers_questions=False)
 CERTAIN = GenerationOutput("a3b9", 0.0, complete=True)
 SUM = GenerationOutput("3+5=?", 0.0, complete=True)
@@ -27,7 +27,7 @@ SUM = GenerationOutput("3+5=?", 0.0, complete=True)
 
 def test_an_answer_has_the_text_and_the_raw_response() -> None:
     reading = GenerationOutput(" 3+5=? ", math.log(0.8), complete=True)
-    assert answer_from_output(reading, plan_recognition(Options(), OBEDIENT)) == Answer(
+    assert answer_from_output(reading, plan_recognition(Options(), RESTRICTING)) == Answer(
         text="8", confidence=0.8, success=True, raw_response=" 3+5=? "
     )
 
@@ -35,7 +35,7 @@ def test_an_answer_has_the_text_and_the_raw_response() -> None:
 @pytest.mark.parametrize("raw_response", ["", "  \n", "5/0", "I'm sorry, I can't help with that."])
 def test_without_a_usable_text_there_is_no_success(raw_response: str) -> None:
     output = GenerationOutput(raw_response, 0.0, complete=True)
-    answer = answer_from_output(output, plan_recognition(Options(), OBEDIENT))
+    answer = answer_from_output(output, plan_recognition(Options(), RESTRICTING))
     assert answer == Answer(
         text="",
         confidence=0.0,
@@ -55,18 +55,23 @@ def test_a_question_to_a_model_that_answers_none_has_no_answer() -> None:
 @pytest.mark.parametrize(
     ("reading", "options", "capabilities", "warnings"),
     [
-        (CERTAIN, Options(), OBEDIENT, ()),
-        (CERTAIN, Options(prompt="read"), OBEDIENT, ()),
+        (CERTAIN, Options(), RESTRICTING, ()),
+        (CERTAIN, Options(prompt="read"), RESTRICTING, ()),
         (CERTAIN, Options(prompt="read"), BUNDLED, (PROMPT_IGNORED,)),
-        (CERTAIN, Options(charset=Charset.of("ab39")), OBEDIENT, ()),
-        (CERTAIN, Options(charset=DIGITS), OBEDIENT, (NOT_RESTRICTED,)),
-        (CERTAIN, Options(length=(5, 6)), OBEDIENT, (NOT_RESTRICTED,)),
-        (CERTAIN, Options(kind=Kind.DIGITS), OBEDIENT, (NOT_RESTRICTED,)),
-        (SUM, Options(charset=DIGITS), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
-        (SUM, Options(length=(4, 4)), OBEDIENT, (NOT_FOR_ARITHMETIC,)),
-        (SUM, Options(kind=Kind.MATH), OBEDIENT, ()),
-        (GenerationOutput("a3b9", None, complete=True), Options(), OBEDIENT, (CONFIDENCE_UNKNOWN,)),
-        (GenerationOutput("a3b9", 0.0, complete=False), Options(), OBEDIENT, (RESPONSE_CUT,)),
+        (CERTAIN, Options(charset=Charset.of("ab39")), RESTRICTING, ()),
+        (CERTAIN, Options(charset=DIGITS), RESTRICTING, (NOT_RESTRICTED,)),
+        (CERTAIN, Options(length=(5, 6)), RESTRICTING, (NOT_RESTRICTED,)),
+        (CERTAIN, Options(kind=Kind.DIGITS), RESTRICTING, (NOT_RESTRICTED,)),
+        (SUM, Options(charset=DIGITS), RESTRICTING, (NOT_FOR_ARITHMETIC,)),
+        (SUM, Options(length=(4, 4)), RESTRICTING, (NOT_FOR_ARITHMETIC,)),
+        (SUM, Options(kind=Kind.MATH), RESTRICTING, ()),
+        (
+            GenerationOutput("a3b9", None, complete=True),
+            Options(),
+            RESTRICTING,
+            (CONFIDENCE_UNKNOWN,),
+        ),
+        (GenerationOutput("a3b9", 0.0, complete=False), Options(), RESTRICTING, (RESPONSE_CUT,)),
         (
             GenerationOutput("", None, complete=False),
             Options(prompt="read", charset=DIGITS, kind=Kind.MATH),
@@ -104,7 +109,7 @@ def test_a_prompt_that_had_no_effect_does_not_change_how_the_text_is_read() -> N
     reading = GenerationOutput("3+5=?", 0.0, complete=True)
     options = Options(prompt="What does it say?")
     assert answer_from_output(reading, plan_recognition(options, BUNDLED)).text == "8"
-    assert answer_from_output(reading, plan_recognition(options, OBEDIENT)).text == "3+5=?"
+    assert answer_from_output(reading, plan_recognition(options, RESTRICTING)).text == "3+5=?"
 
 
 def test_a_failed_image_has_its_reason() -> None:

@@ -18,8 +18,8 @@ from qwen_captcha.recognition.options import (
 )
 
 
-def constraints(*, talks: bool = False, **options: object) -> DecodingConstraints:
-    return constraints_for(Options(**options), follows_prompts=talks)
+def constraints(*, follows_prompts: bool = False, **options: object) -> DecodingConstraints:
+    return constraints_for(Options(**options), follows_prompts=follows_prompts)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_options_say_which_responses_are_allowed(
 
 
 def test_a_model_that_follows_prompts_may_emit_spaces() -> None:
-    assert not constraints(kind=Kind.TEXT, talks=True).restricts
-    assert constraints(kind=Kind.DIGITS, talks=True).restricts
+    assert not constraints(kind=Kind.TEXT, follows_prompts=True).restricts
+    assert constraints(kind=Kind.DIGITS, follows_prompts=True).restricts
 
 
 def test_a_length_alone_counts_what_can_be_seen() -> None:

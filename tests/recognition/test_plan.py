@@ -13,7 +13,7 @@ from qwen_captcha.recognition.plan import PROMPT_IGNORED, plan_recognition
 from qwen_captcha.recognition.prompts import DEFAULT_PROMPTS
 from qwen_captcha.recognition.reading import Capabilities
 
-OBEDIENT = Capabilities()
+RESTRICTING = Capabilities()
 TRANSCRIBER = Capabilities(follows_prompts=False, answers_questions=False)
 
 
@@ -25,7 +25,7 @@ def captcha() -> Image.Image:
 
 def test_a_prompt_goes_to_a_model_that_follows_it() -> None:
     options = Options(prompt="Only the red ones.")
-    plan = plan_recognition(options, OBEDIENT)
+    plan = plan_recognition(options, RESTRICTING)
     assert (plan.prompt, plan.options, plan.warnings) == (options.prompt, options, ())
 
 
@@ -42,18 +42,18 @@ def test_without_a_prompt_there_is_no_warning() -> None:
 
 def test_the_constraints_depend_on_options_and_capabilities() -> None:
     options = Options(kind=Kind.TEXT)
-    assert not plan_recognition(options, OBEDIENT).constraints.restricts
+    assert not plan_recognition(options, RESTRICTING).constraints.restricts
     assert plan_recognition(options, TRANSCRIBER).constraints.restricts
-    assert plan_recognition(Options(kind=Kind.DIGITS), OBEDIENT).constraints.charset == DIGITS
+    assert plan_recognition(Options(kind=Kind.DIGITS), RESTRICTING).constraints.charset == DIGITS
 
 
 def test_options_that_allow_no_answer_are_rejected() -> None:
     with pytest.raises(InvalidOption, match="no character in common"):
-        plan_recognition(Options(charset=Charset.of("ab"), kind=Kind.DIGITS), OBEDIENT)
+        plan_recognition(Options(charset=Charset.of("ab"), kind=Kind.DIGITS), RESTRICTING)
 
 
 def test_a_request_has_all_of_its_plan() -> None:
-    plan = plan_recognition(Options(kind=Kind.DIGITS), OBEDIENT)
+    plan = plan_recognition(Options(kind=Kind.DIGITS), RESTRICTING)
     request = plan.request(captcha(), 12, deadline=5.0)
     assert (request.prompt, request.constraints) == (plan.prompt, plan.constraints)
     assert (request.max_new_tokens, request.deadline) == (12, 5.0)
@@ -64,7 +64,11 @@ def test_an_image_is_shown_as_the_model_was_trained() -> None:
     image = captcha()
     whole, cropped, stretched = (
         plan_recognition(Options(), capabilities).request(image, 8).image
-        for capabilities in (OBEDIENT, Capabilities(crops_to_text=True), Capabilities(stretch=1.5))
+        for capabilities in (
+            RESTRICTING,
+            Capabilities(crops_to_text=True),
+            Capabilities(stretch=1.5),
+        )
     )
     assert whole.size == image.size
     assert cropped.size == crop_to_text(image).size != image.size

@@ -145,8 +145,8 @@ def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
     reading, go_on = tmp_path / "reading", tmp_path / "go-on"
     os.mkfifo(reading)
     os.mkfifo(go_on)
-    gated = gunicorn_command(f"tests.support.fake_backend:create_gated_app('{tmp_path}')")
-    with running(gated, OCR_TIMEOUT_S="60", CACHE_SIZE="0") as server, ExitStack() as stack:
+    command = gunicorn_command(f"tests.support.fake_backend:create_blocking_app('{tmp_path}')")
+    with running(command, OCR_TIMEOUT_S="60", CACHE_SIZE="0") as server, ExitStack() as stack:
         server.wait_until_ready()
         replies: list[bytes] = []
         threads = [

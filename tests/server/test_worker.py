@@ -253,7 +253,7 @@ def test_a_stopping_server_answers_what_it_accepted(tmp_path: Path) -> None:
     os.mkfifo(go_on)
     replies: list[Reply] = []
     with running(
-        gunicorn_command(f"tests.support.fake_backend:create_gated_app('{tmp_path}')")
+        gunicorn_command(f"tests.support.fake_backend:create_blocking_app('{tmp_path}')")
     ) as server:
         server.wait_until_ready()
         accepted = threading.Thread(

@@ -39,7 +39,7 @@ class FakeBackend:
     """Reads by a function, records its batches, blocks while it is held.
 
     Args:
-        say: What the model says about a task; may raise.
+        respond: What the model says about a task; may raise.
         log_probability: Of every reading.
         complete: Of every reading.
         capabilities: Of the model.
@@ -54,14 +54,14 @@ class FakeBackend:
 
     def __init__(
         self,
-        say: Callable[[GenerationRequest], str] = width_of,
+        respond: Callable[[GenerationRequest], str] = width_of,
         *,
         log_probability: float | None = -0.25,
         complete: bool = True,
         capabilities: Capabilities | None = None,
         load_error: Exception | None = None,
     ) -> None:
-        self.say = say
+        self.respond = respond
         self.log_probability = log_probability
         self.complete = complete
         self.capabilities = capabilities or Capabilities()
@@ -85,7 +85,8 @@ class FakeBackend:
             self._entered.release()
             assert self._open.wait(MAX_WAIT_S)
         return [
-            GenerationOutput(self.say(task), self.log_probability, self.complete) for task in tasks
+            GenerationOutput(self.respond(task), self.log_probability, self.complete)
+            for task in tasks
         ]
 
     @property
@@ -123,11 +124,11 @@ def create_quick_app() -> Flask:
 def create_steady_app() -> Flask:
     """Return an application that takes 100 ms for each image."""
 
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         time.sleep(0.1)
         return width_of(task)
 
-    return create_app(backend=FakeBackend(say))
+    return create_app(backend=FakeBackend(respond))
 
 
 def create_short_deadline_app() -> Flask:
@@ -139,32 +140,32 @@ def create_short_deadline_app() -> Flask:
     return create_quick_app()
 
 
-def create_gated_app(folder: str) -> Flask:
+def create_blocking_app(folder: str) -> Flask:
     """Return an application that stops in the middle of reading an image of width 500.
 
     It opens the pipe `reading` in the folder when it has begun, and goes on when the pipe
     `go-on` is opened from the other side.
     """
 
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         if task.image.width == 500:
             Path(folder, "reading").open("w").close()
             Path(folder, "go-on").open().close()
         return width_of(task)
 
-    return create_app(backend=FakeBackend(say))
+    return create_app(backend=FakeBackend(respond))
 
 
 def create_breaking_app() -> Flask:
     """Return an application whose model fails with images of width 500 and reads all others."""
     health_monitor.INTERVAL_S = 0.1
 
-    def say(task: GenerationRequest) -> str:
+    def respond(task: GenerationRequest) -> str:
         if task.image.width == 500:
             raise ValueError("non-finite logits")
         return width_of(task)
 
-    return create_app(backend=FakeBackend(say))
+    return create_app(backend=FakeBackend(respond))
 
 
 def create_unloadable_app() -> Flask:

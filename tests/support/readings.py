@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from evaluation.accuracy.predictions import Prediction, judge
+from evaluation.accuracy.predictions import Prediction, score
 from evaluation.accuracy.report import (
     Report,
     Source,
@@ -28,12 +28,12 @@ def family_of(name: str, kind: str, *labels: str, folder: Path = Path(), **facts
     return Family(name, kind, samples, **facts)
 
 
-def judged(
+def scored(
     family: Family, *answers: Answer, latency_s: float = 0.01
 ) -> tuple[Family, list[Prediction]]:
     """Pair a family's samples with answers."""
     return family, [
-        judge(family, sample, answer, latency_s)
+        score(family, sample, answer, latency_s)
         for sample, answer in zip(family.samples, answers, strict=True)
     ]
 

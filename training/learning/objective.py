@@ -47,7 +47,7 @@ def to_patches(images: torch.Tensor) -> torch.Tensor:
 
 
 def readable(
-    losses: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, hopeless_share: float
+    losses: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, excluded_share: float
 ) -> torch.Tensor:
     """Return which images (B,) to learn from: all but the worst read of each group.
 
@@ -60,14 +60,14 @@ def readable(
         targets: Token ids, (B, A), `IGNORED` after an answer's end.
         groups: (B,) what is ranked by itself: answers given at once are worse, and Chinese
             characters less learnt; neither makes them hopeless.
-        hopeless_share: Of each group.
+        excluded_share: Of each group.
     """
     means = losses.detach().sum(dim=1) / targets.ne(IGNORED).sum(dim=1)
     kept = torch.ones_like(means, dtype=torch.bool)
     groups = groups.to(means.device)
     for group in set(groups.tolist()):
         rows = torch.nonzero(groups == group).flatten()
-        worst = means[rows].argsort(descending=True)[: int(hopeless_share * len(rows))]
+        worst = means[rows].argsort(descending=True)[: int(excluded_share * len(rows))]
         kept[rows[worst]] = False
     return kept
 
@@ -97,7 +97,7 @@ class Objective(nn.Module):
             draft tokens are worth the more the oftener they are right. Source: the parallel
             decoding of Ghazvininejad et al. 2019, https://arxiv.org/abs/1904.09324, in its first
             step.
-        hopeless_share: Share of a batch, the worst read, from which nothing is learnt.
+        excluded_share: Share of a batch, the worst read, from which nothing is learnt.
     """
 
     def __init__(
@@ -106,14 +106,14 @@ class Objective(nn.Module):
         tokenizer: PreTrainedTokenizerFast,
         run_block: RunBlock = run_block,
         unaided_share: float = 0.0,
-        hopeless_share: float = 0.0,
+        excluded_share: float = 0.0,
     ) -> None:
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.run_block = run_block
         self.unaided_share = unaided_share
-        self.hopeless_share = hopeless_share
+        self.excluded_share = excluded_share
         vocabulary = model.config.text_config.vocab_size
         self.glyph_heads = GlyphHeads(model.config.vision_config.embed_dim)
         self.column_head = ColumnHead(model.config.vision_config.embed_dim)
@@ -168,7 +168,7 @@ class Objective(nn.Module):
         exact, caseless = self._hits(vocabulary.ids[logits.argmax(-1)], targets)
         chinese = torch.tensor([any(map(is_hanzi, label)) for label in labels])
         rendered = torch.tensor([not family for family in batch.families])
-        kept = readable(losses, targets, 2 * chinese + unaided, self.hopeless_share)
+        kept = readable(losses, targets, 2 * chinese + unaided, self.excluded_share)
         kept |= ~rendered.to(device)  # what a real generator draws is what is to be read
         token_loss = losses[kept].sum() / targets[kept].ne(IGNORED).sum()
         placed = kept & boxed

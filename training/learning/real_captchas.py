@@ -23,7 +23,7 @@ from qwen_captcha.images.decode import ImageLimits, decode_image
 from training.rendering.alphabet import ALPHABET
 
 _LIMITS = ImageLimits(max_image_pixels=20_000_000, max_frames=200)
-_KEPT_EVERY = 16  # of a family's images, one in this many is kept for validation
+_HELD_OUT_EVERY = 16  # of a family's images, one in this many is kept for validation
 _MAX_SIDE = 480  # pixels; a larger picture is kept at a whole fraction of its size
 _MARGIN = 0.4  # of the text's height, kept around it in memory
 # Share of a family that is read without a mistake, beside one that is never read.
@@ -71,19 +71,19 @@ class RealCaptchas:
         return rng.choice(self._families[rng.choices(self.families, weights)[0]])
 
 
-def read_archives(paths: Sequence[Path], *, kept: bool) -> Iterator[RealCaptcha]:
+def read_archives(paths: Sequence[Path], *, held_out: bool) -> Iterator[RealCaptcha]:
     """Yield the captchas of `.tar` files, or of folders, that hold a `labels.tsv` each.
 
     Args:
         paths: Archives or folders, one a family or variant.
-        kept: Yield those kept for validation instead of the others.
+        held_out: Yield those held out for validation instead of the others.
     """
     for path in tqdm(paths, unit="family", disable=None, leave=False):
         family = re.sub(r"_v\d+$", "", path.stem)
         files = dict(_files(path))
         rows = files.pop("labels.tsv").decode("utf-8").splitlines()
         for index, row in enumerate(rows):
-            if (index % _KEPT_EVERY == 0) is not kept:
+            if (index % _HELD_OUT_EVERY == 0) is not held_out:
                 continue
             name, label, kind, *drawn = row.split("\t")
             text = (drawn[0] if drawn else label).replace(" ", "")

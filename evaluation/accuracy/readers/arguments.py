@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.predictions import ScoredFamilies
 from evaluation.accuracy.readers.base import (
     Reader,
     read_all,
@@ -59,7 +59,7 @@ def open_reader(
     return model_reader(arguments.model, options)
 
 
-def read_with_bar(families: Sequence[Family], reader: Reader, workers: int) -> Judged:
+def read_with_bar(families: Sequence[Family], reader: Reader, workers: int) -> ScoredFamilies:
     """Have every image read under a progress bar.
 
     Raises:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from evaluation.accuracy.predictions import (
-    Judged,
     Prediction,
-    judge,
+    ScoredFamilies,
+    score,
 )
 from evaluation.services.client import (
     Answer,
@@ -119,7 +119,7 @@ def service_reader(url: str, workers: int, options: Mapping[str, str]) -> Iterat
 
 def read_all(
     families: Sequence[Family], reader: Reader, workers: int, advance: Callable[[], object]
-) -> Judged:
+) -> ScoredFamilies:
     """Have every image read.
 
     Args:
@@ -161,7 +161,7 @@ def content_type_of(path: Path) -> str:
 
 
 def read_one(reader: Reader, family: Family, sample: Sample) -> Prediction:
-    """Have one image read, and judge the answer."""
+    """Have one image read, and score the answer."""
     content_type = content_type_of(sample.path)
     reply = reader.read(sample.path.read_bytes(), content_type, family.kind)
-    return judge(family, sample, reply.answer, reply.latency_s)
+    return score(family, sample, reply.answer, reply.latency_s)

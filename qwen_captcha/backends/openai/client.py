@@ -160,7 +160,7 @@ class EngineClient:
         except (aiohttp.ClientError, OSError) as error:
             log.warning("The engine closed the connection: %s", self._harmless(repr(error)))
             raise _Retriable(_failed("The engine closed the connection.")) from None
-        return self._judged(response.status, response.headers.get("Retry-After"), content)
+        return self._object_of(response.status, response.headers.get("Retry-After"), content)
 
     def _open_session(self) -> aiohttp.ClientSession:
         """Return the session, which belongs to the loop and is made on it."""
@@ -173,7 +173,7 @@ class EngineClient:
             )
         return self._session
 
-    def _judged(self, status: int, retry_after: str | None, content: bytes) -> dict[str, Any]:
+    def _object_of(self, status: int, retry_after: str | None, content: bytes) -> dict[str, Any]:
         """Return the object in a reply; raises where there is none."""
         if status == 200:
             found = _json_object(content)

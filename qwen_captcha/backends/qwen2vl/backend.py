@@ -112,7 +112,7 @@ class Qwen2VLBackend(ABC):
             self._engine = self._load_engine(files)
         except (ArithmeticError, ValueError, RuntimeError) as error:
             raise ModelLoadError(f"{self._model_name} cannot be loaded: {error}") from error
-        spare_what_is_loaded()
+        freeze_loaded_objects()
         log.info(
             "%s is loaded after %.1f s; the process holds %s of memory",
             self._model_name,
@@ -137,13 +137,13 @@ class Qwen2VLBackend(ABC):
         if look is None:
             return outputs
         limit, scale = math.log(look.below), look.stretch / self._capabilities.stretch
-        unsure = [n for n, output in enumerate(outputs) if _sureness(output) < limit]
+        unsure = [n for n, output in enumerate(outputs) if _log_probability_of(output) < limit]
         if unsure:
             again = [
                 replace(requests[n], image=stretched(requests[n].image, scale)) for n in unsure
             ]
             for n, other in zip(unsure, self._engine.read(again), strict=True):
-                if _sureness(other) > _sureness(outputs[n]):
+                if _log_probability_of(other) > _log_probability_of(outputs[n]):
                     outputs[n] = other
         return outputs
 
@@ -182,7 +182,7 @@ class Qwen2VLBackend(ABC):
         return own
 
 
-def _sureness(output: GenerationOutput) -> float:
+def _log_probability_of(output: GenerationOutput) -> float:
     """Return the log-probability of an output, which is always known in this process."""
     assert output.log_probability is not None
     return output.log_probability
@@ -200,7 +200,7 @@ def gib(size: int | None) -> str:
     return "an unknown amount" if size is None else f"{size / GIB:.2f} GiB"
 
 
-def spare_what_is_loaded() -> None:
+def freeze_loaded_objects() -> None:
     """Leave all objects that exist now out of Python's garbage collection.
 
     Libraries and a model are half a million objects. Collecting them stopped all threads for a

@@ -25,7 +25,7 @@ from qwen_captcha.recognition.charsets import Charset
 from qwen_captcha.recognition.reading import TokenLogprob
 
 # Charsets whose masks are kept; a mask takes a byte a token.
-KEPT_CHARSETS = 64
+CACHED_CHARSETS = 64
 # What a token to come is drafted to be while nothing is known: answers go on after it.
 DRAFT_TEXT = "a"
 # Tokens that end an answer of any Qwen2-VL, also where a configuration names only one of them.
@@ -57,7 +57,7 @@ class Vocabulary:
         self.draft_token = by_spelling.get(DRAFT_TEXT.encode(), 0)
         self._cases = _CaseClasses(self.spellings)
         self._whole = _WholeTokens(self.spellings)
-        self.rules = lru_cache(maxsize=KEPT_CHARSETS)(self._make_rules)
+        self.rules = lru_cache(maxsize=CACHED_CHARSETS)(self._make_rules)
 
     def other_case(self, log_probabilities: Floats, chosen: Ints) -> Floats:
         """Return the log-probability of chosen tokens in the other case of their letters.

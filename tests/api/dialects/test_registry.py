@@ -374,7 +374,7 @@ def test_no_answer_has_no_probabilities() -> None:
 
 
 def test_no_usable_answer_is_never_taken_for_one(client: FlaskClient, backend: FakeBackend) -> None:
-    backend.say = lambda task: "5/0"
+    backend.respond = lambda task: "5/0"
     api = client.post("/ocr", json={"image": BASE64}).json
     assert (api["result"], api["warnings"]) == ("", ["The model gave no usable answer."])
     fastapi = client.post("/ocr", data={"image": BASE64}).json
@@ -408,7 +408,7 @@ def test_a_server_error_has_the_shape_of_the_dialect(
     def fail(task: object) -> str:
         raise ValueError("non-finite logits")
 
-    backend.say = fail
+    backend.respond = fail
     api = client.post("/ocr", json={"image": BASE64})
     assert (api.status_code, list(api.json)) == (500, ["detail"])
     fastapi = client.post("/ocr", data={"image": BASE64})

@@ -192,7 +192,7 @@ def replies(client: FlaskClient, backend: FakeBackend) -> Iterator[tuple[str, st
     yield "/ocr", "post", client.post("/ocr?prompt=y", data=image_bytes(130))
     files = {"images_base64": ["$", "", 5]}
     yield "/batch-ocr", "post", client.post("/batch-ocr", json=files)
-    backend.say = lambda task: "5/0"
+    backend.respond = lambda task: "5/0"
     yield "/ocr", "post", client.post("/ocr", data=image_bytes(140))
     yield "/ocr", "post", client.post("/ocr", json={"image": "$"})
     yield "/ocr", "post", client.post("/ocr", data={"image": "$"})
@@ -206,7 +206,7 @@ def replies(client: FlaskClient, backend: FakeBackend) -> Iterator[tuple[str, st
     def fail(task: GenerationRequest) -> str:
         raise ValueError("broken")
 
-    backend.say = fail
+    backend.respond = fail
     for width in range(5):
         yield "/ocr", "post", client.post("/ocr", data=image_bytes(300 + width))
     yield "/health", "get", client.get("/health")
@@ -246,7 +246,7 @@ def requests_of_dialects(image: bytes) -> dict[str, dict[str, Any]]:
 def test_a_native_request_gets_a_native_reply(
     client: FlaskClient, backend: FakeBackend, form: str, said: str, schema: str
 ) -> None:
-    backend.say = lambda task: said
+    backend.respond = lambda task: said
     reply = client.post("/ocr", **own_requests(image_bytes(120))[form])
     assert schemas_of(reply.get_json()) == {schema}
 

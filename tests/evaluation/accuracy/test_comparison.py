@@ -4,15 +4,15 @@ import pytest
 
 from evaluation.accuracy.comparison import (
     compare,
-    duels_of_family,
-    duels_of_group,
+    comparisons_of_family,
+    comparisons_of_group,
     mcnemar,
 )
 from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
+    scored,
 )
 
 
@@ -45,14 +45,14 @@ LETTERS = family_of("letters", "alnum", "a")
 
 def test_paired_counts_are_of_images_that_only_one_reads() -> None:
     ours = [
-        judged(DIGITS, answered("1"), answered("2")),
-        judged(LETTERS, answered("x")),
+        scored(DIGITS, answered("1"), answered("2")),
+        scored(LETTERS, answered("x")),
     ]
-    theirs = [judged(DIGITS, NOTHING_READ, answered("2")), judged(LETTERS, answered("A"))]
-    rival = compare("other", ours, theirs)
-    counts = {name: (d.only_ours, d.only_theirs) for name, d in rival.families.items()}
+    theirs = [scored(DIGITS, NOTHING_READ, answered("2")), scored(LETTERS, answered("A"))]
+    competitor = compare("other", ours, theirs)
+    counts = {name: (d.only_ours, d.only_theirs) for name, d in competitor.families.items()}
     assert counts == {"alnum": (1, 0), "letters": (0, 1)}
-    counts = {name: (d.only_ours, d.only_theirs) for name, d in rival.groups.items()}
+    counts = {name: (d.only_ours, d.only_theirs) for name, d in competitor.groups.items()}
     both = (1, 1)
     assert counts == {
         "digits": (1, 0),
@@ -60,13 +60,13 @@ def test_paired_counts_are_of_images_that_only_one_reads() -> None:
         "digits + Latin": both,
         "all families": both,
     }
-    ((figures, duel),) = duels_of_family("alnum", [rival])
-    assert (figures.accuracy, duel) == (0.5, rival.families["alnum"])
-    ((figures, duel),) = duels_of_group("alnum", [rival])
-    assert (figures.accuracy, duel) == (1.0, rival.groups["alnum"])
+    ((figures, comparison),) = comparisons_of_family("alnum", [competitor])
+    assert (figures.accuracy, comparison) == (0.5, competitor.families["alnum"])
+    ((figures, comparison),) = comparisons_of_group("alnum", [competitor])
+    assert (figures.accuracy, comparison) == (1.0, competitor.groups["alnum"])
 
 
 def test_readers_of_different_images_are_not_compared() -> None:
     other = family_of("letters", "alnum", "a", "b")
     with pytest.raises(ValueError, match="different images"):
-        compare("other", [judged(LETTERS, NOTHING_READ)], [judged(other, *[NOTHING_READ] * 2)])
+        compare("other", [scored(LETTERS, NOTHING_READ)], [scored(other, *[NOTHING_READ] * 2)])

@@ -10,7 +10,7 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
+    scored,
 )
 
 short_texts = st.text(alphabet="ab1", max_size=6)
@@ -42,8 +42,8 @@ def test_mistakes_are_counted_without_arithmetic_and_without_unanswered_images()
     sums = family_of("sums", "math", "12")
     counted = confusions(
         [
-            judged(letters, answered("00"), answered("o1z"), NOTHING_READ),
-            judged(sums, answered("13")),
+            scored(letters, answered("00"), answered("o1z"), NOTHING_READ),
+            scored(sums, answered("13")),
         ]
     )
     assert counted.mistakes == {("o", "0"): 1, ("", "z"): 1}

@@ -17,7 +17,7 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
+    scored,
 )
 
 
@@ -28,7 +28,7 @@ def predictions_of(*outcomes: tuple[float, bool] | None) -> list[Prediction]:
         NOTHING_READ if outcome is None else answered("a" if outcome[1] else "b", outcome[0])
         for outcome in outcomes
     ]
-    return judged(family, *answers)[1]
+    return scored(family, *answers)[1]
 
 
 MIXED = predictions_of((0.9, True), (0.8, True), (0.8, False), (0.3, False), None)

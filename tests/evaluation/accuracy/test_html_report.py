@@ -16,7 +16,7 @@ from evaluation.accuracy.html_report import (
     shown_families,
     wrong_answers,
 )
-from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.predictions import ScoredFamilies
 from evaluation.accuracy.report import Report
 from evaluation.accuracy.summary import figures_of
 from evaluation.accuracy.table import share
@@ -25,8 +25,8 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
     report_of,
+    scored,
 )
 
 pytestmark = pytest.mark.live
@@ -35,7 +35,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture
-def readings(tmp_path: Path) -> Judged:
+def readings(tmp_path: Path) -> ScoredFamilies:
     """Families that may and may not be looked at; labels that must be escaped."""
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(image_bytes(50 + index))
@@ -44,8 +44,8 @@ def readings(tmp_path: Path) -> Judged:
     )
     kept_back = family_of("kept_back", "chinese", "验证", folder=tmp_path, tune=False)
     return [
-        judged(open_family, answered("a<b", 0.9), answered("00", 0.7, "<slow>"), NOTHING_READ),
-        judged(kept_back, answered("验正", 0.95)),
+        scored(open_family, answered("a<b", 0.9), answered("00", 0.7, "<slow>"), NOTHING_READ),
+        scored(kept_back, answered("验正", 0.95)),
     ]
 
 
@@ -70,7 +70,7 @@ def pictures(page: ElementTree.Element) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_the_page_is_well_formed_and_has_its_parts(readings: Judged) -> None:
+def test_the_page_is_well_formed_and_has_its_parts(readings: ScoredFamilies) -> None:
     page = page_of(report_of(*readings))
     parts = {element.attrib["id"] for element in page.iter() if "id" in element.attrib}
     assert parts >= {
@@ -92,7 +92,7 @@ def test_the_page_is_well_formed_and_has_its_parts(readings: Judged) -> None:
     assert "No answer: 1 no_answer." in text
 
 
-def test_the_page_requests_no_other_host(readings: Judged) -> None:
+def test_the_page_requests_no_other_host(readings: ScoredFamilies) -> None:
     page = page_of(report_of(*readings), "all")
     tags = {element.tag for element in page.iter()}
     assert tags.isdisjoint({"script", "link", "iframe", "object", "embed", "base"})
@@ -103,7 +103,7 @@ def test_the_page_requests_no_other_host(readings: Judged) -> None:
     assert not re.search(r"url\(|@import|https?:", styles)
 
 
-def test_diagrams_are_pictures_with_lines_and_no_references(readings: Judged) -> None:
+def test_diagrams_are_pictures_with_lines_and_no_references(readings: ScoredFamilies) -> None:
     diagrams = [data for kind, data in pictures(page_of(report_of(*readings))) if "svg" in kind]
     assert len(diagrams) == 3
     for diagram in diagrams:
@@ -116,7 +116,9 @@ def test_diagrams_are_pictures_with_lines_and_no_references(readings: Judged) ->
                 assert not name.endswith("href") or value.startswith("#")
 
 
-def test_mistakes_show_their_picture_and_what_was_read(readings: Judged, tmp_path: Path) -> None:
+def test_mistakes_show_their_picture_and_what_was_read(
+    readings: ScoredFamilies, tmp_path: Path
+) -> None:
     page = page_of(report_of(*readings))
     shown = [data for kind, data in pictures(page) if kind == "image/png"]
     # The surest first.
@@ -135,7 +137,7 @@ def test_mistakes_show_their_picture_and_what_was_read(readings: Judged, tmp_pat
     ],
 )
 def test_mistakes_of_held_out_families_are_hidden_by_default(
-    readings: Judged, mistakes_of: str | None, scope: str, families: list[str]
+    readings: ScoredFamilies, mistakes_of: str | None, scope: str, families: list[str]
 ) -> None:
     shown, word = shown_families(readings, mistakes_of)
     assert (word, [family.name for family, _ in shown]) == (scope, families)
@@ -146,17 +148,19 @@ def test_mistakes_of_held_out_families_are_hidden_by_default(
 
 
 def test_all_mistakes_are_shown_where_nothing_is_marked() -> None:
-    unmarked = [judged(family_of("one", "alnum", "a"), answered("b"))]
+    unmarked = [scored(family_of("one", "alnum", "a"), answered("b"))]
     assert shown_families(unmarked, None) == (unmarked, "all")
 
 
-def test_competitors_are_columns_of_the_table(readings: Judged) -> None:
-    theirs = [judged(family, *[NOTHING_READ] * len(made)) for family, made in readings]
-    page = page_of(report_of(*readings, rivals=[compare("other 1.0", readings, theirs)]))
+def test_competitors_are_columns_of_the_table(readings: ScoredFamilies) -> None:
+    theirs = [scored(family, *[NOTHING_READ] * len(made)) for family, made in readings]
+    page = page_of(report_of(*readings, competitors=[compare("other 1.0", readings, theirs)]))
     ours, others = (share(figures_of(made).ece) for made in (readings, theirs))
     assert f"ECE {ours}, other 1.0 {others}." in texts(page)
     assert ours != others
-    (table,) = [element for element in page.iter("table") if element.attrib.get("id") == "rivals"]
+    (table,) = [
+        element for element in page.iter("table") if element.attrib.get("id") == "competitors"
+    ]
     assert [row[0].text for row in table.iter("tr")] == ["all families", "bundled", "other 1.0"]
 
 
@@ -165,14 +169,14 @@ def test_a_baseline_of_ddddocr_has_a_column_only_where_it_is_given(
     baseline: float | None,
 ) -> None:
     family = family_of("one", "digits", "1", baseline=baseline)
-    text = texts(page_of(report_of(judged(family, answered("1")))))
+    text = texts(page_of(report_of(scored(family, answered("1")))))
     assert ("ddddocr, known" in text) is (baseline is not None)
 
 
 def test_the_confusion_table_counts_what_is_taken_for_what() -> None:
     family = family_of("one", "alnum", "O0", "OO", "lO")
     table = confusion_table(
-        confusions([judged(family, answered("00"), answered("0O"), answered("l"))])
+        confusions([scored(family, answered("00"), answered("0O"), answered("l"))])
     )
     assert table.drawn == ["o"]
     assert table.read == ["0", ""]
@@ -182,7 +186,7 @@ def test_the_confusion_table_counts_what_is_taken_for_what() -> None:
 
 
 def test_a_report_without_mistakes_has_a_note(tmp_path: Path) -> None:
-    page = page_of(report_of(judged(family_of("one", "digits", "1"), answered("1"))))
+    page = page_of(report_of(scored(family_of("one", "digits", "1"), answered("1"))))
     assert "Characters taken for others None." in texts(page)
     assert "Mistakes, the surest first None." in texts(page)
 
@@ -192,7 +196,7 @@ def test_a_long_list_of_mistakes_is_cut_with_a_note(tmp_path: Path) -> None:
     for index in range(len(labels)):
         (tmp_path / f"{index}.png").write_bytes(b"image")
     family = family_of("one", "alnum", *labels, folder=tmp_path)
-    reading = judged(family, *[answered("b", 0.5)] * len(labels))
+    reading = scored(family, *[answered("b", 0.5)] * len(labels))
     assert len(wrong_answers([reading])) == len(labels)
     page = page_of(report_of(reading))
     assert len(pictures(page)) == 3 + MAX_MISTAKES

@@ -8,13 +8,13 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
     report_of,
+    scored,
 )
 
 LETTERS = family_of("letters", "alnum", "AB3", "d4", tune=True)
-OURS = judged(LETTERS, answered("aB3", 0.75, "w"), answered("c4", 0.75, "w", "v"))
-THEIRS = judged(LETTERS, NOTHING_READ, answered("d4", 1.0))
+OURS = scored(LETTERS, answered("aB3", 0.75, "w"), answered("c4", 0.75, "w", "v"))
+THEIRS = scored(LETTERS, NOTHING_READ, answered("d4", 1.0))
 
 
 def test_warnings_are_counted_the_most_frequent_first() -> None:
@@ -26,7 +26,7 @@ def test_the_json_file_has_source_metrics_and_every_prediction() -> None:
     assert (report["folder"], report["url"], report["options"]) == ("mine", None, {"kind": "text"})
     assert report["families"][0]["figures"]["accuracy"] == 0.5
     assert report["warnings"] == {"w": 2, "v": 1}
-    assert report["rivals"] == []
+    assert report["competitors"] == []
     first, second = report["predictions"]
     assert first == {
         "family": "letters",
@@ -46,11 +46,16 @@ def test_the_json_file_has_source_metrics_and_every_prediction() -> None:
 
 
 def test_the_json_file_has_each_competitor_and_the_paired_counts() -> None:
-    (rival,) = as_json(report_of(OURS, rivals=[compare("other", [OURS], [THEIRS])]))["rivals"]
-    assert rival["name"] == "other"
-    assert rival["families"][0]["figures"]["accuracy"] == 0.5
-    assert [row["text"] for row in rival["predictions"]] == ["", "d4"]
-    assert rival["comparison"]["families"] == [
+    (competitor,) = as_json(report_of(OURS, competitors=[compare("other", [OURS], [THEIRS])]))[
+        "competitors"
+    ]
+    assert competitor["name"] == "other"
+    assert competitor["families"][0]["figures"]["accuracy"] == 0.5
+    assert [row["text"] for row in competitor["predictions"]] == ["", "d4"]
+    assert competitor["comparison"]["families"] == [
         {"name": "letters", "only_ours": 1, "only_theirs": 1, "p_value": 1.0}
     ]
-    assert {duel["name"] for duel in rival["comparison"]["groups"]} >= {"alnum", "tune half"}
+    assert {comparison["name"] for comparison in competitor["comparison"]["groups"]} >= {
+        "alnum",
+        "tune half",
+    }

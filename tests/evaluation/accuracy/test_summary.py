@@ -9,14 +9,14 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
+    scored,
 )
 
 
 def test_the_metrics_of_a_family() -> None:
     family = family_of("one", "alnum", "Ab1", "ab2", "ab3", "ab4", baseline=0.25, tune=True)
     answers = [*(answered(text, 0.8) for text in ("ab1", "ab2", "xb3")), NOTHING_READ]
-    (score,) = summarise([judged(family, *answers)]).families
+    (score,) = summarise([scored(family, *answers)]).families
     assert (score.name, score.kind, score.tune) == ("one", "alnum", True)
     figures = score.figures
     assert figures.images == 4
@@ -33,7 +33,7 @@ def test_the_metrics_of_a_family() -> None:
 
 def test_case_counts_in_the_character_errors_of_a_case_sensitive_family() -> None:
     family = family_of("one", "alnum", "Ab1", case_sensitive=True)
-    figures = figures_of([judged(family, answered("ab1"))])
+    figures = figures_of([scored(family, answered("ab1"))])
     assert (figures.accuracy, figures.caseless, figures.cer) == (0.0, 1.0, pytest.approx(1 / 3))
 
 
@@ -43,9 +43,9 @@ def test_means_are_over_families_and_not_over_images() -> None:
     maths = family_of("maths", "math", "7", baseline=0.3, tune=False)
     summary = summarise(
         [
-            judged(maths, answered("7")),
-            judged(small, answered("x")),
-            judged(large, answered("1", 1.0), answered("2", 1.0), answered("3", 1.0)),
+            scored(maths, answered("7")),
+            scored(small, answered("x")),
+            scored(large, answered("1", 1.0), answered("2", 1.0), answered("3", 1.0)),
         ]
     )
     assert [score.name for score in summary.families] == ["large", "small", "maths"]
@@ -67,16 +67,16 @@ def test_means_are_over_families_and_not_over_images() -> None:
 
 
 def test_the_interval_of_a_mean_of_equally_large_families_is_that_of_their_images() -> None:
-    one = judged(family_of("one", "digits", "1", "2"), answered("1"), answered("2"))
-    two = judged(family_of("two", "digits", "1", "2"), answered("1"), NOTHING_READ)
+    one = scored(family_of("one", "digits", "1", "2"), answered("1"), answered("2"))
+    two = scored(family_of("two", "digits", "1", "2"), answered("1"), NOTHING_READ)
     alone = family_of("both", "digits", "1", "2", "3", "4")
-    together = judged(alone, answered("1"), answered("2"), answered("3"), NOTHING_READ)
+    together = scored(alone, answered("1"), answered("2"), answered("3"), NOTHING_READ)
     assert figures_of([one, two]).interval == pytest.approx(figures_of([together]).interval)
 
 
 def test_the_interval_of_a_mean_of_unequal_families_contains_the_mean() -> None:
-    small = judged(family_of("one", "digits", "1"), NOTHING_READ)
-    large = judged(family_of("two", "digits", *"1234567"), *map(answered, "1234567"))
+    small = scored(family_of("one", "digits", "1"), NOTHING_READ)
+    large = scored(family_of("two", "digits", *"1234567"), *map(answered, "1234567"))
     figures = figures_of([small, large])
     low, high = figures.interval
     assert figures.accuracy == 0.5
@@ -87,16 +87,16 @@ def test_the_interval_of_a_mean_of_unequal_families_contains_the_mean() -> None:
 def test_a_group_whose_baseline_is_partly_unknown_has_none() -> None:
     known = family_of("known", "digits", "1", baseline=0.5)
     unknown = family_of("unknown", "digits", "1")
-    summary = summarise([judged(known, answered("1")), judged(unknown, answered("1"))])
+    summary = summarise([scored(known, answered("1")), scored(unknown, answered("1"))])
     assert [group.figures.baseline for group in summary.kinds] == [None]
     assert [group.name for group in summary.groups] == ["digits + Latin", "all families"]
 
 
 def test_confidence_characters_and_time_are_over_all_images() -> None:
-    sure = judged(
+    sure = scored(
         family_of("one", "alnum", "a", "b"), answered("a", 0.9), answered("b", 0.9), latency_s=0.01
     )
-    unsure = judged(
+    unsure = scored(
         family_of("two", "alnum", "c", "d"), answered("x", 0.3), NOTHING_READ, latency_s=0.2
     )
     summary = summarise([sure, unsure])
@@ -113,5 +113,5 @@ def test_rejections_are_counted_by_reason() -> None:
     family = family_of("one", "alnum", "a", "b", "c")
     reasons = ("undecodable_image", None, "undecodable_image")
     refused = [Answer("", 0.0, False, None, reason) for reason in reasons]
-    errors = summarise([judged(family, *refused)]).errors
+    errors = summarise([scored(family, *refused)]).errors
     assert errors == {"no_answer": 1, "undecodable_image": 2}

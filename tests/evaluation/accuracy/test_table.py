@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from evaluation.accuracy.comparison import Duel, compare
-from evaluation.accuracy.predictions import Judged
+from evaluation.accuracy.comparison import PairedComparison, compare
+from evaluation.accuracy.predictions import ScoredFamilies
 from evaluation.accuracy.summary import summarise
 from evaluation.accuracy.table import (
     aligned,
@@ -16,17 +16,17 @@ from tests.support.readings import (
     NOTHING_READ,
     answered,
     family_of,
-    judged,
+    scored,
 )
 
 DIGITS = family_of("plain_digits", "digits", *["12"] * 4, baseline=0.5, tune=True)
 MINE = family_of("mine", "alnum", *["12"] * 16, case_sensitive=True)
 
 
-def readings(right_of_mine: int, answer: Answer) -> Judged:
+def readings(right_of_mine: int, answer: Answer) -> ScoredFamilies:
     return [
-        judged(DIGITS, *[answer] * 4, latency_s=0.0314),
-        judged(
+        scored(DIGITS, *[answer] * 4, latency_s=0.0314),
+        scored(
             MINE,
             *[answer] * right_of_mine,
             *[NOTHING_READ] * (16 - right_of_mine),
@@ -83,7 +83,7 @@ def test_competitors_are_columns_of_the_table() -> None:
 
 
 def test_notes_appear_only_where_they_apply() -> None:
-    text = render(summarise([judged(DIGITS, *[answered("1", 0.4)] * 4)]))
+    text = render(summarise([scored(DIGITS, *[answered("1", 0.4)] * 4)]))
     assert "no answer" not in text
     assert "case counts" not in text
     (line,) = [line for line in text.splitlines() if line.startswith("all families")]
@@ -104,4 +104,4 @@ def test_share(value: float | None, text: str) -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(1.0, "1.000"), (0.001, "0.001"), (1e-9, "<.001")])
 def test_p_value(value: float, text: str) -> None:
-    assert p_value(Duel("one", 0, 0, value)) == text
+    assert p_value(PairedComparison("one", 0, 0, value)) == text

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from evaluation.load.bench_report import (
     BenchReport,
     Plan,
-    Rivalry,
+    SingleImageTimes,
     render_report,
 )
 from evaluation.load.machine import Machine
@@ -24,7 +24,7 @@ REPORT = BenchReport(
         Way("plain generate", (10.0, 12.0), Spread(11.0, 10.0, 12.0), ONE),
         Way("/ocr from 16 clients", (40.0, 36.0), Spread(38.0, 36.0, 40.0), Spread(3.5, 3.0, 4.0)),
     ),
-    rivalries=(),
+    single_times=(),
     agreement={"/ocr from 16 clients": 0.984375},
     start_to_ready_s=(7.24, 6.9),
     peak_resident_bytes=912_345_678,
@@ -54,7 +54,9 @@ cached reply    2.10 ms, +0.70 ms to /health (1.40 ms)"""
 
 
 def test_a_competitor_has_a_line() -> None:
-    text = render_report(replace(REPORT, rivalries=(Rivalry("ddddocr 1.6.1 beta", 0.021, 0.028),)))
+    text = render_report(
+        replace(REPORT, single_times=(SingleImageTimes("ddddocr 1.6.1 beta", 0.021, 0.028),))
+    )
     assert (
         "one captcha     21.0 ms through /ocr, 28.0 ms ddddocr 1.6.1 beta: 0.75 of its time"
         in text.splitlines()

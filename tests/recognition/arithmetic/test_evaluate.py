@@ -213,7 +213,7 @@ def test_text_has_no_value(text: str):
     assert evaluate_expression(text) is None
 
 
-HOSTILE = [
+MALFORMED = [
     pytest.param("9" * 400, id="400 digits"),
     pytest.param("9" * 400 + "+1=", id="400 digits in a sum"),
     pytest.param("9" * 5000 + "+1=", id="more digits than int() takes"),
@@ -227,7 +227,7 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("text", MALFORMED)
 def test_malformed_text_has_no_value(text: str):
     looks_like_arithmetic(text)
 

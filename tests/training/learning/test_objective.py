@@ -180,7 +180,7 @@ def test_chinese_characters_are_a_group_of_their_own(
 def test_losses_are_those_of_the_selected_examples(
     processor: Qwen2VLProcessor, objective: Objective
 ) -> None:
-    half = Objective(objective.model, processor.tokenizer, hopeless_share=0.5).eval()
+    half = Objective(objective.model, processor.tokenizer, excluded_share=0.5).eval()
     half.load_state_dict(objective.state_dict())
     images, labels = random_images((2, 2)), ["a", "b"]
     boxes = torch.tensor([[[0.5, 0.5, 0.3, 0.4]]]).expand(2, 1, 4)
@@ -199,7 +199,7 @@ def test_losses_are_those_of_the_selected_examples(
 def test_real_captchas_have_no_boxes_and_are_never_left_out(
     processor: Qwen2VLProcessor, objective: Objective
 ) -> None:
-    everything = Objective(objective.model, processor.tokenizer, hopeless_share=1.0).eval()
+    everything = Objective(objective.model, processor.tokenizer, excluded_share=1.0).eval()
     everything.load_state_dict(objective.state_dict())
     boxes = torch.zeros(2, 2, 4)
     batch = batch_of(random_images((2, 4)), ["ab", "cd"], boxes)

@@ -39,7 +39,7 @@ def test_archives_are_read_with_what_is_drawn(tmp_path: Path) -> None:
         "d.png\té\talnum",
     ]
     path = write_archive(tmp_path / "one_v2.tar", rows)
-    found = [*read_archives([path], kept=True), *read_archives([path], kept=False)]
+    found = [*read_archives([path], held_out=True), *read_archives([path], held_out=False)]
     assert [(one.text, one.kind, one.family) for one in found] == [
         ("2+3=?", "math", "one"),
         ("xY1", "latin", "one"),
@@ -52,7 +52,7 @@ def test_archives_are_read_with_what_is_drawn(tmp_path: Path) -> None:
 def test_one_in_sixteen_is_held_out(tmp_path: Path) -> None:
     path = write_archive(tmp_path / "f.tar", [f"{i}.png\t{i}\tdigits" for i in range(40)])
     kept, trained = (
-        [one.text for one in read_archives([path], kept=kept)] for kept in (True, False)
+        [one.text for one in read_archives([path], held_out=held_out)] for held_out in (True, False)
     )
     assert kept == ["0", "16", "32"]
     assert sorted(map(int, kept + trained)) == list(range(40))
@@ -65,7 +65,7 @@ def test_a_folder_is_read_as_an_archive_is(tmp_path: Path) -> None:
     (folder / "labels.tsv").write_text("x.png\tab\talnum\n", encoding="utf-8")
     assert is_archive(folder)
     assert not is_archive(tmp_path)
-    [one] = read_archives([folder], kept=True)
+    [one] = read_archives([folder], held_out=True)
     assert (one.text, one.family) == ("ab", "family")
 
 
@@ -74,7 +74,7 @@ def test_badly_read_families_are_sampled_more_often(tmp_path: Path) -> None:
         write_archive(tmp_path / f"{name}.tar", [f"{i}.png\t{i}\tdigits" for i in range(3)])
         for name in ("good", "bad")
     ]
-    real = RealCaptchas(read_archives(paths, kept=False))
+    real = RealCaptchas(read_archives(paths, held_out=False))
     assert real.families == ["bad", "good"]
     rng = random.Random(0)
     chosen = [real.choose(rng, [0.8, 0.0]).family for _ in range(600)]
@@ -91,6 +91,6 @@ def test_large_images_are_stored_smaller(tmp_path: Path) -> None:
     folder.mkdir()
     Image.new("RGB", (1600, 400)).save(folder / "x.png")
     (folder / "labels.tsv").write_text("x.png\tab\talnum\n", encoding="utf-8")
-    [one] = read_archives([folder], kept=True)
+    [one] = read_archives([folder], held_out=True)
     assert one.pixels.shape == (100, 400, 3)
     assert one.pixels.dtype == np.uint8

@@ -131,7 +131,7 @@ class OnnxModel:
         rows, tokens = batch.input_ids.shape
         end = tokens + drafted.shape[1]
         embeddings = self._embeddings[np.concatenate([batch.input_ids, drafted], axis=1)]
-        embeddings[:, :tokens][batch.is_image] = self._see(batch)
+        embeddings[:, :tokens][batch.is_image] = self._encode_images(batch)
         rotary = text_rotary(
             with_later_positions(batch.position_ids, steps),
             head_size=self._head_size,
@@ -167,20 +167,20 @@ class OnnxModel:
         )
         return OnnxCache(states, attention_mask, rotary), log_probabilities
 
-    def _see(self, batch: Batch) -> Floats:
+    def _encode_images(self, batch: Batch) -> Floats:
         """Return the image tokens (P / 4, C) of a batch, image after image.
 
         Each image is a call of its own: the scale of an int8 operator is that of its whole input,
         and an image is not to be read otherwise because of those beside it.
         """
         if len(batch.grids) == 1:
-            return self._see_image(self._vision, batch.pixel_values, batch.grids[0])
+            return self._encode_image(self._vision, batch.pixel_values, batch.grids[0])
         lengths = [grid.rows * grid.columns for grid in batch.grids]
         parts = np.split(batch.pixel_values, np.cumsum(lengths)[:-1])  # (L, values) each
-        see = partial(self._see_image, self._vision_beside_others)
-        return np.concatenate(list(self._pool.map(see, parts, batch.grids)))
+        encode = partial(self._encode_image, self._vision_beside_others)
+        return np.concatenate(list(self._pool.map(encode, parts, batch.grids)))
 
-    def _see_image(
+    def _encode_image(
         self, session: onnxruntime.InferenceSession, patches: Floats, grid: Grid
     ) -> Floats:
         """Return the tokens (L / 4, C) of one image's patches (L, values)."""

@@ -22,7 +22,7 @@ from qwen_captcha.errors import ModelLoadError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 # Freed memory that the process keeps, and the largest piece that may lie in it: tensors of a batch
 # of 32 captchas take a few MiB each.
-KEPT_BYTES = 128 * 1024**2
+TRIM_THRESHOLD_BYTES = 128 * 1024**2
 MAX_RETAINED_BYTES = 32 * 1024**2  # glibc takes no more.
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def keep_freed_memory() -> None:
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
         libc.mallopt(M_MMAP_THRESHOLD, MAX_RETAINED_BYTES)
 
 

@@ -86,7 +86,7 @@ class PyTorchModel:
         """Read more tokens."""
         count = tokens.shape[1]
         with torch.inference_mode(), _memory_errors():
-            cache = self._kept(cache, kept, rows)
+            cache = self._shortened(cache, kept, rows)
             logits = self.decoder.forward(
                 self.decoder.embed(self._tensor(tokens)),
                 cache.rotation.between(kept, kept + count),
@@ -96,7 +96,7 @@ class PyTorchModel:
             )
             return cache, _log_probabilities(logits)
 
-    def _kept(self, cache: PyTorchCache, kept: int, rows: Ints | None) -> PyTorchCache:
+    def _shortened(self, cache: PyTorchCache, kept: int, rows: Ints | None) -> PyTorchCache:
         """Return a cache of some rows without the tokens behind those kept."""
         length = cache.attention_mask.shape[1] + kept
         if rows is None:

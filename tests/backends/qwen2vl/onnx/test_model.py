@@ -120,6 +120,6 @@ def test_an_image_is_seen_alike_alone_and_beside_others(engines: Engines) -> Non
     preprocessor = Preprocessor(read_processor_config(engines.folder, PIXEL_RANGE))
     model = OnnxModel(engines.folder, read_model_config(engines.folder), Precision.INT8, 2)
     asked = requests()
-    together = model._see(preprocessor.prepare(asked))
-    alone = [model._see(preprocessor.prepare([request])) for request in asked]
+    together = model._encode_images(preprocessor.prepare(asked))
+    alone = [model._encode_images(preprocessor.prepare([request])) for request in asked]
     np.testing.assert_array_equal(together, np.concatenate(alone))

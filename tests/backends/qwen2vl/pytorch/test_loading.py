@@ -80,7 +80,7 @@ class Knot:
     def __init__(self):
         self.self = self
 
-backend.spare_what_is_loaded()
+backend.freeze_loaded_objects()
 known, knot = len(gc.get_objects()), weakref.ref(Knot())
 assert gc.get_freeze_count() > 100 * known
 gc.collect()
@@ -92,7 +92,7 @@ assert knot() is None
 
 
 @dataclass
-class Trap:
+class WritesWhenLoaded:
     """Makes a file where it is unpickled."""
 
     mark: Path
@@ -102,12 +102,12 @@ class Trap:
 
 
 def test_loading_a_pickle_would_run_code(tmp_path: Path) -> None:
-    pickle.loads(pickle.dumps(Trap(tmp_path / "mark")))
+    pickle.loads(pickle.dumps(WritesWhenLoaded(tmp_path / "mark")))
     assert (tmp_path / "mark").exists()
 
 
 @pytest.fixture
-def trapped(tmp_path: Path) -> Path:
+def harmful(tmp_path: Path) -> Path:
     """Return a checkpoint with pickled weights, and code of its own that a loader could run."""
     folder = write_small_checkpoint(tmp_path / "checkpoint")
     code = f"from pathlib import Path\nPath({str(tmp_path / 'mark')!r}).touch()\n"
@@ -121,28 +121,28 @@ def trapped(tmp_path: Path) -> Path:
         config = json.loads(path.read_text(encoding="utf-8"))
         config["auto_map"] = {owner: "remote.Remote" for owner in owners}
         path.write_text(json.dumps(config), encoding="utf-8")
-    torch.save({"weights": Trap(tmp_path / "mark")}, folder / "pytorch_model.bin")
+    torch.save({"weights": WritesWhenLoaded(tmp_path / "mark")}, folder / "pytorch_model.bin")
     return folder
 
 
 def backend_of(folder: Path) -> PyTorchBackend:
     return PyTorchBackend(
-        str(folder), model_name="trapped", use_gpu=False, min_pixels=3136, max_pixels=15680
+        str(folder), model_name="harmful", use_gpu=False, min_pixels=3136, max_pixels=15680
     )
 
 
-def test_nothing_of_a_checkpoint_is_run(trapped: Path) -> None:
-    backend = backend_of(trapped)
+def test_nothing_of_a_checkpoint_is_run(harmful: Path) -> None:
+    backend = backend_of(harmful)
     backend.check()
     backend.load()
-    assert not (trapped.parent / "mark").exists()
+    assert not (harmful.parent / "mark").exists()
     assert len(backend.read([GenerationRequest(noise_image(60, 60), "", 2)])) == 1
 
 
-def test_pickled_weights_are_no_weights(trapped: Path) -> None:
-    (trapped / "model.safetensors").unlink()
+def test_pickled_weights_are_no_weights(harmful: Path) -> None:
+    (harmful / "model.safetensors").unlink()
     with pytest.raises(ModelLoadError, match=r"model\.safetensors missing"):
-        backend_of(trapped).check()
+        backend_of(harmful).check()
     with pytest.raises(ModelLoadError, match="cannot be loaded"):
-        loading.load_model(trapped, LoadPlan("float32"))
-    assert not (trapped.parent / "mark").exists()
+        loading.load_model(harmful, LoadPlan("float32"))
+    assert not (harmful.parent / "mark").exists()

@@ -53,7 +53,7 @@ def test_each_image_is_read_once_with_its_content_type_and_kind(tmp_path: Path) 
 def test_workers_read_concurrently_and_keep_the_order(tmp_path: Path) -> None:
     both_inside = threading.Barrier(2, timeout=30)
 
-    class Meeting(Echo):
+    class ConcurrentReader(Echo):
         def read(self, image: bytes, content_type: str, kind: str) -> Reply:
             both_inside.wait()
             return super().read(image, content_type, kind)
@@ -62,8 +62,8 @@ def test_workers_read_concurrently_and_keep_the_order(tmp_path: Path) -> None:
         Family("a", "alnum", files(tmp_path, "1.png", "2.png", "3.png")),
         Family("b", "alnum", files(tmp_path, "4.png")),
     ]
-    judged = read_all(families, Meeting(), 2, lambda: None)
-    texts = [[prediction.text for prediction in predictions] for _, predictions in judged]
+    scored = read_all(families, ConcurrentReader(), 2, lambda: None)
+    texts = [[prediction.text for prediction in predictions] for _, predictions in scored]
     assert texts == [["1.png", "2.png", "3.png"], ["4.png"]]
 
 
