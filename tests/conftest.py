@@ -32,6 +32,12 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture
+def unchanged_logging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep a command that runs in this process from setting levels and handlers of the log."""
+    monkeypatch.setattr("qwen_captcha.cli.configure_logging", lambda level, log_format: None)
+
+
+@pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import qwen_captcha_service
-from qwen_captcha import cli, doctor
+from qwen_captcha import doctor
 from qwen_captcha import service as service_module
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.cli import main, table_row
@@ -30,12 +30,14 @@ from tests.support.live_server import MAX_WAIT_S, PROJECT
 IMAGE = image_bytes(120)
 
 
+pytestmark = pytest.mark.usefixtures("unchanged_logging")
+
+
 @pytest.fixture(autouse=True)
 def variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """Undo what a command sets."""
     for name in ("QWEN_MODEL", "HOST", "PORT", "HF_ENDPOINT", "HF_HUB_DISABLE_XET"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(cli, "configure_logging", lambda level, log_format: None)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from qwen_captcha.samples import Sample, read_samples
 from tests.support.checkpoints import Shape, write_small_checkpoint
 from tests.support.own_captchas import write_captchas
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.usefixtures("unchanged_logging")]
 
 
 def fitted(
