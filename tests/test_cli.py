@@ -206,12 +206,14 @@ class TestDoctor:
         assert all(bool(one.fix) is (one.state is not State.WELL) for one in found.values())
         assert found["model"].message.startswith("bundled on ")
 
+    @pytest.mark.live
     def test_a_setting_that_cannot_be_used(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         assert main(["doctor", "--port", "http"]) == 1
         assert "WRONG settings     PORT=http" in capsys.readouterr().out
 
+    @pytest.mark.live
     def test_a_model_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("QWEN_MODEL", "/nowhere")
         assert self.results()["model"].state is State.WRONG
@@ -221,6 +223,7 @@ class TestDoctor:
             result = doctor.check_port("127.0.0.1", server.getsockname()[1])
         assert (result.state, "PORT" in result.fix) == (State.NOTE, True)
 
+    @pytest.mark.live
     def test_a_gpu_that_torch_cannot_use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import torch
 

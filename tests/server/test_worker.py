@@ -398,6 +398,7 @@ def test_lingering_on_a_closed_connection_does_nothing() -> None:
     assert ours.fileno() == -1
 
 
+@pytest.mark.live
 def test_a_broken_model_is_tried_again_without_a_request() -> None:
     command = gunicorn_command("tests.support.fake_backend:create_breaking_app()")
     with running(command, CACHE_SIZE="0") as server:

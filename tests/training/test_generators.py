@@ -124,6 +124,7 @@ class TestSmallestFile:
 
 
 class TestDrawing:
+    @pytest.mark.live
     def test_an_image_depends_on_seed_and_place_alone(self, tmp_path: Path) -> None:
         def drawn(images: int, seed: int) -> list[Drawing]:
             return list(draw(FAKE, DIGITS, images, seed, tmp_path))
@@ -132,15 +133,18 @@ class TestDrawing:
         assert len({drawing.image for drawing in drawn(5, 1)}) == 5
         assert all(drawing.kind == "digits" for drawing in drawn(5, 1))
 
+    @pytest.mark.live
     def test_a_failing_process_is_named_with_its_settings(self, tmp_path: Path) -> None:
         failing = Family("failing", lambda rng: {"text": "FAIL", "width": 60})
         with pytest.raises(DrawingFailed, match=r"fake ended with status 3 at .*FAIL"):
             list(draw(FAKE, failing, 1, 0, tmp_path))
 
+    @pytest.mark.live
     def test_an_image_that_fails_is_left_out(self, tmp_path: Path) -> None:
         family = Family("some", lambda rng: {**DIGITS.settings(rng), "failures": 0.05})
         assert len(list(draw(FAKE, family, 40, 0, tmp_path))) == 40
 
+    @pytest.mark.live
     def test_a_library_that_fails_often_is_an_error(self, tmp_path: Path) -> None:
         family = Family("most", lambda rng: {**DIGITS.settings(rng), "failures": 0.8})
         with pytest.raises(DrawingFailed, match=r"fake failed at \d+ of \d+ images.*no glyph"):
@@ -178,6 +182,7 @@ class TestCatalogue:
         assert library.licence in line
 
 
+@pytest.mark.live
 @pytest.mark.parametrize("name", catalogue())
 def test_a_family_is_drawn(name: str) -> None:
     library, family = catalogue()[name]
@@ -194,6 +199,7 @@ def test_a_family_is_drawn(name: str) -> None:
 
 
 class TestCommand:
+    @pytest.mark.live
     def test_writes_an_archive_for_each_family(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

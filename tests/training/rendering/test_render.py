@@ -90,23 +90,23 @@ def test_chinese_characters_are_drawn_one_after_the_other() -> None:
     assert not np.array_equal(one.image, other.image)
 
 
-@pytest.mark.live
-def test_no_style_has_more_than_three_kinds_of_clutter() -> None:
+@pytest.fixture(scope="module")
+def sampled() -> list[Style]:
+    return [sample_style(random.Random(seed)) for seed in range(500)]
+
+
+def test_no_style_has_more_than_three_kinds_of_clutter(sampled: list[Style]) -> None:
     kinds = ("decoys", "straight_lines", "curves", "arcs", "strokes", "dots", "strike")
-    counts = [
-        sum(getattr(sample_style(random.Random(seed)), kind) > 0 for kind in kinds)
-        for seed in range(500)
-    ]
+    counts = [sum(getattr(style, kind) > 0 for kind in kinds) for style in sampled]
     assert set(counts) == {0, 1, 2, 3}
 
 
-def test_a_style_is_a_few_traits() -> None:
-    looks = [sample_style(random.Random(seed)) for seed in range(500)]
-    counts = [sum(getattr(look, name) != off for name, off in _TRAITS.items()) for look in looks]
+def test_a_style_is_a_few_traits(sampled: list[Style]) -> None:
+    counts = [sum(getattr(one, name) != off for name, off in _TRAITS.items()) for one in sampled]
     assert max(counts) == _TRAIT_COUNTS[1]
     assert min(counts) <= _TRAIT_COUNTS[0]
     for name, off in _TRAITS.items():
-        assert any(getattr(look, name) != off for look in looks), f"{name} never occurs"
+        assert any(getattr(style, name) != off for style in sampled), f"{name} never occurs"
 
 
 def test_a_bend_moves_ink_and_boxes(fonts: FontLibrary) -> None:
