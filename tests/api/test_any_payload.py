@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_captcha.api.forms import CaptchaRequest
+from qwen_captcha.api.openapi.option_fields import OPTION_FIELDS
 from qwen_captcha.api.request_parsing import (
     PayloadLimits,
     image_from_base64,
@@ -26,8 +27,7 @@ from qwen_captcha.recognition.options import Options, parse_options
 APP = Flask(__name__)
 APP.request_class = CaptchaRequest
 LIMITS = PayloadLimits(max_image_bytes=1000, max_batch_images=3)
-NAMES = ("prompt", "kind", "case", "charset", "charset_range", "length", "details",
-         "min_confidence", "image", "image_base64", "images_base64")  # fmt: skip
+NAMES = (*(field.name for field in OPTION_FIELDS), "image", "image_base64", "images_base64")
 TYPES = ("", "application/json", "application/x-www-form-urlencoded", "image/png", "text/plain",
          "multipart/form-data", "multipart/form-data; boundary=x",
          "application/json; charset=utf-16", "\x00")  # fmt: skip

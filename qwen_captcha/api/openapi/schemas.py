@@ -13,6 +13,7 @@ from qwen_captcha.errors import CaptchaServiceError, every_error_type
 from qwen_captcha.images.headers import READABLE_FORMATS
 from qwen_captcha.recognition.constraints import MAX_ALTERNATIVES
 from qwen_captcha.scheduling.request_queue import ModelState
+from qwen_captcha.settings import BACKENDS
 
 Schema = Mapping[str, object]
 
@@ -199,7 +200,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "gpu_available": {"type": "boolean"},
             "backend": {
                 "type": "string",
-                "enum": ["torch", "onnx", "openai"],
+                "enum": [name for name in BACKENDS if name != "auto"],
                 "description": "What runs the model.",
             },
             "calibrated": {
