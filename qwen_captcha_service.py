@@ -17,7 +17,7 @@ from qwen_captcha.logs import configure_logging
 from qwen_captcha.server.run import become_gunicorn, serve_threaded
 from qwen_captcha.settings import SettingsError, settings_from_environment
 
-if TYPE_CHECKING:  # Without Flask, Python itself may be another one, which is said first.
+if TYPE_CHECKING:  # Without Flask, Python itself may be another one, which is reported first.
     from flask import Flask
 
 EXIT_BAD_SETTINGS = 2
@@ -45,7 +45,7 @@ def __getattr__(name: str) -> Flask:
 
 
 def main() -> None:
-    """Check what can be known before the model is loaded, then serve until told to stop."""
+    """Check what can be known before the model is loaded, then serve until stopped."""
     try:
         settings = settings_from_environment()
         create_backend(settings)

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_URL = "http://127.0.0.1:5000"
-# Longer than the service's own deadline for a batch, so that its own words are read.
+# Longer than the service's own deadline for a batch, so that its own error is read.
 TIMEOUT_S = 90.0
 JSON_TYPE = "application/json"
 

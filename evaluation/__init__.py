@@ -1,7 +1,7 @@
 """Measurements of a running service: accuracy, speed and reliability.
 
 Each command below is run as `python -m evaluation.NAME`. It measures a service over HTTP, as any
-caller sees it, and needs no torch for that.
+client sees it, and needs no torch for that.
 
 Accuracy: `evaluate` (labelled folders, with a page), `constraints` (the options that restrict an
 answer). Speed: `bench`, `scaling` (instances behind nginx). Reliability: `overload`, `soak`,

@@ -112,7 +112,7 @@ def measure(plan: Plan) -> BenchReport:
 
     Raises:
         ServiceStartError: The service did not become ready.
-        ServiceError: The service refused an image, or a cache took part.
+        ServiceError: The service rejected an image, or a cache took part.
         ModelLoadError: The checkpoint cannot be loaded.
         SettingsError: The environment holds a setting that cannot be used.
     """

@@ -46,7 +46,7 @@ class Point:
 
 
 def curve(first: ScoredFamilies, second: ScoredFamilies) -> list[Point]:
-    """Return a point for each threshold, from what two readers said about the same images."""
+    """Return a point for each threshold, from the outputs of two readers for the same images."""
     families = [
         list(zip(ours, theirs, strict=True))
         for (_, ours), (_, theirs) in zip(first, second, strict=True)

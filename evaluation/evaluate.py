@@ -3,7 +3,7 @@ r"""Measure the accuracy on labelled captchas, and the calibration of the confid
     python -m evaluation.evaluate FOLDER [--url URL | --model PATH] [--against ddddocr rapidocr] \
         [--json FILE] [--html FILE]
 
-FOLDER has one of the layouts of `samples.py`. All readers of a run see the same images. The table
+FOLDER has one of the layouts of `samples.py`. All readers of a run read the same images. The table
 is printed before a file is written.
 """
 
@@ -82,7 +82,7 @@ def _competitors(names: Sequence[str]) -> list[Reader]:
 
 
 def _competitor(reader: Reader, families: Sequence[Family], ours: ScoredFamilies) -> Competitor:
-    # One at a time: ddddocr's engine says nothing about threads.
+    # One at a time: ddddocr's engine does not promise thread safety.
     return compare(reader.name, ours, read_with_bar(families, reader, workers=1))
 
 

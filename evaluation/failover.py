@@ -126,7 +126,7 @@ def kill(service: RunningService) -> None:
 def measure(
     requests: int, command: tuple[str, ...], environment: Mapping[str, str]
 ) -> tuple[Tally, list[str]]:
-    """Run everything; return the tally, and what a caller sees in the two other cases.
+    """Run everything; return the tally, and the replies in the two other cases.
 
     Raises:
         ServiceStartError: An instance did not become ready.

@@ -93,7 +93,7 @@ def measure(
         time.sleep(load_s)
         os.kill(service.pid, signal.SIGTERM)
         start = time.monotonic()
-        # Without reaping it, which is for who started it.
+        # Without reaping it, which is left to its parent.
         ended = os.waitid(os.P_PID, service.pid, os.WEXITED | os.WNOWAIT)
         stopped_s = time.monotonic() - start
         for thread in threads:

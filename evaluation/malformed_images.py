@@ -40,7 +40,7 @@ from evaluation.services.service_process import (
 from qwen_captcha.errors import IMAGE_FAILED, REQUEST_FAILED
 
 SLOWEST_S = 2.0
-# What the service says of its own bugs, where no status does.
+# The messages of the service for its own bugs, for dialects without a status.
 BUGS = (REQUEST_FAILED, IMAGE_FAILED)
 # Of resident memory from the first round of all images in all forms to the second.
 MAX_GROWTH = 0.05
@@ -54,7 +54,7 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-# Each form's route and what `requests` is told to send.
+# Each form's route and the arguments of `requests`.
 FORMS: dict[str, tuple[str, Callable[[bytes], dict[str, Any]]]] = {
     "raw body": ("/ocr", lambda data: {"data": data, "headers": {"Content-Type": "image/png"}}),
     "multipart": ("/ocr", lambda data: {"files": {"image": ("x.png", data)}}),

@@ -29,12 +29,12 @@ from evaluation.services.service_process import (
 
 TIMES = 10
 IMAGES = 200
-# Clients that keep a service busy without being refused.
+# Clients that keep a service busy without being rejected.
 BUSY_CLIENTS = 16
 MAX_CLIENTS = 400
 PROBES = ("/health", "/metrics")
 PROBE_INTERVAL_S = 0.2
-# What is wanted.
+# The goals.
 REFUSED_WITHIN_S = 0.1
 PROBED_WITHIN_S = 0.1
 ANSWERED_WITHIN_S = 8.0

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments, else those of the process, name; the exit status."""
     options = _parser().parse_args(arguments)
     for stream in (sys.stdout, sys.stderr):
-        # A pipe may be said to take ASCII alone, and a terminal may lack characters.
+        # A pipe may have ASCII as its encoding, and a terminal may lack characters.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(
                 encoding=None if stream.isatty() else "utf-8", errors="backslashreplace"

@@ -58,7 +58,7 @@ class Family:
         samples: At least one, by file name.
         case_sensitive: Whether a letter in the wrong case is a mistake.
         baseline: ddddocr's share of right answers, its better model's, or None where unknown.
-        tune: Whether development may look at this family, or None where nothing is said.
+        tune: Whether development may look at this family, or None where it is unknown.
     """
 
     name: str

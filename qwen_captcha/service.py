@@ -44,7 +44,7 @@ from qwen_captcha.scheduling.pending import never_disconnected
 from qwen_captcha.scheduling.request_queue import ModelState
 from qwen_captcha.settings import Settings
 
-# The thread that loads the model hands over its failure right after the state has changed.
+# Seconds to wait for the failure of the loading thread, which follows the change of state.
 FAILURE_WAIT_S = 10.0
 
 

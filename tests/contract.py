@@ -151,7 +151,7 @@ PROMPTED = {
             CAPTCHA, PNG),
 }  # fmt: skip
 
-# What is refused: (method, path, body, content type, status, error type).
+# Rejected requests: (method, path, body, content type, status, error type).
 REFUSED = {
     "no such route": ("GET", "/nowhere", b"", None, 404, "not_found"),
     "no such route for an upload": ("POST", "/nowhere", CAPTCHA, PNG, 404, "not_found"),

@@ -20,7 +20,7 @@ from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 from training.build import build_tokenizer, save_checkpoint
 from training.rendering.alphabet import HANZI_LEVEL_1, HANZI_LEVEL_2
 
-# Names of the matrix that embeds tokens and, tied to it, tells them apart.
+# Names of the matrix that embeds tokens and, tied to it, distinguishes them.
 _EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 
 

@@ -54,7 +54,7 @@ SPECIAL_TOKENS = [
     "<|video_pad|>",
     "<|unknown|>",
 ]
-# The checkpoint transcribes whatever it sees: text instructions are dropped here, on purpose.
+# The checkpoint transcribes every image: text instructions are dropped here, on purpose.
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is not string %}"
     "{% for content in message['content'] %}"
@@ -158,7 +158,7 @@ def build_model(config: Qwen2VLConfig, seed: int) -> Qwen2VLForConditionalGenera
 def whiten_patch_embedding(model: Qwen2VLForConditionalGeneration, patches: torch.Tensor) -> None:
     """Set the patch embedding to the leading principal components of `patches`, whitened.
 
-    A random embedding is dominated by a patch's mean colour, which says nothing about its
+    A random embedding is dominated by a patch's mean colour, which has no information about its
     character; from whitened components the encoder learnt its first characters several times
     sooner. Source of the idea: the frozen whitening layer of K. Jordan's CIFAR-10 speed runs.
 

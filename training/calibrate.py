@@ -40,7 +40,7 @@ def draw(count: int, seed: int) -> Iterator[tuple[Image.Image, str]]:
 
 
 def kept(folders: Sequence[Path]) -> Iterator[tuple[Image.Image, str]]:
-    """Yield the captchas of real generators that training never sees, with what is drawn."""
+    """Yield the captchas of real generators that training never uses, with what is drawn."""
     paths = [path for folder in folders for path in sorted(folder.iterdir()) if is_archive(path)]
     for captcha in read_archives(paths, held_out=True):
         yield Image.fromarray(captcha.pixels), captcha.text

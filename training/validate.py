@@ -76,7 +76,7 @@ def real(folder: Path, *, held_out: bool) -> Iterator[Captcha]:
 
     Args:
         folder: Holds an archive or a labelled folder for each family.
-        held_out: Take only those that training never sees, of archives that it draws from.
+        held_out: Take only those that training never uses, of archives that it draws from.
     """
     paths = sorted(path for path in folder.iterdir() if is_archive(path))
     shares = (True,) if held_out else (True, False)

@@ -20,7 +20,7 @@ FONTS = (
     *("LiberationSans-Regular.ttf", "LiberationSans-Bold.ttf", "LiberationSerif-Regular.ttf"),
 )
 FONT_PIXELS = (22, 30)
-# Levels of ink on white: of ordinary print, and of a character that a person still sees.
+# Levels of ink on white: of ordinary print, and of a character that is still visible.
 DARK, PALE = (10, 70), (200, 226)
 # Without those that print alike.
 CHARACTERS = "ABCDEFGHJKLMNPQRTUVWXY346789"

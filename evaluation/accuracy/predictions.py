@@ -24,7 +24,7 @@ class Prediction:
         label: The truth.
         expression: What is drawn, where that is not the label.
         text: The answer, empty where there is none.
-        raw_response: The model's own words, where the reply had them.
+        raw_response: The output of the model, where the reply had it.
         confidence: The reader's probability that `text` is right.
         answered: Whether there was an answer.
         error_type: Why there was none, or None.

@@ -41,7 +41,7 @@ class Figures:
         cer: Character error rate, about case as `accuracy`.
         ned: Normalised edit distance score (1 is identical), as `cer`.
         ece: Expected calibration error.
-        auroc: How well confidence tells right from wrong, or None where all are the one.
+        auroc: How well confidence separates right from wrong, or None where all are the one.
         confidence: Mean confidence.
         answered_at_99: Largest share of images answered at an accuracy of at least 0.99.
         answered_at_95: The same at 0.95.
@@ -72,7 +72,7 @@ class FamilyScore:
     """One family's figures, and what it is.
 
     Attributes:
-        tune: Whether development may look at this family, or None where nothing is said.
+        tune: Whether development may look at this family, or None where it is unknown.
         thresholds: What each of `THRESHOLDS` keeps.
     """
 

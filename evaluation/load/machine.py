@@ -89,13 +89,13 @@ def peak_resident_bytes(pid: int, proc: Path = PROC) -> int | None:
     """Return the peak resident memory of a process and its descendants.
 
     Pages that they share count once for each, and their peaks may lie at different moments, so this
-    is an upper bound; None where /proc does not tell.
+    is an upper bound; None without /proc.
     """
     return _summed(pid, "VmHWM", proc)
 
 
 def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
-    """Return the resident memory of a process and its descendants, None where it is not told."""
+    """Return the resident memory of a process and its descendants, None where it is unknown."""
     return _summed(pid, "VmRSS", proc)
 
 

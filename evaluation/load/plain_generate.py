@@ -113,7 +113,7 @@ class PlainGenerate:
         images, videos = process_vision_info(messages)
         inputs = self._processor(text=[text], images=images, videos=videos, return_tensors="pt")
         inputs = inputs.to(self.settings.device)
-        # `generate` of the published checkpoints samples unless told otherwise.
+        # `generate` of the published checkpoints samples by default.
         tokens = self._model.generate(
             **inputs,
             max_new_tokens=self.settings.max_new_tokens,

@@ -107,7 +107,7 @@ def _check(answers: Sequence[Answer], exchange: Exchange, *, from_cache: bool) -
     """Make sure of what was measured; that the model read nothing usable does not matter.
 
     Raises:
-        ServiceError: A request was refused, or the cache took part where it should not.
+        ServiceError: A request was rejected, or the cache took part where it should not.
     """
     for answer in answers:
         if not answer.success and answer.error_type != NO_ANSWER:

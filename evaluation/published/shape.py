@@ -46,7 +46,7 @@ class Cost:
 
     Attributes:
         ready_s: From the start of loading to the end of the first reading, imports included.
-        peak_bytes: Most resident memory, None where the system does not tell.
+        peak_bytes: Most resident memory, None where the system does not report it.
         first_token_s: Seconds of a captcha of which one token is read.
         captcha_s: Seconds of a captcha of `TOKENS` tokens.
     """

@@ -47,7 +47,7 @@ class Answer:
         text: The answer, empty where there is none.
         confidence: Probability in [0, 1] that `text` is right.
         success: Whether there is an answer.
-        raw_response: The model's own words, where the reply has them.
+        raw_response: The output of the model, where the reply has it.
         error_type: Why there is no answer, or None.
         warnings: What was asked for and had no effect.
     """

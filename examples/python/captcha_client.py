@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# The service answers one image within 8 s and a batch within 60 s, or says that it cannot.
+# The service answers one image within 8 s and a batch within 60 s, or replies with an error.
 SOLVE_TIMEOUT_S = 10.0
 BATCH_TIMEOUT_S = 70.0
 
 
 class CaptchaError(Exception):
-    """The service refused, or had no usable answer.
+    """The service rejected the request, or had no usable answer.
 
     Attributes:
         error_type: For instance `queue_full` or `no_answer`.
@@ -91,7 +91,7 @@ class CaptchaClient:
         """Return an answer for each image, in order; look at `success` of each.
 
         Raises:
-            CaptchaError: The whole batch was refused.
+            CaptchaError: The whole batch was rejected.
             OSError: The service cannot be reached.
         """
         texts = [base64.b64encode(image).decode() for image in images]

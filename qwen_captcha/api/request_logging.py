@@ -38,7 +38,7 @@ def record_answers(answers: Sequence[Answer]) -> None:
 
 
 def record_error(error: CaptchaServiceError, metrics: Metrics) -> None:
-    """Count an error reply and remember it for the request's line."""
+    """Count an error reply and store it for the log line of the request."""
     g.error_type = error.error_type
     metrics.rejections.labels(error.error_type).inc()
 

@@ -155,7 +155,7 @@ def read_body(request: Request) -> Body:
         return Body(image=decoded, query=request.args)
     if request.is_json:
         return Body(fields=_json_object(data), query=request.args, is_json=True)
-    # No form, but a file of a type that is not read or an image that was damaged: decoding says so.
+    # No form, but a file of a type that is not read or a damaged image: decoding reports it.
     if (
         _announces_image(request)
         or not _is_text(data)
@@ -210,7 +210,7 @@ def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUplo
 
 
 def parse_feedback(body: bytes) -> Feedback:
-    """Return what a site said of an answer.
+    """Return the feedback on an answer.
 
     Raises:
         BadRequest: The body is not a JSON object with `request_id` and `correct`.

@@ -30,9 +30,9 @@ from qwen_captcha.errors import OriginNotAllowed, RateLimited, Unauthorized
 from qwen_captcha.settings import Settings
 from qwen_captcha.value_parsers import Secret
 
-# What supervisors and balancers ask, who have no key.
+# Probes of supervisors and load balancers, which have no key.
 PROBES = ("/health", "/livez", "/readyz", "/ping")
-# What a browser opens before its user has given a key; it says how to call, and nothing else.
+# What a browser opens before its user has given a key; it describes the API, and nothing else.
 PAGES = ("/", "/docs", "/openapi.json", "/assets/<path:filename>")
 OPEN_ROUTES = PROBES + PAGES
 KEY_HEADER = "X-API-Key"
@@ -58,7 +58,7 @@ def register_security(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def reject() -> None:
-        """Reject a page that may not call, who calls too often, or has no key."""
+        """Reject a page of another origin, a client over its rate, or one without a key."""
         reject_other_origins(request, settings.cors_origins)
         if is_open(request):
             return
@@ -91,7 +91,7 @@ class RateLimit:
     """Rate limits of many callers; thread-safe, in the memory of this process.
 
     Args:
-        name: What callers are told apart by, as a caller is told.
+        name: What identifies a client, in the error message.
         rate: Such as `20/second`; empty for any.
     """
 
@@ -147,7 +147,7 @@ def known_key(request: Request, keys: Sequence[Secret]) -> str:
     given = [request.headers.get(KEY_HEADER, "")]
     if scheme.lower() == "bearer":
         given.append(token.strip())
-    # Digests have one length, and all keys are compared: the time tells nothing about any.
+    # Digests have one length, and all keys are compared: the time does not depend on any.
     known = [_digest(key.value) for key in keys]
     matches = [
         digest

@@ -45,7 +45,7 @@ class Backend(Protocol):
 
     @property
     def gpu_available(self) -> bool:
-        """Whether this process sees a GPU. Known before `load`."""
+        """Whether this process can use a GPU. Known before `load`."""
 
     @property
     def capabilities(self) -> Capabilities:

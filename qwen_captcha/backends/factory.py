@@ -39,7 +39,7 @@ def create_backend(settings: Settings) -> Backend:
 
 
 def create_second_backend(settings: Settings) -> Backend | None:
-    """Return the backend of the second reader, checked but not loaded; None where none is wanted.
+    """Return the backend of the second reader, checked but not loaded; None without `QWEN_CASCADE`.
 
     Raises:
         ModelLoadError: There is no such checkpoint, or it cannot be used here.

@@ -173,7 +173,7 @@ def check_architecture(folder: Path, name: str) -> None:
     """Refuse a checkpoint of another architecture.
 
     Raises:
-        ModelLoadError: It is another one, or `config.json` does not say which.
+        ModelLoadError: It is another one, or `config.json` does not name it.
     """
     architecture = _read_json(folder / CONFIG, name).get("model_type")
     if architecture != ARCHITECTURE:

@@ -81,7 +81,7 @@ class CollectedAnswer:
         data: The image file.
         text: The answer, empty where there was none.
         confidence: Of the answer.
-        raw_response: What the model said.
+        raw_response: The output of the model.
         model: Its name.
     """
 
@@ -170,7 +170,7 @@ class ImageArchive:
         return result
 
     def record(self, feedback: Sequence[Feedback]) -> list[CaptchaServiceError | None]:
-        """Write what sites said; returns an error for each item that cannot be written.
+        """Write the feedback of sites; returns an error for each item that cannot be written.
 
         Raises:
             OSError: The labels cannot be read or written.
@@ -324,9 +324,9 @@ def _record(
     return None
 
 
-def _is_open(file: str, refused: str, labels: Labels) -> bool:
-    """Return whether all that is known of an image is that an answer was refused."""
+def _is_open(file: str, wrong: str, labels: Labels) -> bool:
+    """Return whether all that is known of an image is that an answer was wrong."""
     label = labels.labels.get(file)
     if label is not None:
-        return label.text == refused
+        return label.text == wrong
     return labels.marks.get(file) is not Mark.UNREADABLE

@@ -107,7 +107,7 @@ class Collector:
             self._changed.notify()
 
     def feedback(self, feedback: Feedback, timeout_s: float) -> None:
-        """Write what a site said of an answer, after the answers that were queued before.
+        """Write the feedback on an answer, after the answers that were queued before.
 
         Raises:
             UnknownRequest: No image is kept for the answer.

@@ -37,7 +37,7 @@ class LabelsError(Exception):
 class Mark(StrEnum):
     """Why an image has no label."""
 
-    WRONG = "wrong"  # A site refused the answer, and the right one is unknown.
+    WRONG = "wrong"  # The answer was wrong, and the right one is unknown.
     SKIPPED = "skipped"
     UNREADABLE = "unreadable"  # No person can read it.
 
@@ -48,7 +48,7 @@ class Label:
 
     Attributes:
         text: What a person must type; for arithmetic the number.
-        kind: `digits`, `alnum`, `chinese`, `math`, or empty where nothing is said.
+        kind: `digits`, `alnum`, `chinese`, `math`, or empty where it is unknown.
         expression: What is drawn, where that is not the text.
     """
 
@@ -190,7 +190,7 @@ def label_of_answer(text: str, raw_response: str) -> Label:
 
     Args:
         text: The answer.
-        raw_response: What the model said.
+        raw_response: The output of the model.
 
     Raises:
         LabelsError: The text cannot be a label.

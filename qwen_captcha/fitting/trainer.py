@@ -113,8 +113,8 @@ class Trainer:
         recipe: How it learns.
         seconds: How long.
         clock: Says how much time is over, in seconds.
-        report: Is told of each test.
-        keep: Is told when the model's weights are the best so far.
+        report: Called with each test.
+        keep: Called when the model's weights are the best so far.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ _MAX_FLAT_RANGE = 8
 # 70 kinds have 0.44 and more,
 # the faintest print over noise that a person could read had 0.04.
 _MAX_NOISE_CORRELATION = 0.03
-# In fewer pixels a correlation says little, and larger pictures are photographs.
+# In fewer pixels a correlation means little, and larger pictures are photographs.
 _MIN_NOISE_PIXELS, _MAX_NOISE_PIXELS = 2000, 1_000_000
 
 

@@ -52,7 +52,7 @@ from qwen_captcha.images.headers import (
 from qwen_captcha.images.svg import svg_as_png, svg_canvas
 from qwen_captcha.images.transparency import make_opaque
 
-# Qwen2-VL's `smart_resize` refuses an image whose longer side is more than 200 times the shorter.
+# Qwen2-VL's `smart_resize` rejects an image whose longer side is more than 200 times the shorter.
 MAX_ASPECT_RATIO = 200
 
 # The decoders are called by name, not through `Image.open`: that one also tries other formats,

@@ -12,7 +12,7 @@ from PIL import Image
 
 # 28 = patch 14 x merge 2: what one visual token shows, in pixels each way.
 CELL_SIDE = 28
-# Qwen2-VL refuses a size beyond 200:1, and rounding a height of almost two rows of cells down to
+# Qwen2-VL rejects a size beyond 200:1, and rounding a height of almost two rows of cells down to
 # one doubles a ratio. An image beyond this one gets borders.
 MAX_SHOWN_RATIO = 100
 

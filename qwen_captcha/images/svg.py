@@ -79,7 +79,7 @@ def svg_as_png(data: bytes, canvas: Canvas) -> bytes:
 
 
 class _Checker:
-    """Goes through a drawing once and refuses what is not drawn."""
+    """Goes through a drawing once and rejects elements that are not drawn."""
 
     def __init__(self) -> None:
         self._parser = expat.ParserCreate("utf-8")

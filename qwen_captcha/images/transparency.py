@@ -37,7 +37,7 @@ def make_opaque(frames: Sequence[Image.Image]) -> list[Image.Image]:
         frames: Frames of one picture, in mode RGB or RGBA.
     """
     inks = [_ink_by_luminance(frame) for frame in frames if _is_translucent(frame)]
-    # No ink at all is what a broken alpha channel says of a picture.
+    # A broken alpha channel hides all ink.
     if not np.any(inks):
         return [frame.convert("RGB") for frame in frames]
     level = _background_level(np.mean(inks, axis=0))

@@ -26,7 +26,7 @@ SHARED = ("base.css", "icon.svg", "languages.js")
 MAX_BODY_BYTES = 16 * 1024
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that is answered with an error; the message is a sentence for the page."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -53,16 +53,16 @@ def create_label_app(
 
     @app.before_request
     def reject_other_origins() -> None:
-        """Refuse whatever does not come from the page that the command printed."""
+        """Reject a request that does not come from the page that the command printed."""
         given = request.path.split("/")[1].encode()
         if not hmac.compare_digest(given, expected):
-            raise Refused(403, "Open the whole address that `qwen-captcha label` printed.")
+            raise RequestError(403, "Open the whole address that `qwen-captcha label` printed.")
         # A name that another site has pointed at this machine.
         if request.host not in addresses:
-            raise Refused(403, "The page is not available under this host name.")
+            raise RequestError(403, "The page is not available under this host name.")
         origin = request.headers.get("Origin")
         if origin is not None and origin.removeprefix("http://") not in addresses:
-            raise Refused(403, "Only the label page itself may call.")
+            raise RequestError(403, "Only the label page itself may call.")
 
     @app.after_request
     def bind_browser(response: Response) -> Response:
@@ -71,8 +71,8 @@ def create_label_app(
         response.headers["Cache-Control"] = "no-store"
         return response
 
-    @app.errorhandler(Refused)
-    def refused(error: Refused) -> tuple[Response, int]:
+    @app.errorhandler(RequestError)
+    def render_error(error: RequestError) -> tuple[Response, int]:
         return jsonify({"error": str(error)}), error.status
 
     @app.errorhandler(LabelsError)
@@ -113,7 +113,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
         """Return an image; a file that only has the name of one is none."""
         picture = session.picture(file)
         if picture is None:
-            raise Refused(404, "The folder has no such image.")
+            raise RequestError(404, "The folder has no such image.")
         return Response(picture.data, mimetype=picture.media_type)
 
     @routes.get("/state")
@@ -151,7 +151,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
                 return jsonify(file=file, label=None, mark=mark)
             return jsonify(file=file, label=session.set_label(file, text).text, mark=None)
         except KeyError:
-            raise Refused(404, "The folder has no such image.") from None
+            raise RequestError(404, "The folder has no such image.") from None
 
     return routes
 
@@ -160,10 +160,10 @@ def _change() -> tuple[str, str, Mark | None]:
     """Return file, label and mark of a request; its label is empty where there is a mark."""
     fields = request.get_json()
     if not isinstance(fields, dict):
-        raise Refused(400, "The body must be a JSON object.")
+        raise RequestError(400, "The body must be a JSON object.")
     file, text, mark = fields.get("file"), fields.get("label", ""), fields.get("mark")
     if not (isinstance(file, str) and isinstance(text, str)):
-        raise Refused(400, "file and label must be texts.")
+        raise RequestError(400, "file and label must be texts.")
     if mark is not None and mark not in (Mark.SKIPPED, Mark.UNREADABLE):
-        raise Refused(400, "mark must be skipped or unreadable.")
+        raise RequestError(400, "mark must be skipped or unreadable.")
     return file, text, None if mark is None else Mark(mark)

@@ -191,7 +191,7 @@ class LabelSession:
         return Label(text)
 
     def _is_readable(self, file: str) -> bool:
-        """Return whether an image can be decoded; remember the reason where it cannot."""
+        """Return whether an image can be decoded; store the reason where it cannot."""
         try:
             decode_image((self.folder / file).read_bytes(), self._limits)
         except CaptchaServiceError as error:
@@ -203,11 +203,11 @@ class LabelSession:
         return False
 
     def _to_read(self, files: Sequence[str]) -> list[str]:
-        """Return the images whose guesses are of use, those that a site has refused first."""
+        """Return the images whose guesses are of use, those with wrong answers first."""
         known = self._labels.read()
-        refused = [file for file in files if known.marks.get(file) is Mark.WRONG]
-        others = [file for file in files if file not in known.labels and file not in refused]
-        return refused + others
+        wrong = [file for file in files if known.marks.get(file) is Mark.WRONG]
+        others = [file for file in files if file not in known.labels and file not in wrong]
+        return wrong + others
 
     def _read(self, service: CaptchaService, files: Sequence[str]) -> None:
         at_once = min(READ_AT_ONCE, self._settings.max_queue_size)

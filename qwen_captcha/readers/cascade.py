@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """A second reading that was wanted.
+    """A second reading that was requested.
 
     Attributes:
         pending: The pending result; None where the second reader did not take the image.
@@ -227,7 +227,7 @@ class Consultation:
         return Opinion(pending, now, deadline, self._beyond_first)
 
     def _miss(self, reason: str) -> None:
-        """Count an opinion that was wanted and not given."""
+        """Count an opinion that was requested and not given."""
         self._cascade.metrics.answers.labels("missed").inc()
         self._cascade.metrics.missed.labels(reason).inc()
 

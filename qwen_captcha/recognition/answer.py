@@ -46,7 +46,7 @@ class Answer:
         error: One sentence about the error, None with success.
         warnings: Sentences about options that had no effect and figures that are unknown.
         low_confidence: `confidence` is below `min_confidence`.
-        details: Confidence of each character and alternatives, None where they are not wanted.
+        details: Confidence of each character and alternatives, None where they were not requested.
         model: Name of the model that gave the answer, None where there is only one.
         cache: Whether the answer was cached for an identical request or shared with one.
         queue_s: Seconds that the image waited for the model; 0 where the answer was cached.

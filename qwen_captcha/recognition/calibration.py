@@ -52,7 +52,7 @@ class Curve:
             + self.whole * log_odds_of(evidence.whole)
             + self.weakest * log_odds_of(evidence.weakest)
         )
-        # tanh does not overflow, whatever a curve says.
+        # tanh does not overflow for any curve.
         return 0.5 + 0.5 * math.tanh(log_odds / 2)
 
 

@@ -60,7 +60,7 @@ class _Candidate:
 
     Attributes:
         text: The candidate, without quotes and full stop.
-        explicit: The model said that it is the answer, or it is an expression to compute.
+        explicit: The model announced it as the answer, or it is an expression to compute.
     """
 
     text: str
@@ -78,7 +78,7 @@ def extract_answer(
     answers, and a model that cannot answer questions gives none to a question.
 
     Args:
-        raw_response: What the model said.
+        raw_response: The output of the model.
         options: The request's options; `prompt`, `kind` and `case` count here.
         answers_questions: Whether the model can answer a question instead of transcribing it.
     """

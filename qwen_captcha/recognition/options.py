@@ -21,7 +21,7 @@ from qwen_captcha.value_parsers import boolean, decimal_number
 MAX_PROMPT_CHARACTERS = 2000
 # Chinese charsets are long: ddddocr's own has 8,210 characters.
 MAX_CHARSET_CHARACTERS = 20_000
-# Longest part of a refused value that an error message repeats.
+# Longest part of a rejected value that an error message repeats.
 MAX_QUOTED_CHARACTERS = 40
 
 # No captcha shows more characters.
@@ -66,7 +66,7 @@ class Options:
         case: What happens to the case of letters.
         charset: The allowed characters; None allows all.
         length: Minimum and maximum characters of the text that is read; None allows any number.
-        details: Also tell each character's confidence and other readings.
+        details: Also return each character's confidence and other readings.
         min_confidence: Answers with less are marked.
         colors: Ranges of the colors that the characters to read have; empty for all colors.
     """
@@ -127,12 +127,12 @@ def _text(sources: Sources, name: str, max_characters: int) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise _refusal(name, value, "a text")
+        raise _invalid(name, value, "a text")
     if len(value) > max_characters:
-        raise _refusal(name, value, f"a text of at most {max_characters} characters")
+        raise _invalid(name, value, f"a text of at most {max_characters} characters")
     # JSON can spell half a surrogate pair, which no tokenizer and no log file can encode.
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise _refusal(name, value, "a text of valid Unicode characters")
+        raise _invalid(name, value, "a text of valid Unicode characters")
     return value
 
 
@@ -145,7 +145,7 @@ def _choice(sources: Sources, name: str, default: Choice) -> Choice:
     for choice in choices:
         if isinstance(value, str) and value.lower() == choice.value:
             return choice
-    raise _refusal(name, value, "one of " + ", ".join(choices))
+    raise _invalid(name, value, "one of " + ", ".join(choices))
 
 
 def _charset(sources: Sources) -> Charset | None:
@@ -170,10 +170,10 @@ def _charset(sources: Sources) -> Charset | None:
 def _resolve_range(value: object) -> Charset:
     """Return the characters that one of ddddocr's range numbers, or its text, stands for."""
     ranges = {str(number): characters for number, characters in CHARSET_RANGES.items()}
-    # str(True) is not a number's text, so a boolean is refused, although True == 1.
+    # str(True) is not a number's text, so a boolean is rejected, although True == 1.
     key = str(value) if isinstance(value, (int, str)) else ""
     if key not in ranges:
-        raise _refusal("charset_range", value, "one of ddddocr's numbers 0 to 7")
+        raise _invalid("charset_range", value, "one of ddddocr's numbers 0 to 7")
     return ranges[key]
 
 
@@ -182,14 +182,14 @@ def _length(sources: Sources) -> tuple[int, int] | None:
     value = _given(sources, "length")
     if value is None:
         return None
-    # str(True) is not a number's text, so a boolean is refused, although True == 1.
+    # str(True) is not a number's text, so a boolean is rejected, although True == 1.
     match = _LENGTH.fullmatch(str(value)) if isinstance(value, (int, str)) else None
     if match is not None:
         shortest, longest = int(match[1]), int(match[2] or match[1])
         if 1 <= shortest <= longest <= MAX_LENGTH:
             return shortest, longest
     allowed = f"a number of characters from 1 to {MAX_LENGTH} or a range such as 4-6"
-    raise _refusal("length", value, allowed)
+    raise _invalid("length", value, allowed)
 
 
 def _colors(sources: Sources) -> tuple[HsvRange, ...]:
@@ -199,12 +199,12 @@ def _colors(sources: Sources) -> tuple[HsvRange, ...]:
     value = _json_value(sources, "colors")
     names = value.split(",") if isinstance(value, str) else ([] if value is None else value)
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise _refusal("colors", value, "a list of names")
+        raise _invalid("colors", value, "a list of names")
     words = [word for name in names if (word := name.strip().lower())]
     for word in words:
         if word not in known:
             allowed = f"of {', '.join(known)}; others are defined by custom_color_ranges"
-            raise _refusal("colors", word, allowed)
+            raise _invalid("colors", word, allowed)
     if own and not words:
         raise InvalidOption("custom_color_ranges defines colors; name those to keep in colors.")
     return tuple(sorted({color for word in words for color in known[word]}))
@@ -217,15 +217,15 @@ def _own_colors(value: object) -> dict[str, Sequence[HsvRange]]:
         f"upper bounds of hue (0 to {MAX_HUE}), saturation and value (0 to {MAX_LEVEL})"
     )
     if not isinstance(value, dict | None):
-        raise _refusal("custom_color_ranges", value, allowed)
+        raise _invalid("custom_color_ranges", value, allowed)
     own: dict[str, Sequence[HsvRange]] = {}
     for name, bounds in (value or {}).items():
         if not isinstance(bounds, list) or not bounds or len(bounds) % 2:
-            raise _refusal("custom_color_ranges", value, allowed)
+            raise _invalid("custom_color_ranges", value, allowed)
         pairs = zip(bounds[::2], bounds[1::2], strict=True)
         ranges = [HsvRange(tuple(low), tuple(high)) for low, high in pairs if _is_range(low, high)]
         if 2 * len(ranges) < len(bounds):
-            raise _refusal("custom_color_ranges", value, allowed)
+            raise _invalid("custom_color_ranges", value, allowed)
         own[name.strip().lower()] = ranges
     return own
 
@@ -253,7 +253,7 @@ def _json_value(sources: Sources, name: str) -> object:
         return json.loads(value)
     # Thousands of nested brackets end in a RecursionError.
     except (ValueError, RecursionError):
-        raise _refusal(name, value, "valid JSON") from None
+        raise _invalid(name, value, "valid JSON") from None
 
 
 def _parsed(
@@ -266,10 +266,10 @@ def _parsed(
     try:
         return parse(str(value) if isinstance(value, (str, int, float)) else "")
     except ValueError as error:
-        raise _refusal(name, value, allowed) from error
+        raise _invalid(name, value, allowed) from error
 
 
-def _refusal(name: str, value: object, allowed: str) -> InvalidOption:
+def _invalid(name: str, value: object, allowed: str) -> InvalidOption:
     """Return the error that names the option, its value in short, and what is allowed."""
     # Only scalars are repeated: the repr of deeply nested JSON recurses too far.
     scalar = isinstance(value, (str, int, float))

@@ -69,7 +69,7 @@ class HealthMonitor(Generic[Task, Result]):
         threading.Thread(target=monitor, name="health-monitor", daemon=True).start()
 
     def check(self) -> None:
-        """Probe the engine once and set the state; a model that is being loaded is left alone."""
+        """Probe the engine once and set the state; a model that is being loaded is not probed."""
         if self._queue.state is ModelState.LOADING:
             return
         try:

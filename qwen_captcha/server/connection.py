@@ -19,7 +19,7 @@ REQUEST_S = 90.0
 # A client on a local network sends the rest of a rejected upload well within these.
 LINGER_BYTES = 256 * 1024 * 1024
 LINGER_S = 10.0
-# A client that neither sends nor closes for so long has read what it wants to read.
+# A client that neither sends nor closes for so long has had time to read the reply.
 LINGER_IDLE_S = 2.0
 CHUNK_BYTES = 64 * 1024
 # First bytes of a final reply; the client waits for an interim one, such as 100.
@@ -71,7 +71,7 @@ class DeadlineSocket(socket.socket):
         Raises:
             RequestTimeout: Nothing came in time.
         """
-        # A caller that set a timeout wants its own error: the end of a rejected upload is read so.
+        # Code that set a timeout expects its own error: the end of a rejected upload is read so.
         if self.gettimeout() is not None:
             return super().recv(size, flags)
         left_s = min(IDLE_S, self._deadline - time.monotonic())

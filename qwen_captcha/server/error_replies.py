@@ -1,4 +1,4 @@
-"""JSON bodies for the errors that gunicorn answers before the application sees a request."""
+"""JSON bodies for the errors that gunicorn answers before the application gets a request."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ limit_request_line = 8190
 # Read-only containers have no place for the socket, nor for the heartbeat file but here.
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-# What gunicorn says while it starts and stops well, the service says itself.
+# The service has log lines of its own for a normal start and stop.
 loglevel = "warning"
 logger_class = "qwen_captcha.server.worker.ServiceLogger"
 # Where the workers share what they count; prometheus_client reads the variable when it is imported.

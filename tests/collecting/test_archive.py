@@ -1,4 +1,4 @@
-"""The folder of collected images: what is kept, what makes room, what feedback does."""
+"""The folder of collected images: what is stored, what is evicted, what feedback does."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_wrong_answer_is_marked_and_later_feedback_replaces_it(archive: ImageA
     archive.record([Feedback("id-1", correct=False)])
     assert (labels.read().labels, labels.read().marks) == ({}, {file: Mark.WRONG})
     archive.record([Feedback("id-1", correct=False, text="right")])
-    # What a person, or the site, has said beyond "wrong" stays.
+    # Any mark other than "wrong" stays.
     archive.record([Feedback("id-1", correct=False)])
     assert labels.read().labels == {file: Label("right")}
     with labels.change() as change:

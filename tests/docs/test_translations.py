@@ -1,4 +1,4 @@
-"""A page in Chinese says the same as the English one: structure, code, tables, numbers, links."""
+"""A page in Chinese has the content of the English one: structure, code, tables, numbers, links."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def service(read: Callable[[str, bool], str]) -> Iterator[str]:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return digits and letters whose bytes are what an unrestricted reader says."""
+    """Return digits and letters whose bytes are the unrestricted reading."""
     for name, label, content in (("numbers", "10", "1O"), ("letters", "ab", "ab验")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_text(content)

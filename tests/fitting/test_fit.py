@@ -1,4 +1,4 @@
-"""From a folder of captchas to a checkpoint that is served, and what is refused on the way."""
+"""From a folder of captchas to a checkpoint that is served, and the errors on the way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.live, pytest.mark.usefixtures("unchanged_logging")]
 def fitted(
     samples: list[Sample], base: Path, out: Path, steps: float = 6
 ) -> tuple[list[str], object]:
-    """Fit with a clock that ticks once a step; return what was said, and the card."""
+    """Fit with a clock that ticks once a step; return the log lines and the card."""
     said: list[str] = []
     ticks = count()
     request = Request(out, str(base), steps / 60, use_gpu=False)

@@ -1,4 +1,4 @@
-"""Headers: formats by content, canvases as Pillow sees them, and files made to be slow."""
+"""Headers: formats by content, canvases as Pillow reads them, and files made to be slow."""
 
 from __future__ import annotations
 

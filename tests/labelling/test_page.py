@@ -1,4 +1,4 @@
-"""The label page over HTTP: who may call, and what comes back."""
+"""The label page over HTTP: access and replies."""
 
 from __future__ import annotations
 

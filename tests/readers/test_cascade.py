@@ -32,7 +32,7 @@ StartCascade = Callable[..., CaptchaService]
 
 
 class Second(FakeBackend):
-    """A second reader that says `large` and is surer than the first."""
+    """A second reader that reads `large` with a higher confidence than the first."""
 
     model_name = "large-model"
 
@@ -44,7 +44,7 @@ class Second(FakeBackend):
 
 
 def small(log_probability: float = UNSURE, **facts: object) -> FakeBackend:
-    """Return a first reader that says `small`."""
+    """Return a first reader that reads `small`."""
     return FakeBackend(
         lambda task: "small",
         log_probability=log_probability,

@@ -1,4 +1,4 @@
-"""From options to what an engine is told."""
+"""From options to the constraints of an engine."""
 
 from __future__ import annotations
 

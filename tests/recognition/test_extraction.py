@@ -1,4 +1,4 @@
-"""Answers: the text that a person would type, from whatever a model says."""
+"""Answers: the text that a person would type, from any output of a model."""
 
 import time
 

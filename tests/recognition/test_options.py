@@ -1,4 +1,4 @@
-"""Options: what each accepts, what it refuses and how the refusal reads, and which source wins."""
+"""Options: what each accepts and rejects, with which message, and the precedence of sources."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_others_are_served_while_many_stall(server: Server, length: int) -> None
                 reply, _ = parse_reply(receive_all(connection))
             assert (reply.status, reply.json["text"]) == (200, "w120")
             assert time.monotonic() - start < SLOWEST_S
-        # They were slow, not wrong: who goes on is answered.
+        # They were slow, not wrong: a client that goes on is answered.
         stalled[-1].sendall(REQUEST[length:])
         assert stalled[-1].recv(12) == b"HTTP/1.1 200"
 

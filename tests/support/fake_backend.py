@@ -39,7 +39,7 @@ class FakeBackend:
     """Reads by a function, records its batches, blocks while it is held.
 
     Args:
-        respond: What the model says about a task; may raise.
+        respond: Returns the text for a task; may raise.
         log_probability: Of every reading.
         complete: Of every reading.
         capabilities: Of the model.

@@ -1,10 +1,10 @@
-"""A clock that moves only when told to."""
+"""A clock that a test advances."""
 
 from __future__ import annotations
 
 
 class FakeClock:
-    """A clock that moves only when told to, in seconds."""
+    """A clock that a test advances, in seconds."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0

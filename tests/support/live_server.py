@@ -155,7 +155,7 @@ def receive_all(connection: socket.socket) -> bytes:
 
 
 def send_and_close(port: int, pieces: Iterable[bytes]) -> list[Reply]:
-    """Send everything, say that this is all, and only then read; returns all replies."""
+    """Send everything, shut down the sending side, and only then read; returns all replies."""
     return _exchange(port, pieces, half_close=True)
 
 

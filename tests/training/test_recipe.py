@@ -21,7 +21,7 @@ PHASES = (
 
 
 class Runner:
-    """Notes what is run, and fails where it is told to."""
+    """Records the commands that are run, and fails at a given one."""
 
     def __init__(self, fails_at: int | None = None) -> None:
         self.commands: list[list[str]] = []

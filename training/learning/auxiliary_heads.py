@@ -17,7 +17,7 @@ from torch.nn import functional
 from qwen_captcha.fitting.learning.sampled_vocabulary import IGNORED, SampledVocabulary
 from training.build import MERGE_SIZE
 
-MAX_CHARACTERS = 24  # most characters whose order is told apart
+MAX_CHARACTERS = 24  # most characters whose order is distinguished
 
 
 def patch_centres(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -69,7 +69,7 @@ class GlyphHeads(nn.Module):
             boxes: (B, N, 4), N at least that of the longest label.
             targets: Token ids of the answers, (B, N + 1) with the end token, `IGNORED` after it.
             vocabulary: What a character is chosen among.
-            embedding: The output embedding, (V, D), by which characters are told.
+            embedding: The output embedding, (V, D), by which characters are distinguished.
         """
         characters = targets[:, 1:].ne(IGNORED)  # (B, N): a token follows, so no end token
         distances = box_distances(boxes, grid)

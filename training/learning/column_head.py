@@ -41,7 +41,7 @@ class ColumnHead(nn.Module):
             grid: Rows and columns of cells.
             targets: Token ids of the answers, (B, N + 1) with the end token, `IGNORED` after it.
             vocabulary: What a character is chosen among.
-            embedding: The output embedding, (V, D), by which characters are told.
+            embedding: The output embedding, (V, D), by which characters are distinguished.
         """
         if not len(patches):
             return patches.new_zeros(())

@@ -59,7 +59,7 @@ def readable(
         losses: Of each token, (B, A), 0 after an answer's end.
         targets: Token ids, (B, A), `IGNORED` after an answer's end.
         groups: (B,) what is ranked by itself: answers given at once are worse, and Chinese
-            characters less learnt; neither makes them hopeless.
+            characters less learnt; neither makes them unreadable.
         excluded_share: Of each group.
     """
     means = losses.detach().sum(dim=1) / targets.ne(IGNORED).sum(dim=1)

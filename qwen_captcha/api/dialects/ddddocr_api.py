@@ -1,6 +1,6 @@
 """The dialect of `ddddocr api` 1.6.
 
-Source: ddddocr 1.6.1 (api/app.py), as far as callers can see it.
+Source: ddddocr 1.6.1 (api/app.py), as far as clients depend on it.
 """
 
 from __future__ import annotations

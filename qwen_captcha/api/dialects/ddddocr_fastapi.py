@@ -1,6 +1,6 @@
 """The dialect of ddddocr-fastapi.
 
-Source: sml2h3/ddddocr-fastapi (app/main.py), as far as callers can see it.
+Source: sml2h3/ddddocr-fastapi (app/main.py), as far as clients depend on it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The dialect of ocr_api_server.
 
-Source: sml2h3/ocr_api_server (ocr_server.py), as far as callers can see it.
+Source: sml2h3/ocr_api_server (ocr_server.py), as far as clients depend on it.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ class OpenAIBackend:
         """Wait until the server reads an image.
 
         Raises:
-            ModelLoadError: It refuses to, or does not serve the model that was asked for.
+            ModelLoadError: It rejects the request, or does not serve the model.
         """
         said = ""
         while True:
@@ -185,7 +185,7 @@ class OpenAIBackend:
         return self._ask(request)
 
     def _ask(self, request: GenerationRequest) -> GenerationOutput:
-        """Send one request and return what the model said."""
+        """Send one request and return the output of the model."""
         model = self._model.checkpoint if self._model else ""
         body = chat_request(request, model, self._traits, self._pixel_range)
         try:
@@ -219,7 +219,7 @@ class OpenAIBackend:
                 return
             models = self._client.get(f"{self._base_url}/models", deadline).get("data")
         except EngineRefused:
-            # Some servers have no such route. One that has refused the key refuses to read, too.
+            # Some servers have no such route. One that has rejected the key rejects readings, too.
             models = None
         models = models if isinstance(models, list) else []
         entries = [entry for entry in models if isinstance(entry, dict) and "id" in entry]

@@ -101,7 +101,7 @@ class EngineClient:
             DeadlineExceeded: There was no reply in time.
             EngineUnreachable: There is no connection.
             EngineBusy: The server takes no more work now.
-            EngineRefused: The server refuses the request.
+            EngineRefused: The server rejects the request.
             EngineFailed: The server broke, or what it sent is not a JSON object.
         """
         return self._run(self._call_until("POST", url, body, deadline))

@@ -22,7 +22,7 @@ class ServerTraits:
     """One kind of server.
 
     Attributes:
-        owner: The `owned_by` of the models that it lists; None where that tells nothing.
+        owner: The `owned_by` of the models that it lists; None where that does not identify it.
         token_probabilities: It reports the probabilities of its tokens.
         further_fields: Sent with each request: greedy decoding without a penalty on repetitions.
         constraint_fields: The fields that hold a response to constraints; None where it has none.

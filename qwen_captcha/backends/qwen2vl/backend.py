@@ -78,7 +78,7 @@ class Qwen2VLBackend(ABC):
 
     @property
     def gpu_available(self) -> bool:
-        """Whether this process sees a GPU."""
+        """Whether this process can use a GPU."""
         return self._gpu_available
 
     @property

@@ -21,7 +21,7 @@ from qwen_captcha.backends.qwen2vl.language_model import CacheT, Prompts, check_
 from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, count_characters, log_sum
 
-# An output this much less probable than another one is given up: one in 10,000.
+# An output this much less probable than another one is pruned: one in 10,000.
 NEGLIGIBLE = math.log(1e-4)
 
 
@@ -31,7 +31,7 @@ class _Hypothesis:
 
     Attributes:
         token_ids: The tokens, without the end token.
-        log_probability: Of all choices, in all that the model could have said.
+        log_probability: Of all choices, over the whole vocabulary.
         scores: As in `Decoded`.
         spelling: The bytes of the tokens.
         pending: Those at its end that are no whole character yet.

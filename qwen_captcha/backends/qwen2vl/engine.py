@@ -116,7 +116,7 @@ def _plan_searches(
 def _most_probable_first(outputs: list[GenerationOutput]) -> GenerationOutput:
     """Return the most probable output with the others as its alternatives."""
     if not outputs:
-        # Nothing that the model can say is allowed.
+        # No output of the model is allowed.
         return GenerationOutput("", -math.inf, complete=True)
     first, *others = sorted(outputs, key=lambda output: -(output.log_probability or 0.0))
     return replace(first, alternatives=tuple(others))

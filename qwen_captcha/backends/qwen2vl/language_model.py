@@ -5,7 +5,7 @@ pass may read draft tokens behind those that are certain: where a draft turns ou
 follows it is known without a pass of its own.
 
 Dims: B rows, R rows that go on, T tokens of the prompts, N tokens of one pass, one certain and the
-others drafted, K tokens that a pass sees, V vocabulary.
+others drafted, K keys of a pass, V vocabulary.
 """
 
 from __future__ import annotations
@@ -97,27 +97,27 @@ def check_finite(log_probabilities: Floats) -> None:
 
 
 def prompt_mask(attention_mask: Bools, drafted: int) -> Bools | None:
-    """Return which tokens of padded prompts and of drafts behind them see which.
+    """Return which tokens of padded prompts and of drafts behind them attend to which.
 
     Args:
         attention_mask: (B, T), False where a row is padded on its left.
         drafted: Draft tokens behind each prompt.
 
     Returns:
-        (B, 1, K, K); None where each token sees all up to itself.
+        (B, 1, K, K); None where attention is causal.
     """
     if attention_mask.all():
         return None
     visible = _with_later_tokens(attention_mask, drafted)  # (B, K)
     tokens = visible.shape[1]
     square = np.tri(tokens, dtype=np.bool_)
-    # Padding sees itself: a row of attention that sees nothing would be NaN.
+    # Padding attends to itself: a fully masked row of attention would be NaN.
     mask = (visible[:, None] & square) | np.eye(tokens, dtype=np.bool_)
     return mask[:, None]
 
 
 def extension_mask(attention_mask: Bools, kept: int, tokens: int) -> Bools | None:
-    """Return which tokens see which in a pass behind the prompts and the tokens kept.
+    """Return which tokens attend to which in a pass behind the prompts and the tokens kept.
 
     Args:
         attention_mask: (R, T) of the prompts.
@@ -125,7 +125,7 @@ def extension_mask(attention_mask: Bools, kept: int, tokens: int) -> Bools | Non
         tokens: N.
 
     Returns:
-        (R, 1, N, K); None where one token sees all before it.
+        (R, 1, N, K); None where one token attends to all before it.
     """
     if tokens == 1 and attention_mask.all():
         return None

@@ -82,7 +82,7 @@ class ProcessorConfig:
         pad_token_id: What rows are padded with.
         patch_size: Side of a patch in pixels.
         merge_size: Side of the square of patches that become one token.
-        pixel_range: Minimum and maximum pixels of an image as the model sees it.
+        pixel_range: Minimum and maximum pixels of a resized image.
         rescale_factor: What values from 0 to 255 are multiplied by.
         mean: What is then subtracted from the values of each channel.
         deviation: What they are then divided by.
@@ -114,7 +114,7 @@ class Preprocessor:
         self._row = lru_cache(maxsize=CACHED_ROWS)(self._build_row)
 
     def size_shown(self, image: Image.Image) -> tuple[int, int]:
-        """Return the width and height at which the model sees an image, in pixels."""
+        """Return the width and height of a resized image, in pixels."""
         min_pixels, max_pixels = self._config.pixel_range
         return size_shown(
             image.size,

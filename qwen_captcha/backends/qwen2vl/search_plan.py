@@ -17,7 +17,7 @@ from qwen_captcha.recognition.options import Case, Kind
 EVERYTHING = ~Charset(())
 # Of two outputs with this much for one, the other can be neither more probable nor matter.
 CERTAIN = math.log(0.9)
-# A charset says that no arithmetic is expected: an expression has to be this probable all the same.
+# With a charset no arithmetic is expected: an expression has to be this probable to count.
 LIKELY = math.log(0.8)
 # Live hypotheses. The time of a step grows with them; what 8 find beyond 4 was not measured.
 BEAM_WIDTH = 4

@@ -63,8 +63,8 @@ class TeacherForcing:
             pictures: RGB.
             texts: What each of them shows.
             unaided_share: Share of the answers that are to be given at once, as if nothing of
-                them were known. The service guesses several tokens ahead of the certain ones, and
-                a guess saves a pass where it is right.
+                them were known. The service drafts several tokens ahead of the certain ones, and
+                a draft saves a pass where it is right.
         """
         device = self._model.device
         prompts = self._preprocessor.prepare(

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the service does: routes, options, replies and errors."""
+"""The OpenAPI document agrees with the service: routes, options, replies and errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from qwen_captcha.server.error_replies import ERRORS, error_of
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import FakeBackend, image_bytes
 
-# What only says that it is not offered, and the files that the pages load.
+# Routes that reply only that they are not offered, and the files that the pages load.
 NOT_DESCRIBED = ("dialects.other_tasks", "pages.static")
 # Whether a value is taken depends on the other one of these.
 TOGETHER = ("colors", "custom_color_ranges")
@@ -105,7 +105,7 @@ def test_each_rule_of_the_application_is_described_and_nothing_else(
 
 
 class Recorder(dict[str, object]):
-    """Fields of a request that remember which of them were asked for."""
+    """Fields of a request that record which of them were read."""
 
     def __init__(self) -> None:
         super().__init__()

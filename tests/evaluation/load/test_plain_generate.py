@@ -27,7 +27,7 @@ pytestmark = pytest.mark.live
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An untrained checkpoint; its seed is one with which it says something, again and again."""
+    """An untrained checkpoint; with its seed the output is not empty."""
     folder = tmp_path_factory.mktemp("plain") / "tiny"
     model = build_model(build_config(depth=1, width=64, text_layers=2), seed=2)
     save_checkpoint(model, build_processor(), folder)

@@ -46,7 +46,7 @@ class PyTorchBackend(Qwen2VLBackend):
     def __init__(self, checkpoint: str, *, model_name: str, use_gpu: bool, **options: int) -> None:
         super().__init__(checkpoint, model_name=model_name, **options)
         self._use_gpu = use_gpu
-        # What the driver says, until torch knows better.
+        # The driver's answer, until torch gives its own.
         self._device = "cuda" if use_gpu and self._gpu_available else "cpu"
 
     @property
@@ -62,7 +62,7 @@ class PyTorchBackend(Qwen2VLBackend):
 
         Raises:
             ModelLoadError: It is missing, half-downloaded, of another architecture or too
-                large; the message says what to do.
+                large; the message has the remedy.
         """
         files = checkpoint_files.find_checkpoint(self._checkpoint)
         weights = files.weights if files else self._weights_on_the_hub()

@@ -27,7 +27,7 @@ from qwen_captcha.backends.qwen2vl.pytorch.layers import Rotation
 from qwen_captcha.backends.qwen2vl.pytorch.text_decoder import KeyValueCache, TextDecoder
 from qwen_captcha.backends.qwen2vl.pytorch.vision_encoder import VisionEncoder
 
-# What torch's CPU allocator says, as a plain RuntimeError.
+# The message of torch's CPU allocator, a plain RuntimeError.
 CPU_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory")
 
 

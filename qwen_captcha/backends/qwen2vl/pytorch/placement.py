@@ -37,7 +37,7 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as this process sees it.
+    """One GPU that this process can use.
 
     Attributes:
         free_bytes: Unused memory.

@@ -110,8 +110,8 @@ class TextDecoder:
         Args:
             embeddings: (B, T, C).
             rotation: (B, T, 1, S), of these tokens.
-            mask: (B, 1, T, K) bool, False where a token does not see another; None where each
-                sees all up to itself.
+            mask: (B, 1, T, K) bool, False where a token does not attend to another; None where each
+                attends to all up to itself.
             cache: Of the tokens before.
             wanted: N.
         """
@@ -183,7 +183,7 @@ class _Layer:
         values: torch.Tensor,
         mask: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Return what queries (B, T, H, S) see of keys and values (B, G, K, S), (B, T, H * S)."""
+        """Return the attention of queries (B, T, H, S), as (B, T, H * S)."""
         rows, tokens, _, size = query.shape
         if tokens == 1:
             # Heads that share keys are then like further tokens, and keys need no copies.

@@ -97,7 +97,7 @@ class _Block:
     def _attend(
         self, normed: torch.Tensor, rotation: Rotation, grids: Sequence[Grid]
     ) -> torch.Tensor:
-        """Let the patches (P, C) of each image see each other."""
+        """Let the patches (P, C) of each image attend to each other."""
         states = self._states(normed).view(len(normed), 3, self._heads, -1)  # (P, 3, H, S)
         # Rotated in fp32, as the model does.
         turned = states[:, :2].float()  # (P, 2, H, S)
