@@ -246,7 +246,7 @@ class TestDoctor:
 
 
 @pytest.mark.live
-def test_a_download_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(tmp_path: Path) -> None:
     """With a mirror, in a process of its own: huggingface_hub reads its variables once."""
     command = [sys.executable, "-m", "qwen_captcha", "download", "tiny/reader", "--mirror"]
 
@@ -284,7 +284,7 @@ def test_a_failed_load_is_a_1(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_chinese_goes_into_any_pipe(
+def test_chinese_is_printed_to_a_pipe_of_any_encoding(
     fake_model: FakeBackend, captcha: str, monkeypatch: pytest.MonkeyPatch, encoding: str
 ) -> None:
     fake_model.respond = lambda request: "验证码"

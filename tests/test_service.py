@@ -100,7 +100,7 @@ def test_a_model_that_follows_no_prompts_gets_the_default_one(
     )
 
 
-def test_a_model_that_was_trained_on_cropped_images_is_shown_those(
+def test_a_model_trained_on_cropped_images_gets_cropped_images(
     start_service: ServiceFactory,
 ) -> None:
     canvas = Image.new("RGB", (200, 100), "white")
@@ -145,7 +145,7 @@ def test_many_images_keep_their_order_and_share_batches(
     assert backend.batch_sizes == [4, 4, 2]
 
 
-def test_an_image_that_fails_takes_no_other_with_it(start_service: ServiceFactory) -> None:
+def test_an_image_that_fails_fails_alone(start_service: ServiceFactory) -> None:
     def respond(task: GenerationRequest) -> str:
         if task.image.width == 66:
             raise ValueError("bad tensor")

@@ -75,7 +75,7 @@ def test_the_table_has_every_field_once_and_no_variable_twice() -> None:
 
 
 @pytest.mark.parametrize("variable", VARIABLES, ids=lambda variable: variable.field)
-def test_a_row_explains_itself(variable: object) -> None:
+def test_a_row_has_a_description(variable: object) -> None:
     assert variable.help.endswith(".")
     assert variable.allowed
     assert variable.field.upper() == variable.names[0]

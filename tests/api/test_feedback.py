@@ -190,7 +190,7 @@ def test_keys_and_rates_are_those_of_every_route(start: ClientFactory) -> None:
     assert statuses == [404, 404, 429]
 
 
-def test_answers_go_on_where_nothing_can_be_written(client: FlaskClient, folder: Path) -> None:
+def test_a_missing_folder_does_not_stop_answers(client: FlaskClient, folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()

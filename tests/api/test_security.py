@@ -247,7 +247,7 @@ def test_a_rejected_origin_gets_an_error_that_names_cors_origins(
     assert "CORS_ORIGINS" in reply.json["error"]
 
 
-def test_an_origin_with_a_bracket_is_itself_alone(start: ClientFactory) -> None:
+def test_an_origin_with_a_bracket_is_no_pattern(start: ClientFactory) -> None:
     client = start(CORS_ORIGINS="http://[::1]:3000,https://example.org")
     for origin, allowed in (
         ("http://[::1]:3000", True),

@@ -153,7 +153,9 @@ def test_a_full_disk_is_one_warning_and_the_service_goes_on(
     ]
 
 
-def test_an_error_of_the_archive_stops_nothing(collector: Collector, archive: FakeArchive) -> None:
+def test_an_error_of_the_archive_does_not_stop_the_collector(
+    collector: Collector, archive: FakeArchive
+) -> None:
     archive.error = ValueError("bug")
     keep(collector, "id")
     with pytest.raises(ServiceUnavailable):

@@ -25,7 +25,7 @@ from tests.support.live_server import PROJECT
 ROWS = "1.png\ta3b9\n2.png\t14\tmath\t8+6=?\n"
 
 
-def test_rows_of_all_lengths_come_back_as_they_were(tmp_path: Path) -> None:
+def test_rows_of_all_lengths_round_trip(tmp_path: Path) -> None:
     (tmp_path / "labels.tsv").write_text(ROWS)
     folder = LabelFolder(tmp_path)
     assert folder.read().labels == {"1.png": Label("a3b9"), "2.png": Label("14", "math", "8+6=?")}

@@ -79,11 +79,11 @@ def test_nginx_resolves_the_service_by_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CAPTCHA)
-def test_it_is_given_more_time_to_stop_than_it_takes(name: str) -> None:
+def test_the_stop_grace_period_exceeds_the_drain_timeout(name: str) -> None:
     assert seconds(CAPTCHA[name]["stop_grace_period"]) > load_settings({}).drain_timeout_s + 5
 
 
-def test_nginx_is_given_more_time_to_stop_than_it_takes() -> None:
+def test_the_stop_grace_period_of_nginx_exceeds_its_timeout() -> None:
     [budget] = re.findall(r"^worker_shutdown_timeout (\d+)s;", NGINX, re.MULTILINE)
     assert seconds(SERVICES["nginx"]["stop_grace_period"]) > int(budget)
     assert SERVICES["nginx"]["stop_signal"] == "SIGQUIT"
@@ -104,7 +104,7 @@ def test_nginx_has_the_project_s_files() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_comes_back_and_its_log_is_bounded(name: str) -> None:
+def test_every_service_restarts_and_its_log_is_bounded(name: str) -> None:
     assert SERVICES[name]["restart"] == "unless-stopped"
     assert {"max-size", "max-file"} <= set(SERVICES[name]["logging"]["options"])
 

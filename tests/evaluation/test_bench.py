@@ -58,7 +58,7 @@ def url(reader: StubReader) -> Iterator[str]:
         yield address
 
 
-def test_every_way_reads_every_image_once_to_warm_up_and_once_a_round(
+def test_every_workload_reads_every_image_in_the_warm_up_and_each_round(
     reader: StubReader, url: str
 ) -> None:
     plainly: list[bytes] = []

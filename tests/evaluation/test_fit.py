@@ -38,7 +38,7 @@ def test_means_are_over_families_of_one_number_of_images() -> None:
     ]
 
 
-def test_images_to_fit_to_are_not_tested_with_and_more_hold_fewer(tmp_path: Path) -> None:
+def test_training_images_are_not_test_images(tmp_path: Path) -> None:
     [family] = read_families(write_captchas(tmp_path / "shop", 30))
     few, rest = split(family, 10)
     more, _ = split(family, 20)

@@ -36,7 +36,7 @@ def test_a_sum_is_labelled_with_its_value(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pale first", "pale last", "pale inside"])
-def test_a_pale_character_is_drawn_in_a_level_that_is_seen(kind: str) -> None:
+def test_a_pale_character_is_drawn_in_a_visible_level(kind: str) -> None:
     for drawing in DRAWN[kind]:
         levels = {level for _, (level, *_) in picture(drawing.png).getcolors(1 << 16) or []}
         assert levels & set(range(PALE[0], PALE[1] + 1))

@@ -58,7 +58,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     return Commands(LlamaFolder(tmp_path / "llama"))
 
 
-def test_all_is_made_once(commands: Commands) -> None:
+def test_every_file_is_made_once(commands: Commands) -> None:
     folder = commands.folder
     prepare(folder, commands)
     download, configure, build, install, model, vision = commands.run

@@ -35,7 +35,7 @@ def outcomes(count: int, kind: str, curve: Curve, seed: int = 1) -> list[Outcome
     return made
 
 
-def test_a_curve_is_found_again() -> None:
+def test_a_known_curve_is_recovered() -> None:
     fitted = fit_curve(outcomes(4000, "text", TRUE_CURVE))
     for outcome in outcomes(100, "text", TRUE_CURVE, seed=2):
         expected = TRUE_CURVE.probability(outcome.evidence)

@@ -33,7 +33,7 @@ def test_a_batch_has_one_size_and_images_of_about_one_shape() -> None:
         assert len(set(batch.texts)) == len(batch.texts)
 
 
-def test_all_examples_are_tested_with_as_the_service_shows_them() -> None:
+def test_all_examples_are_tested_with_the_images_of_the_service() -> None:
     sizes = [(112, 40), (60, 60), (112, 40), (112, 40)]
     made = [Example(str(n), draw_text("77", size), str(n), "") for n, size in enumerate(sizes)]
     batches = Examples(made, crop_to_text, shown).batches(2)

@@ -83,14 +83,14 @@ def test_a_large_picture_is_cropped_at_the_same_place() -> None:
     assert abs(cropped.height / 10 - (expected.bottom - expected.top)) < 4
 
 
-def test_a_canvas_full_of_edges_is_shown_whole() -> None:
+def test_a_canvas_full_of_edges_is_not_cropped() -> None:
     pixels = np.random.default_rng(1).integers(0, 256, (60, 160, 3), dtype=np.uint8)
     box = text_box(pixels)
     assert (box.right - box.left) * (box.bottom - box.top) >= 0.97 * 60 * 160
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 3), (1, 50), (50, 1), (200, 1), (160, 60)])
-def test_a_picture_of_one_colour_is_shown_whole(size: tuple[int, int]) -> None:
+def test_an_image_of_one_color_is_not_cropped(size: tuple[int, int]) -> None:
     assert crop_to_text(Image.new("RGB", size, "red")).size == size
 
 

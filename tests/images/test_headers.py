@@ -73,7 +73,7 @@ def test_other_data_has_no_format(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["PNG", "JPEG", "BMP"])
-def test_lazily_read_formats_announce_nothing(name: str) -> None:
+def test_formats_without_a_parsed_header_have_no_canvas(name: str) -> None:
     assert announced_canvas(encoded(name), name, ENOUGH_FRAMES) is None
 
 

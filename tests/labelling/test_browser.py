@@ -144,7 +144,7 @@ def test_a_hundred_images_by_keyboard_alone(open_page: Opener, tmp_path: Path) -
     assert len(LabelFolder(folder).read().labels) == 90
 
 
-def test_it_goes_on_where_it_stopped(open_page: Opener, tmp_path: Path) -> None:
+def test_labelling_resumes_after_a_reload(open_page: Opener, tmp_path: Path) -> None:
     folder = folder_of(tmp_path, 101, 102, 103)
     page = open_page(folder).page
     accept(page, "one")

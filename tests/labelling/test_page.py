@@ -43,7 +43,7 @@ def send(client: FlaskClient, fields: object, path: str = f"/{TOKEN}/labels") ->
 
 
 @pytest.mark.parametrize("path", ["", "images/101.png", "state", "guesses", "assets/label.js"])
-def test_without_the_token_there_is_nothing(client: FlaskClient, path: str) -> None:
+def test_without_the_token_every_path_is_rejected(client: FlaskClient, path: str) -> None:
     assert get(client, f"/{TOKEN}/{path}").status_code == 200
     for wrong in ("/", f"/{path}", f"/other/{path}", f"/{TOKEN}x/{path}", f"/ü/{path}"):
         reply = get(client, wrong)
@@ -51,12 +51,12 @@ def test_without_the_token_there_is_nothing(client: FlaskClient, path: str) -> N
 
 
 @pytest.mark.parametrize("host", ["evil.example:8000", "127.0.0.1", "127.0.0.1:8001", "localhost"])
-def test_another_host_name_gets_nothing(client: FlaskClient, host: str) -> None:
+def test_another_host_name_is_rejected(client: FlaskClient, host: str) -> None:
     assert get(client, f"/{TOKEN}/state", "localhost:8000").status_code == 200
     assert get(client, f"/{TOKEN}/state", host).status_code == 403
 
 
-def test_pages_of_other_origins_get_nothing(client: FlaskClient, folder: Path) -> None:
+def test_requests_of_other_origins_are_rejected(client: FlaskClient, folder: Path) -> None:
     fields = {"file": "101.png", "label": "a"}
     address = f"/{TOKEN}/labels"
     for origin in ("https://evil.example", "null", f"https://{HOST}", "http://127.0.0.1:8001"):

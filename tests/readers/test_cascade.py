@@ -340,7 +340,7 @@ def test_a_second_reader_that_stalls_is_waited_for_once_and_not_cached(
     assert service.recognize(IMAGE, Options(), clock.now_s + 8).text == "large"
 
 
-def test_a_deadline_that_was_short_already_breaks_nothing(
+def test_a_short_deadline_of_the_request_leaves_the_second_reader_ready(
     start_cascade: StartCascade, clock: FakeClock
 ) -> None:
     second = Second()

@@ -46,7 +46,7 @@ def test_overlaps_equals_a_test_of_each_member(
     assert Charset.of(characters).overlaps(ord(first), ord(last)) == expected
 
 
-def test_however_a_set_came_about_it_is_the_same_value() -> None:
+def test_equal_sets_are_equal_values() -> None:
     assert Charset.of("9876543210") == DIGITS == Charset.between((0x30, 0x34), (0x33, 0x39))
     assert {DIGITS: 1}[~~DIGITS] == 1
 

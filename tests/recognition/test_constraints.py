@@ -54,7 +54,7 @@ def test_a_model_that_follows_prompts_may_emit_spaces() -> None:
     assert constraints(kind=Kind.DIGITS, follows_prompts=True).restricts
 
 
-def test_a_length_alone_counts_what_can_be_seen() -> None:
+def test_a_length_without_a_charset_allows_visible_characters() -> None:
     assert constraints(length=(4, 4)).charset == visible()
 
 

@@ -60,7 +60,7 @@ def test_a_request_has_all_of_its_plan() -> None:
     assert plan.request(captcha(), 12).deadline == math.inf
 
 
-def test_an_image_is_shown_as_the_model_was_trained() -> None:
+def test_an_image_is_prepared_as_in_training() -> None:
     image = captcha()
     whole, cropped, stretched = (
         plan_recognition(Options(), capabilities).request(image, 8).image

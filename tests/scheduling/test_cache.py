@@ -73,7 +73,7 @@ class Reading:
         return not self.over
 
 
-def test_the_second_joins_what_the_first_started() -> None:
+def test_a_second_request_joins_the_task_of_the_first() -> None:
     in_flight: InFlight[str, Reading] = InFlight()
     first, joined_first = in_flight.join_or_start("a", Reading.join, Reading)
     second, joined_second = in_flight.join_or_start("a", Reading.join, Reading)
@@ -81,7 +81,7 @@ def test_the_second_joins_what_the_first_started() -> None:
     assert (joined_first, joined_second) == (False, True)
 
 
-def test_another_key_starts_its_own() -> None:
+def test_another_key_starts_another_task() -> None:
     in_flight: InFlight[str, Reading] = InFlight()
     first, _ = in_flight.join_or_start("a", Reading.join, Reading)
     second, joined = in_flight.join_or_start("b", Reading.join, Reading)

@@ -29,7 +29,7 @@ def test_the_result_reaches_the_waiting_request(
     assert results == ["result"]
 
 
-def test_a_result_that_is_there_is_returned_after_the_deadline_too(
+def test_a_finished_result_is_returned_after_the_deadline_too(
     pending: PendingResult[str, str], clock: FakeClock
 ) -> None:
     pending.set_result("result")

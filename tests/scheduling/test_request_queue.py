@@ -96,7 +96,7 @@ def test_slots_are_released_however_they_were_used(queue: Queue, clock: FakeCloc
     assert queue.admitted == 1
 
 
-def test_joining_what_is_over_uses_no_slot(queue: Queue, clock: FakeClock) -> None:
+def test_joining_a_finished_task_uses_no_slot(queue: Queue, clock: FakeClock) -> None:
     over: PendingResult[str, str] = PendingResult("over", clock.now_s + 8, clock)
     over.set_result("result")
     with reserve(queue, clock, 1) as reservation:
@@ -105,7 +105,7 @@ def test_joining_what_is_over_uses_no_slot(queue: Queue, clock: FakeClock) -> No
     assert queue.admitted == 1
 
 
-def test_leaving_with_an_error_drops_what_was_submitted(queue: Queue, clock: FakeClock) -> None:
+def test_an_error_in_a_reservation_cancels_its_tasks(queue: Queue, clock: FakeClock) -> None:
     batch = []
 
     def break_down() -> None:

@@ -54,7 +54,7 @@ def test_the_threaded_server_serves_until_it_is_interrupted() -> None:
         assert server.wait_for_end() == 0
 
 
-def test_its_own_errors_are_the_error_object() -> None:
+def test_errors_of_the_threaded_server_are_the_error_object() -> None:
     page = server_module.JsonRequestHandler.error_message_format % {"code": 400}
     assert json.loads(page) == {
         "success": False,

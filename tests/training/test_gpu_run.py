@@ -98,7 +98,7 @@ def test_pieces_are_joined_to_the_same_files(tmp_path: Path) -> None:
 
 @pytest.mark.live
 @pytest.mark.usefixtures("table")
-def test_the_small_form_runs_and_goes_on(
+def test_the_small_form_runs_and_resumes(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "real").mkdir()

@@ -40,7 +40,7 @@ class Runner:
         return command[command.index(name) + 1]
 
 
-def test_phases_go_on_from_one_another(tmp_path: Path) -> None:
+def test_each_phase_begins_with_the_checkpoint_before(tmp_path: Path) -> None:
     run = Runner()
     finished = make(tmp_path, [Path("drawn")], begin="nothing", phases=PHASES, run=run)
     assert run.modules() == [
@@ -73,7 +73,7 @@ def test_the_last_phase_begins_with_landed_weights(tmp_path: Path) -> None:
     assert run.modules().count("training.train") == 1
 
 
-def test_a_stopped_recipe_goes_on(tmp_path: Path) -> None:
+def test_an_interrupted_recipe_resumes(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError):
         make(tmp_path, [Path("d")], begin="nothing", phases=PHASES, run=Runner(fails_at=2))
     (tmp_path / "two").mkdir()

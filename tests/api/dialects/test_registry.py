@@ -373,7 +373,9 @@ def test_no_answer_has_no_probabilities() -> None:
     assert (found["text"], found["probability"]) == ("", [])
 
 
-def test_no_usable_answer_is_never_taken_for_one(client: FlaskClient, backend: FakeBackend) -> None:
+def test_an_output_without_an_answer_is_reported_in_each_dialect(
+    client: FlaskClient, backend: FakeBackend
+) -> None:
     backend.respond = lambda task: "5/0"
     api = client.post("/ocr", json={"image": BASE64}).json
     assert (api["result"], api["warnings"]) == ("", ["The model gave no usable answer."])

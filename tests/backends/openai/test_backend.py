@@ -121,7 +121,7 @@ def test_the_request_is_greedy_and_holds_image_prompt_and_key() -> None:
         ("another", None, {}),
     ],
 )
-def test_a_server_is_sent_what_it_takes(
+def test_each_kind_of_server_gets_its_own_fields(
     owner: str, penalty: str | None, constraint: dict[str, object]
 ) -> None:
     constraints = DecodingConstraints(DIGITS, min_length=4, max_length=6, kind=Kind.DIGITS)

@@ -121,7 +121,7 @@ def moved(plan: SearchPlan, row: int) -> SearchPlan:
     return SearchPlan(row, plan.max_new_tokens, plan.width, plan.wanted, plan.charset, *limits)
 
 
-def test_a_search_among_neighbours_finds_what_it_finds_alone(vocabulary: Vocabulary) -> None:
+def test_a_batched_search_equals_a_single_one(vocabulary: Vocabulary) -> None:
     plans = [moved(plan, row) for row, plan in enumerate(PLANS.values())]
     together = search(prompts(SIZES), vocabulary, plans)
     for size, plan, found in zip(SIZES, plans, together, strict=True):
@@ -151,7 +151,7 @@ def test_every_reading_is_inside_its_charset_and_length(
                 assert (len(found), len(decoded.token_ids)) == (1, STEPS)
 
 
-def test_where_nothing_is_allowed_nothing_is_found(vocabulary: Vocabulary) -> None:
+def test_a_search_without_allowed_texts_is_empty(vocabulary: Vocabulary) -> None:
     chinese = Charset.of("天")
     assert search(prompts(SIZES[:1]), vocabulary, [SearchPlan(0, STEPS, 4, 1, chinese, 1)]) == [[]]
 

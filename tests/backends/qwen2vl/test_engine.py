@@ -110,7 +110,7 @@ def test_each_task_of_a_batch_has_its_own_constraints(
             assert one.raw_response == "".join(token.text for token in one.tokens)
 
 
-def test_constrained_tasks_read_alike_alone_and_among_neighbours(
+def test_constrained_tasks_read_alike_alone_and_in_a_batch(
     engine: Qwen2VLEngine[PyTorchCache],
 ) -> None:
     for task, reading in zip(constrained_tasks(), engine.read(constrained_tasks()), strict=True):
@@ -122,7 +122,9 @@ def test_constrained_tasks_read_alike_alone_and_among_neighbours(
         ]
 
 
-def test_a_reading_that_nothing_can_spell_is_empty(engine: Qwen2VLEngine[PyTorchCache]) -> None:
+def test_a_charset_outside_the_vocabulary_gives_an_empty_output(
+    engine: Qwen2VLEngine[PyTorchCache],
+) -> None:
     [task] = tasks([(160, 60)])
     [reading] = engine.read([replace(task, constraints=DecodingConstraints(Charset.of("天"), 1))])
     assert (reading.raw_response, reading.log_probability) == ("", -math.inf)

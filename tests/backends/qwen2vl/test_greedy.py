@@ -123,7 +123,7 @@ def test_a_generation_config_that_samples_and_forbids_repetition_has_no_effect(
 
 
 @pytest.mark.parametrize("drafts", [0, 5])
-def test_a_row_of_a_batch_is_what_it_is_alone(
+def test_a_row_of_a_batch_equals_the_row_alone(
     model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor, drafts: int
 ) -> None:
     images = noise_images([(160, 60), (200, 2), (2, 200), (3, 3), (100, 30), (300, 100)])

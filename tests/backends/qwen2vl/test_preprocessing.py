@@ -104,9 +104,7 @@ def test_an_image_of_any_shape_becomes_patches(
 
 
 @pytest.mark.parametrize("pixels", [784, 360_000, 100_000_000])
-def test_the_longest_image_is_shown_within_any_range(
-    processor: Qwen2VLProcessor, pixels: int
-) -> None:
+def test_the_longest_image_fits_any_pixel_range(processor: Qwen2VLProcessor, pixels: int) -> None:
     processor.image_processor.size = {"shortest_edge": 784, "longest_edge": pixels}
     preprocessor = Preprocessor(processor_config(processor))
     batch = preprocessor.prepare([task(Image.new("RGB", (40_000, 200)))])
@@ -114,7 +112,7 @@ def test_the_longest_image_is_shown_within_any_range(
 
 
 @pytest.mark.parametrize(("width", "height"), [(160, 60), (100, 30), (90, 140), (300, 100)])
-def test_an_image_is_shown_in_the_range_of_the_processor(
+def test_an_image_is_resized_to_the_range_of_the_processor(
     preprocessor: Preprocessor, width: int, height: int
 ) -> None:
     shown_width, shown_height = preprocessor.size_shown(noise_image(width, height))

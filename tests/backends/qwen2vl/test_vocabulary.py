@@ -152,7 +152,7 @@ def test_token_probabilities_are_merged_to_characters(published: Vocabulary) -> 
         assert read[-1] == TokenLogprob("", scores[-1])
 
 
-def test_a_byte_that_is_no_character_takes_none_of_the_next_ones_along(
+def test_an_invalid_byte_does_not_consume_the_next_bytes(
     published: Vocabulary,
 ) -> None:
     def token_of(spelling: bytes) -> int:

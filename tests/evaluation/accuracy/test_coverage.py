@@ -61,13 +61,13 @@ def test_the_most_answers_at_an_accuracy(target: float, threshold: float) -> Non
     assert point.threshold == threshold
 
 
-def test_an_accuracy_that_is_never_reached_answers_nothing() -> None:
+def test_an_accuracy_that_is_never_reached_has_no_threshold() -> None:
     wrong = predictions_of((0.9, False), None)
     assert at_accuracy(0.95, coverage_curve(wrong)) is None
     assert answered_share(0.95, wrong) == 0.0
 
 
-def test_a_curve_may_come_back_to_an_accuracy_further_down() -> None:
+def test_an_accuracy_may_be_reached_again_at_a_lower_threshold() -> None:
     late = predictions_of((0.9, False), (0.5, True), (0.4, True), (0.3, True))
     assert answered_share(0.75, late) == 1.0
 

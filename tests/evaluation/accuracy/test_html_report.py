@@ -173,7 +173,7 @@ def test_a_baseline_of_ddddocr_has_a_column_only_where_it_is_given(
     assert ("ddddocr, known" in text) is (baseline is not None)
 
 
-def test_the_confusion_table_counts_what_is_taken_for_what() -> None:
+def test_the_confusion_table_counts_pairs_of_characters() -> None:
     family = family_of("one", "alnum", "O0", "OO", "lO")
     table = confusion_table(
         confusions([scored(family, answered("00"), answered("0O"), answered("l"))])

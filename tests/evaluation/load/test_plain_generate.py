@@ -58,7 +58,7 @@ def test_settings_are_those_of_the_service(checkpoint: Path) -> None:
     assert plain.precision in Precision
 
 
-def test_a_checkpoint_without_a_range_takes_the_settings_one(
+def test_a_checkpoint_without_a_pixel_range_uses_the_settings(
     checkpoint: Path, tmp_path: Path
 ) -> None:
     folder = linked(checkpoint, tmp_path, without="captcha.json")

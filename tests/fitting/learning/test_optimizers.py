@@ -46,7 +46,7 @@ def test_steps_are_those_of_the_library_to_bf16_precision(dtype: torch.dtype) ->
     assert ours[2].equal(starts[2])
 
 
-def test_a_run_saved_with_the_library_goes_on() -> None:
+def test_a_run_saved_with_the_library_resumes() -> None:
     parameter = nn.Parameter(torch.ones(4, 2))
     library = torch.optim.Muon([parameter], lr=0.01)
     parameter.grad = torch.ones(4, 2)

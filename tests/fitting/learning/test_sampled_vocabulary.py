@@ -29,7 +29,7 @@ def test_a_sample_has_each_token_once_and_all_targets(targets: torch.Tensor) -> 
     assert (vocabulary.positions == IGNORED).sum() == SIZE - len(ids)
 
 
-def test_the_sample_stands_for_the_whole_vocabulary(targets: torch.Tensor) -> None:
+def test_the_loss_of_a_sample_estimates_the_whole_vocabulary(targets: torch.Tensor) -> None:
     """The normaliser's expectation is that of all tokens, and so is the loss, nearly."""
     torch.manual_seed(0)
     states, embedding = torch.randn(2, 3, WIDTH), 0.3 * torch.randn(SIZE, WIDTH)

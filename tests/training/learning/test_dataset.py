@@ -89,7 +89,7 @@ def test_boxes_follow_their_characters() -> None:
         assert (part[rows, columns] == shade).all()
 
 
-def test_training_shows_what_the_service_shows() -> None:
+def test_training_prepares_images_as_the_service_does() -> None:
     drawn, text, kind = draw_captcha(PLAIN, (2, 4), FONTS, random.Random(1))
     shown = show(Captcha(drawn.image, text, kind))
     capabilities = Capabilities(crops_to_text=True, stretch=STRETCH)
@@ -98,7 +98,7 @@ def test_training_shows_what_the_service_shows() -> None:
     assert np.array_equal(np.asarray(served), np.asarray(shown.image))
 
 
-def test_an_image_goes_to_a_grid_of_about_its_shape() -> None:
+def test_an_image_is_assigned_a_grid_of_similar_shape() -> None:
     rng = random.Random(0)
     grids = [grid for grid, _ in LEVELS[-1].grids]
     chosen = [nearest_grid((320, 100), grids, rng) for _ in range(200)]

@@ -116,7 +116,7 @@ def test_a_graph_of_another_shape_is_rejected(engines: Engines, tmp_path: Path) 
         load_engine(other, Precision.FP32, 1, PIXEL_RANGE)
 
 
-def test_an_image_is_seen_alike_alone_and_beside_others(engines: Engines) -> None:
+def test_an_image_is_encoded_alike_alone_and_in_a_batch(engines: Engines) -> None:
     preprocessor = Preprocessor(read_processor_config(engines.folder, PIXEL_RANGE))
     model = OnnxModel(engines.folder, read_model_config(engines.folder), Precision.INT8, 2)
     asked = requests()

@@ -122,7 +122,7 @@ def pixel_range(backend: PyTorchBackend, monkeypatch: pytest.MonkeyPatch) -> tup
     return ranges[0]
 
 
-def test_the_settings_decide_how_large_an_image_is_shown(
+def test_the_settings_limit_the_pixels_of_an_image(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert pixel_range(new_backend(checkpoint), monkeypatch) == (5 * 784, 18 * 784)
@@ -168,7 +168,7 @@ def test_the_check_reports_a_checkpoint_beyond_the_memory(
         new_backend(checkpoint, use_gpu=use_gpu).check()
 
 
-def test_with_a_gpu_the_memory_is_not_what_counts(
+def test_with_a_gpu_the_main_memory_is_not_checked(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hardware, "available_memory_bytes", lambda: 1000)

@@ -66,7 +66,7 @@ def test_a_torch_that_cannot_pack_does_without(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(FusedLinear(layer)(states), layer(states))
 
 
-def test_the_layers_go_on_working_with_weights_that_exist_once() -> None:
+def test_layers_work_after_their_weights_are_fused() -> None:
     separate = layers([8, 4, 4], bias=True)
     expected = deepcopy(separate)
     FusedLinear(*separate)

@@ -131,7 +131,7 @@ def backend_of(folder: Path) -> PyTorchBackend:
     )
 
 
-def test_nothing_of_a_checkpoint_is_run(harmful: Path) -> None:
+def test_code_in_a_checkpoint_is_not_run(harmful: Path) -> None:
     backend = backend_of(harmful)
     backend.check()
     backend.load()

@@ -22,7 +22,7 @@ REQUEST = GenerationRequest(noise_image(160, 60), "what is it?", 12)
     ],
     ids=["CUDA", "Linux", "Windows"],
 )
-def test_every_way_of_running_out_of_memory_is_a_memory_error(
+def test_every_out_of_memory_error_is_a_memory_error(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*arguments: object, **options: object) -> None:
@@ -33,7 +33,7 @@ def test_every_way_of_running_out_of_memory_is_a_memory_error(
         create_engine(small_model(Shape()), small_processor()).read([REQUEST])
 
 
-def test_other_errors_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: object, **options: object) -> None:
         raise RuntimeError("a bug")
 

@@ -40,9 +40,7 @@ def test_a_broken_image_is_no_answer(backend: FakeBackend, settings: Settings) -
     assert (answer.success, answer.error_type) == (False, "unsupported_image_type")
 
 
-def test_options_that_leave_nothing_to_read_end_the_run(
-    backend: FakeBackend, settings: Settings
-) -> None:
+def test_contradictory_options_end_the_run(backend: FakeBackend, settings: Settings) -> None:
     options = parse_options({"kind": "digits", "charset": "ab"})
     with (
         loaded_reader(backend, settings, options) as reader,
