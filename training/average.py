@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoProcessor, Qwen2VLForConditionalGeneration
 
-from training.build import build_tokenizer, save_checkpoint
+from training.build import AUXILIARY_HEADS, build_tokenizer, save_checkpoint
 from training.rendering.alphabet import HANZI_LEVEL_1, HANZI_LEVEL_2
 
 # Names of the matrix that embeds tokens and, tied to it, distinguishes them.
@@ -47,7 +48,7 @@ def average(
         UnlikeCheckpointsError: They differ in shape.
         ValueError: The shares are of another number, or do not make 1.
     """
-    shares = shares or [1 / len(folders)] * len(folders)
+    shares = shares or _equal_shares(folders)
     hanzi_shares = hanzi_shares or shares
     for given in (shares, hanzi_shares):
         if len(given) != len(folders) or not abs(sum(given) - 1) < 1e-6:
@@ -67,6 +68,22 @@ def average(
         mean[name][hanzi] = _mean([state[name][hanzi] for state in states], hanzi_shares)
     models[0].load_state_dict(mean)
     return models[0]
+
+
+def average_heads(
+    folders: Sequence[Path], shares: Sequence[float] | None = None
+) -> dict[str, torch.Tensor] | None:
+    """Return the mean of the checkpoints' auxiliary heads in fp16, or None where one has none."""
+    files = [folder / AUXILIARY_HEADS for folder in folders]
+    if not all(file.is_file() for file in files):
+        return None
+    heads = [load_file(file) for file in files]
+    shares = shares or _equal_shares(folders)
+    return {name: _mean([one[name].float() for one in heads], shares).half() for name in heads[0]}
+
+
+def _equal_shares(folders: Sequence[Path]) -> list[float]:
+    return [1 / len(folders)] * len(folders)
 
 
 def _mean(values: Sequence[torch.Tensor], shares: Sequence[float]) -> torch.Tensor:
@@ -100,6 +117,9 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     save_checkpoint(model, AutoProcessor.from_pretrained(arguments.checkpoints[0]), arguments.out)
+    heads = average_heads(arguments.checkpoints, arguments.shares)
+    if heads is not None:
+        save_file(heads, arguments.out / AUXILIARY_HEADS)
     description = {
         "mean_of": [_description(folder) for folder in arguments.checkpoints],
         "shares": arguments.shares,

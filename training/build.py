@@ -43,6 +43,9 @@ STRETCH = 1.6
 # that took 1.57 and 1.31 readings an image. 1.1 and 1.4 brought less.
 SECOND_LOOK = SecondLook(stretch=1.25, below=0.7)
 
+# In a checkpoint of a run: the heads that only training uses, in fp16, for the run after it.
+AUXILIARY_HEADS = "auxiliary_heads.safetensors"
+
 PAD = "<|endoftext|>"
 SPECIAL_TOKENS = [
     PAD,

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import copy
+import shutil
 from pathlib import Path
 
 import torch
 from transformers import Qwen2VLForConditionalGeneration
 
-from training.build import build_processor, save_checkpoint
+from training.build import AUXILIARY_HEADS, build_processor, save_checkpoint
 
 
 @torch.no_grad()
@@ -61,6 +62,8 @@ def main() -> None:
         arguments.checkpoint, dtype=torch.float32
     )
     save_checkpoint(grown(model, arguments.depth), build_processor(), arguments.out)
+    if (arguments.checkpoint / AUXILIARY_HEADS).is_file():
+        shutil.copy(arguments.checkpoint / AUXILIARY_HEADS, arguments.out)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,14 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.fitting.learning.optimizers import Optimizers
 from qwen_captcha.fitting.learning.vision import compiled_block, run_block
 from qwen_captcha.fitting.trainer import fast_bf16
 from training.build import (
+    AUXILIARY_HEADS,
     build_config,
     build_model,
     build_processor,
@@ -75,6 +77,8 @@ class Trainer:
             _UNAIDED_SHARE,
             _EXCLUDED_SHARE,
         )
+        if arguments.init is not None and (arguments.init / AUXILIARY_HEADS).is_file():
+            self.objective.load_heads(load_file(arguments.init / AUXILIARY_HEADS))
         self.objective.to(self.device).train()  # loaded weights come as for inference
         self.average = {
             name: value.detach().clone() for name, value in self.model.named_parameters()
@@ -144,7 +148,7 @@ class Trainer:
             (self.out / "misses.json").write_text(json.dumps(shown, indent=1) + "\n")
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as a checkpoint."""
+        """Write the averaged weights as a checkpoint, and the auxiliary heads for the next run."""
         exported = Qwen2VLForConditionalGeneration(self.model.config)
         exported.generation_config = self.model.generation_config
         exported.load_state_dict(
@@ -152,6 +156,8 @@ class Trainer:
         )
         exported.tie_weights()
         save_checkpoint(exported, self.processor, folder)
+        heads = {name: value.half().cpu() for name, value in self.objective.heads().items()}
+        save_file(heads, folder / AUXILIARY_HEADS)
 
     def _learning_rate(self) -> float:
         peak = float(self.arguments.learning_rate)

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import Qwen2VLForConditionalGeneration
 
 from qwen_captcha.recognition.calibration import CALIBRATION
 from training import average
 from training.build import (
+    AUXILIARY_HEADS,
     build_config,
     build_model,
     build_processor,
@@ -73,6 +75,18 @@ def test_shares_weigh_the_checkpoints_and_chinese_characters_have_their_own(
 def test_shares_must_make_one(folders: list[Path], shares: list[float]) -> None:
     with pytest.raises(ValueError, match="2 shares that make 1"):
         average.average(folders, shares)
+
+
+def test_auxiliary_heads_are_averaged_where_all_have_them(
+    folders: list[Path], tmp_path: Path
+) -> None:
+    assert average.average_heads(folders) is None
+    for name, value in (("a", 1.0), ("b", 3.0)):
+        (tmp_path / name).mkdir()
+        save_file({"look": torch.full((2,), value)}, tmp_path / name / AUXILIARY_HEADS)
+    heads = average.average_heads([tmp_path / "a", tmp_path / "b"], [0.25, 0.75])
+    assert heads is not None
+    assert heads["look"].tolist() == [2.5, 2.5]
 
 
 def test_new_weights_are_without_the_calibration_of_the_old(tmp_path: Path) -> None:

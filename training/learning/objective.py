@@ -126,6 +126,19 @@ class Objective(nn.Module):
             ids[self._encode(upper)] = self._encode(upper.lower())[0]
         return ids
 
+    def heads(self) -> dict[str, torch.Tensor]:
+        """Return the weights of the auxiliary heads, which no checkpoint for reading has."""
+        parts = ("glyph_heads.", "column_head.")
+        return {name: value for name, value in self.state_dict().items() if name.startswith(parts)}
+
+    def load_heads(self, weights: dict[str, torch.Tensor]) -> None:
+        """Take the weights of the auxiliary heads from another run.
+
+        Raises:
+            RuntimeError: They are of another shape.
+        """
+        self.load_state_dict(self.state_dict() | weights)
+
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text))
 

@@ -222,3 +222,17 @@ def test_saved_checkpoint_loads_with_equal_bf16_weights(
     assert loaded.dtype == torch.bfloat16
     for name, value in objective.model.named_parameters():
         assert torch.equal(loaded.get_parameter(name), value.to(torch.bfloat16)), name
+
+
+def test_auxiliary_heads_go_on_from_another_run(
+    objective: Objective, processor: Qwen2VLProcessor
+) -> None:
+    other = Objective(objective.model, processor.tokenizer)
+    heads = {name: value.half() for name, value in other.heads().items()}
+    assert {name.split(".")[0] for name in heads} == {"glyph_heads", "column_head"}
+    fresh = Objective(objective.model, processor.tokenizer)
+    fresh.load_heads(heads)
+    for name, value in fresh.heads().items():
+        torch.testing.assert_close(value, other.heads()[name].half().float())
+    with pytest.raises(RuntimeError, match="look"):
+        fresh.load_heads({"column_head.look.weight": torch.zeros(3)})
