@@ -91,17 +91,26 @@ def measure(folder: Path, captchas: int) -> Cost:
 def _median_seconds(backend: PyTorchBackend, captchas: int, tokens: int) -> float:
     seconds = []
     for number in range(captchas):
-        task = GenerationRequest(_captcha(f"{1234 + number}"), PROMPT, tokens)
+        task = GenerationRequest(draw_captcha(f"{1234 + number}"), PROMPT, tokens)
         start_s = time.perf_counter()
         backend.read([task])
         seconds.append(time.perf_counter() - start_s)
     return median(seconds)
 
 
-def _captcha(text: str) -> Image.Image:
+def draw_captcha(text: str) -> Image.Image:
+    """Return the text on 160 x 60 pixels."""
     image = Image.new("RGB", (160, 60), "white")
     ImageDraw.Draw(image).text((20, 8), text, fill="navy", font_size=40)
     return image
+
+
+def assumed_memory(free_gib: float | None) -> AbstractContextManager[object]:
+    """Let loading assume so much free memory; None leaves it to the machine."""
+    if free_gib is None:
+        return nullcontext()
+    free_bytes = int(free_gib * GIB)
+    return mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,12 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--free-gib", type=float, help="free memory to assume; else what is free")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    memory: AbstractContextManager[object] = nullcontext()
-    if options.free_gib is not None:
-        free_bytes = int(options.free_gib * GIB)
-        memory = mock.patch.object(hardware, "available_memory_bytes", return_value=free_bytes)
     try:
-        with memory:
+        with assumed_memory(options.free_gib):
             print(measure(options.folder, options.captchas))
     except ModelLoadError as error:
         print(error, file=sys.stderr)
