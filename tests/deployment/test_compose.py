@@ -142,6 +142,12 @@ def test_the_model_cache_is_the_volume_that_is_mounted() -> None:
     assert f"QWEN_MODEL={MODEL}" in DOCKERFILE
 
 
+def test_both_images_start_onnx_runtime_without_its_telemetry() -> None:
+    [_, base, *_] = DOCKERFILE.split("\nFROM ")
+    assert base.startswith("python:3.13-slim AS base\n")
+    assert " ORT_DISABLE_TELEMETRY=1 " in base
+
+
 def test_files_of_the_image_are_in_its_build_context() -> None:
     ignore = (PROJECT / ".dockerignore").read_text(encoding="utf-8").split()
     copied = [
