@@ -26,7 +26,7 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 
 from qwen_captcha.backends.qwen2vl.onnx.export import export_if_possible
-from qwen_captcha.checkpoints.files import SecondLook
+from qwen_captcha.checkpoints.files import FurtherViews, View
 from qwen_captcha.recognition.calibration import CALIBRATION
 from training.rendering.alphabet import ALPHABET
 
@@ -38,11 +38,10 @@ CELL = PATCH_SIZE * MERGE_SIZE  # 28 pixels a side: one visual token
 MIN_PIXELS = 28 * CELL * CELL
 MAX_PIXELS = 56 * CELL * CELL
 STRETCH = 1.6
-# An image that is not read with this probability is read again with this stretch. Of 760 images of
-# unseen and 888 of seen families 0.498 and 0.769 were read right without, 0.519 and 0.792 with it;
-# that took 1.57 and 1.31 readings an image. 1.1 and 1.4 brought less.
-SECOND_LOOK = SecondLook(stretch=1.25, below=0.7)
-
+# An image that is not read with this probability is read again in these views.
+FURTHER_VIEWS = FurtherViews(
+    below=0.7, views=(View(1.25), View(1.6, (48 * CELL * CELL, 84 * CELL * CELL)))
+)
 # In a checkpoint of a run: the heads that only training uses, in fp16, for the run after it.
 AUXILIARY_HEADS = "auxiliary_heads.safetensors"
 
@@ -201,7 +200,7 @@ def save_checkpoint(
         "pixel_range": [MIN_PIXELS, MAX_PIXELS],
         "crops_to_text": True,
         "stretch": STRETCH,
-        "second_look": asdict(SECOND_LOOK),
+        "further_views": asdict(FURTHER_VIEWS),
     }
     (folder / "captcha.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     if not export_if_possible(folder):

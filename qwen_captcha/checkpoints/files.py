@@ -41,16 +41,29 @@ class HalfDownloadedError(ModelLoadError):
 
 
 @dataclass(frozen=True, slots=True)
-class SecondLook:
-    """How an image is read once more where the model is not sure of its first output.
+class View:
+    """Another way to show an image to the model.
 
     Attributes:
-        stretch: Horizontal scale of the image for the second reading.
-        below: Probability of the first output below which there is a second reading.
+        stretch: Horizontal scale, after the crop.
+        pixel_range: As in `CaptchaFacts`; None for that of the checkpoint.
     """
 
     stretch: float
+    pixel_range: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherViews:
+    """How an image is read again while the model is not sure of any output.
+
+    Attributes:
+        below: Probability of the most probable output below which the next view is read.
+        views: In order.
+    """
+
     below: float
+    views: tuple[View, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class CaptchaFacts:
             where the settings decide.
         crops_to_text: It was trained on what `images.crop` leaves of an image.
         stretch: Horizontal scale that it was trained on, after the crop.
-        second_look: None where images are read once.
+        further_views: None where images are read once.
     """
 
     follows_prompts: bool = True
@@ -72,7 +85,7 @@ class CaptchaFacts:
     pixel_range: tuple[int, int] | None = None
     crops_to_text: bool = False
     stretch: float = 1.0
-    second_look: SecondLook | None = None
+    further_views: FurtherViews | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,22 +232,18 @@ def read_facts(folder: Path, name: str) -> CaptchaFacts:
         return CaptchaFacts()
     facts = _read_json(folder / FACTS, name)
     try:
-        low, high = (int(pixels) for pixels in facts["pixel_range"])
-        if not 0 < low <= high:
-            raise ValueError(facts["pixel_range"])
-        stretch = _read_stretch(facts.get("stretch", 1))
         return CaptchaFacts(
             follows_prompts=bool(facts["follows_prompts"]),
             answers_questions=bool(facts["answers_questions"]),
-            pixel_range=(low, high),
+            pixel_range=_read_pixel_range(facts["pixel_range"]),
             crops_to_text=bool(facts.get("crops_to_text", False)),
-            stretch=stretch,
-            second_look=_read_second_look(facts.get("second_look")),
+            stretch=_read_stretch(facts.get("stretch", 1)),
+            further_views=_read_further_views(facts.get("further_views")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelLoadError(
             f"{FACTS} of {name} must hold follows_prompts, answers_questions and pixel_range; "
-            "stretch, if there, is between 0.5 and 4, and second_look has stretch and below."
+            "stretch, if there, is between 0.5 and 4, and further_views has below and views."
         ) from error
 
 
@@ -245,13 +254,25 @@ def _read_stretch(value: Any) -> float:
     return stretch
 
 
-def _read_second_look(look: Any) -> SecondLook | None:
-    if look is None:
+def _read_pixel_range(value: Any) -> tuple[int, int]:
+    low, high = (int(pixels) for pixels in value)
+    if not 0 < low <= high:
+        raise ValueError(value)
+    return low, high
+
+
+def _read_further_views(further: Any) -> FurtherViews | None:
+    if further is None:
         return None
-    below = float(look["below"])
+    below = float(further["below"])
     if not 0 < below <= 1:
-        raise ValueError(look)
-    return SecondLook(_read_stretch(look["stretch"]), below)
+        raise ValueError(further)
+    return FurtherViews(below, tuple(_read_view(view) for view in further["views"]))
+
+
+def _read_view(view: Any) -> View:
+    own = view.get("pixel_range")
+    return View(_read_stretch(view["stretch"]), None if own is None else _read_pixel_range(own))
 
 
 def _read_json(path: Path, name: str) -> dict[str, Any]:

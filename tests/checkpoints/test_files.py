@@ -11,8 +11,9 @@ from huggingface_hub import constants
 
 from qwen_captcha.checkpoints.files import (
     CaptchaFacts,
+    FurtherViews,
     HalfDownloadedError,
-    SecondLook,
+    View,
     check_architecture,
     described_weights,
     download_checkpoint,
@@ -152,9 +153,10 @@ def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
     assert inspect_checkpoint(folder, "mine").facts == CaptchaFacts(False, False, (100, 200))
     write_json(folder / "captcha.json", {**FACTS, "crops_to_text": True})
     assert inspect_checkpoint(folder, "mine").facts.crops_to_text
-    look = {"stretch": 1.25, "below": 0.7}
-    write_json(folder / "captcha.json", {**FACTS, "second_look": look})
-    assert inspect_checkpoint(folder, "mine").facts.second_look == SecondLook(1.25, 0.7)
+    views = [{"stretch": 1.25}, {"stretch": 2, "pixel_range": [300, 400]}]
+    write_json(folder / "captcha.json", {**FACTS, "further_views": {"below": 0.7, "views": views}})
+    further = inspect_checkpoint(folder, "mine").facts.further_views
+    assert further == FurtherViews(0.7, (View(1.25), View(2.0, (300, 400))))
 
 
 @pytest.mark.parametrize(
@@ -167,10 +169,14 @@ def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
         {**FACTS, "pixel_range": [0, 100]},
         {"pixel_range": [100, 200]},
         {**FACTS, "stretch": 9},
-        {**FACTS, "second_look": {"stretch": 1.25}},
-        {**FACTS, "second_look": {"stretch": 1.25, "below": 7}},
-        {**FACTS, "second_look": {"stretch": 0, "below": 0.7}},
-        {**FACTS, "second_look": 1.25},
+        {**FACTS, "further_views": {"views": []}},
+        {**FACTS, "further_views": {"below": 7, "views": []}},
+        {**FACTS, "further_views": {"below": 0.7, "views": [{"stretch": 0}]}},
+        {
+            **FACTS,
+            "further_views": {"below": 0.7, "views": [{"stretch": 1, "pixel_range": [2, 1]}]},
+        },
+        {**FACTS, "further_views": 1.25},
     ],
     ids=[
         "one limit",
@@ -180,10 +186,11 @@ def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
         "zero",
         "fields missing",
         "stretch",
-        "no limit of a second look",
-        "limit of a second look",
-        "stretch of a second look",
-        "a second look of one number",
+        "no limit of views",
+        "limit of views",
+        "stretch of a view",
+        "pixels of a view",
+        "views as a number",
     ],
 )
 def test_facts_that_cannot_be_used_are_rejected(folder: Path, facts: object) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import RemoteEngine
-from qwen_captcha.checkpoints.files import CheckpointFiles, SecondLook
+from qwen_captcha.checkpoints.files import CheckpointFiles, FurtherViews
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.images.resize import stretched
 from qwen_captcha.recognition.calibration import (
@@ -68,7 +68,7 @@ class Qwen2VLBackend(ABC):
         self._workers = workers
         self._gpu_available = hardware.count_gpus() > 0
         self._capabilities = Capabilities()
-        self._second_look: SecondLook | None = None
+        self._further_views: FurtherViews | None = None
         self._engine: Qwen2VLEngine[Any] | None = None
 
     @property
@@ -107,7 +107,7 @@ class Qwen2VLBackend(ABC):
             stretch=files.facts.stretch,
             calibration=_read_calibration(files),
         )
-        self._second_look = files.facts.second_look
+        self._further_views = files.facts.further_views
         try:
             self._engine = self._load_engine(files)
         except (ArithmeticError, ValueError, RuntimeError) as error:
@@ -123,8 +123,8 @@ class Qwen2VLBackend(ABC):
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         """Read a batch; the result has one output a request, in order.
 
-        Images whose output is not sure are read a second time, stretched otherwise, where the
-        checkpoint asks for it. The output with the higher probability counts.
+        Images whose output is not sure are read in further views, where the checkpoint asks for
+        it. The output with the highest probability counts.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
@@ -133,17 +133,20 @@ class Qwen2VLBackend(ABC):
         if self._engine is None:
             raise RuntimeError("The model is not loaded.")
         outputs = self._engine.read(requests)
-        look = self._second_look
-        if look is None:
+        further = self._further_views
+        if further is None:
             return outputs
-        limit, scale = math.log(look.below), look.stretch / self._capabilities.stretch
-        unsure = [n for n, output in enumerate(outputs) if _log_probability_of(output) < limit]
-        if unsure:
+        limit = math.log(further.below)
+        for view in further.views:
+            unsure = [n for n, output in enumerate(outputs) if _sureness(output) < limit]
+            if not unsure:
+                break
+            scale = view.stretch / self._capabilities.stretch
             again = [
                 replace(requests[n], image=stretched(requests[n].image, scale)) for n in unsure
             ]
-            for n, other in zip(unsure, self._engine.read(again), strict=True):
-                if _log_probability_of(other) > _log_probability_of(outputs[n]):
+            for n, other in zip(unsure, self._engine.read(again, view.pixel_range), strict=True):
+                if _sureness(other) > _sureness(outputs[n]):
                     outputs[n] = other
         return outputs
 
@@ -183,6 +186,12 @@ class Qwen2VLBackend(ABC):
 
 
 def _log_probability_of(output: GenerationOutput) -> float:
+    """Return the log-probability of an output, which is always known in this process."""
+    assert output.log_probability is not None
+    return output.log_probability
+
+
+def _sureness(output: GenerationOutput) -> float:
     """Return the log-probability of an output, which is always known in this process."""
     assert output.log_probability is not None
     return output.log_probability

@@ -16,7 +16,7 @@ from qwen_captcha.backends.qwen2vl.arrays import Ints
 from qwen_captcha.backends.qwen2vl.beam_search import search
 from qwen_captcha.backends.qwen2vl.greedy import Decoded, decode_greedily
 from qwen_captcha.backends.qwen2vl.language_model import CacheT, LanguageModel, Prompts
-from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
+from qwen_captcha.backends.qwen2vl.preprocessing import PixelRange, Preprocessor
 from qwen_captcha.backends.qwen2vl.search_plan import SearchPlan, plan_searches
 from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary
 from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
@@ -43,8 +43,15 @@ class Qwen2VLEngine(Generic[CacheT]):
         self._preprocessor = preprocessor
         self._vocabulary = vocabulary
 
-    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+    def read(
+        self, requests: Sequence[GenerationRequest], pixel_range: PixelRange | None = None
+    ) -> list[GenerationOutput]:
         """Read a batch.
+
+        Args:
+            requests: At least one.
+            pixel_range: Minimum and maximum pixels of an image as the model sees it; None for that
+                of the checkpoint.
 
         Raises:
             MemoryError: The batch does not fit the device's memory.
@@ -53,15 +60,17 @@ class Qwen2VLEngine(Generic[CacheT]):
         # Images of equal size next to each other share the calls of the vision encoder.
         order = sorted(
             range(len(requests)),
-            key=lambda index: self._preprocessor.size_shown(requests[index].image),
+            key=lambda index: self._preprocessor.size_shown(requests[index].image, pixel_range),
         )
-        outputs = self._read_in_order([requests[index] for index in order])
+        outputs = self._read_in_order([requests[index] for index in order], pixel_range)
         by_index = dict(zip(order, outputs, strict=True))
         return [by_index[index] for index in range(len(requests))]
 
-    def _read_in_order(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+    def _read_in_order(
+        self, requests: Sequence[GenerationRequest], pixel_range: PixelRange | None
+    ) -> list[GenerationOutput]:
         limits = [request.max_new_tokens for request in requests]
-        batch = self._preprocessor.prepare(requests)
+        batch = self._preprocessor.prepare(requests, pixel_range)
         drafted = self._draft_tokens(len(requests), max(limits))
         prompts = Prompts.read(self._model, batch, drafted, max(limits))
         greedy = decode_greedily(prompts, self._vocabulary, limits)

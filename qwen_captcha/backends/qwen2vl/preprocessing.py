@@ -24,6 +24,8 @@ from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.images.resize import size_shown, with_borders
 from qwen_captcha.recognition.reading import GenerationRequest
 
+# Minimum and maximum pixels of an image as the model sees it.
+PixelRange = tuple[int, int]
 # Rows of the same prompt and image size are alike: captchas of one site always are.
 CACHED_ROWS = 256
 
@@ -94,7 +96,7 @@ class ProcessorConfig:
     pad_token_id: int
     patch_size: int
     merge_size: int
-    pixel_range: tuple[int, int]
+    pixel_range: PixelRange
     rescale_factor: float
     mean: Sequence[float]
     deviation: Sequence[float]
@@ -113,9 +115,11 @@ class Preprocessor:
         self._special_tokens = re.compile("|".join(map(re.escape, special)) or r"(?!)")
         self._row = lru_cache(maxsize=CACHED_ROWS)(self._build_row)
 
-    def size_shown(self, image: Image.Image) -> tuple[int, int]:
+    def size_shown(
+        self, image: Image.Image, pixel_range: PixelRange | None = None
+    ) -> tuple[int, int]:
         """Return the width and height of a resized image, in pixels."""
-        min_pixels, max_pixels = self._config.pixel_range
+        min_pixels, max_pixels = pixel_range or self._config.pixel_range
         return size_shown(
             image.size,
             cell_side=self._config.patch_size * self._config.merge_size,
@@ -123,11 +127,13 @@ class Preprocessor:
             max_pixels=max_pixels,
         )
 
-    def prepare(self, requests: Sequence[GenerationRequest]) -> Batch:
+    def prepare(
+        self, requests: Sequence[GenerationRequest], pixel_range: PixelRange | None = None
+    ) -> Batch:
         """Return the batch of at least one request, a row each, in order."""
         images = [
             with_borders(request.image).resize(
-                self.size_shown(request.image), Image.Resampling.BICUBIC
+                self.size_shown(request.image, pixel_range), Image.Resampling.BICUBIC
             )
             for request in requests
         ]

@@ -1,4 +1,4 @@
-"""The second look of a backend that runs a checkpoint in this process."""
+"""The further views in which a backend in this process reads what it is not sure of."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from PIL import Image
 
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
-from qwen_captcha.checkpoints.files import CaptchaFacts, CheckpointFiles, SecondLook
+from qwen_captcha.checkpoints.files import CaptchaFacts, CheckpointFiles, FurtherViews, View
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
 
 SURE, UNSURE, HOPELESS = -0.01, -0.8, -3.0
-STRETCH, LOOK = 1.6, SecondLook(0.8, 0.7)
+STRETCH = 1.6
+VIEWS = FurtherViews(below=0.7, views=(View(0.8), View(3.2, (2, 20))))
 
 
 class Engine:
@@ -24,12 +25,14 @@ class Engine:
 
     def __init__(self, by_width: dict[int, float]) -> None:
         self.by_width = by_width
-        self.batches: list[list[int]] = []
+        self.batches: list[tuple[list[int], tuple[int, int] | None]] = []
 
-    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+    def read(
+        self, requests: Sequence[GenerationRequest], pixel_range: tuple[int, int] | None = None
+    ) -> list[GenerationOutput]:
         """Return the width of each image as its text."""
         widths = [request.image.width for request in requests]
-        self.batches.append(widths)
+        self.batches.append((widths, pixel_range))
         return [GenerationOutput(str(width), self.by_width[width], True) for width in widths]
 
 
@@ -39,36 +42,40 @@ class Backend(Qwen2VLBackend):
     name = "fake"
     device = "cpu"
 
-    def __init__(self, engine: Engine, look: SecondLook | None) -> None:
+    def __init__(self, engine: Engine, views: FurtherViews | None) -> None:
         super().__init__("fake", model_name="fake", min_pixels=1, max_pixels=10)
-        self._given, self._look = engine, look
+        self._given, self._asked = engine, views
 
     def _find_files(self) -> CheckpointFiles:
-        facts = CaptchaFacts(False, False, (1, 10), stretch=STRETCH, second_look=self._look)
+        facts = CaptchaFacts(False, False, (1, 10), stretch=STRETCH, further_views=self._asked)
         return CheckpointFiles(Path("nowhere"), Weights(1), facts)
 
     def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[Any]:
         return cast(Qwen2VLEngine[Any], self._given)
 
 
-def texts(engine: Engine, look: SecondLook | None, widths: Sequence[int]) -> list[str]:
+def texts(engine: Engine, views: FurtherViews | None, widths: Sequence[int]) -> list[str]:
     """Return what a backend reads of images of some widths."""
-    backend = Backend(engine, look)
+    backend = Backend(engine, views)
     backend.load()
     images = [Image.new("RGB", (width, 10)) for width in widths]
     outputs = backend.read([GenerationRequest(image, "", 8) for image in images])
     return [output.raw_response for output in outputs]
 
 
-def test_unsure_images_are_read_again_in_one_batch_and_the_surer_output_counts() -> None:
-    engine = Engine({100: SURE, 200: HOPELESS, 300: UNSURE, 50: SURE, 150: HOPELESS, 400: UNSURE})
+def test_unsure_images_are_read_in_further_views_and_the_surest_output_counts() -> None:
+    engine = Engine({100: SURE, 200: HOPELESS, 300: UNSURE, 150: HOPELESS, 600: HOPELESS})
     engine.by_width[200 // 2] = SURE  # 200 is surer at half its width
-    assert texts(engine, LOOK, [100, 200, 300]) == ["100", "100", "300"]
-    assert engine.batches == [[100, 200, 300], [100, 150]]
+    assert texts(engine, VIEWS, [100, 200, 300]) == ["100", "100", "300"]
+    assert engine.batches == [
+        ([100, 200, 300], None),
+        ([100, 150], None),
+        ([600], (2, 20)),  # what is sure by now is not read again
+    ]
 
 
-@pytest.mark.parametrize("look", [None, LOOK], ids=["no second look", "all sure"])
-def test_an_image_above_the_threshold_is_read_once(look: SecondLook | None) -> None:
-    engine = Engine({100: SURE if look else HOPELESS})
-    assert texts(engine, look, [100, 100]) == ["100", "100"]
-    assert engine.batches == [[100, 100]]
+@pytest.mark.parametrize("views", [None, VIEWS], ids=["no further views", "all sure"])
+def test_an_image_above_the_threshold_is_read_once(views: FurtherViews | None) -> None:
+    engine = Engine({100: SURE if views else HOPELESS})
+    assert texts(engine, views, [100, 100]) == ["100", "100"]
+    assert engine.batches == [([100, 100], None)]

@@ -103,6 +103,15 @@ def test_an_image_of_any_shape_becomes_patches(
     assert width * height >= PIXEL_RANGE[0]
 
 
+def test_a_request_may_have_a_pixel_range_of_its_own(preprocessor: Preprocessor) -> None:
+    image = noise_image(112, 56)
+    least = 4 * PIXEL_RANGE[1]
+    width, height = preprocessor.size_shown(image, (least, 2 * least))
+    assert width * height >= least
+    batch = preprocessor.prepare([task(image)], (least, 2 * least))
+    assert batch.grids == [(height // 14, width // 14)]
+
+
 @pytest.mark.parametrize("pixels", [784, 360_000, 100_000_000])
 def test_the_longest_image_fits_any_pixel_range(processor: Qwen2VLProcessor, pixels: int) -> None:
     processor.image_processor.size = {"shortest_edge": 784, "longest_edge": pixels}
