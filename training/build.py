@@ -38,9 +38,11 @@ CELL = PATCH_SIZE * MERGE_SIZE  # 28 pixels a side: one visual token
 MIN_PIXELS = 28 * CELL * CELL
 MAX_PIXELS = 56 * CELL * CELL
 STRETCH = 1.6
-# An image that is not read with this probability is read again in these views.
+# An image that is not read with this probability is read again in these views. Of 888 images of
+# seen and 1,520 of unseen families 0.802 and 0.510 were read right without, 0.807 and 0.526 with
+# the first of them, 0.806 and 0.538 with both; with 48 to 84 cells 0.807 and 0.532.
 FURTHER_VIEWS = FurtherViews(
-    below=0.7, views=(View(1.25), View(1.6, (48 * CELL * CELL, 84 * CELL * CELL)))
+    below=0.7, views=(View(1.25), View(1.6, (36 * CELL * CELL, 72 * CELL * CELL)))
 )
 # In a checkpoint of a run: the heads that only training uses, in fp16, for the run after it.
 AUXILIARY_HEADS = "auxiliary_heads.safetensors"
