@@ -476,7 +476,7 @@ class TestTransformersServe(OverAnEngine):
         )
         local = create_backend(settings)
         local.load()
-        local._further_views = None  # type: ignore[attr-defined]  # the server reads an image once
+        local._views = None  # type: ignore[attr-defined]  # the server reads an image once
         remote = app.extensions["captcha_service"].backend
         images = [draw(text) for text in ("4711", "0815", "W8mZ", "iIl1", "3+4=?", "验证")]
         images += [image.resize((100, 30)) for image in images]

@@ -42,7 +42,7 @@ class HalfDownloadedError(ModelLoadError):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Another way to show an image to the model.
+    """A way to show an image to the model.
 
     Attributes:
         stretch: Horizontal scale, after the crop.
@@ -54,15 +54,15 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class FurtherViews:
-    """How an image is read again while the model is not sure of any output.
+class Views:
+    """The views in which an image is read, until the model is sure.
 
     Attributes:
-        below: Probability of the most probable output below which the next view is read.
-        views: In order.
+        sure: Probability of the most probable output from which no further view is read.
+        views: In order, at least one.
     """
 
-    below: float
+    sure: float
     views: tuple[View, ...]
 
 
@@ -77,7 +77,7 @@ class CaptchaFacts:
             where the settings decide.
         crops_to_text: It was trained on what `images.crop` leaves of an image.
         stretch: Horizontal scale that it was trained on, after the crop.
-        further_views: None where images are read once.
+        views: None where images are read once.
     """
 
     follows_prompts: bool = True
@@ -85,7 +85,7 @@ class CaptchaFacts:
     pixel_range: tuple[int, int] | None = None
     crops_to_text: bool = False
     stretch: float = 1.0
-    further_views: FurtherViews | None = None
+    views: Views | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,12 +238,12 @@ def read_facts(folder: Path, name: str) -> CaptchaFacts:
             pixel_range=_read_pixel_range(facts["pixel_range"]),
             crops_to_text=bool(facts.get("crops_to_text", False)),
             stretch=_read_stretch(facts.get("stretch", 1)),
-            further_views=_read_further_views(facts.get("further_views")),
+            views=_read_views(facts.get("views")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelLoadError(
             f"{FACTS} of {name} must hold follows_prompts, answers_questions and pixel_range; "
-            "stretch, if there, is between 0.5 and 4, and further_views has below and views."
+            "stretch, if there, is between 0.5 and 4, and views has sure and views."
         ) from error
 
 
@@ -261,13 +261,14 @@ def _read_pixel_range(value: Any) -> tuple[int, int]:
     return low, high
 
 
-def _read_further_views(further: Any) -> FurtherViews | None:
-    if further is None:
+def _read_views(content: Any) -> Views | None:
+    if content is None:
         return None
-    below = float(further["below"])
-    if not 0 < below <= 1:
-        raise ValueError(further)
-    return FurtherViews(below, tuple(_read_view(view) for view in further["views"]))
+    sure = float(content["sure"])
+    views = tuple(_read_view(view) for view in content["views"])
+    if not (0 < sure <= 1 and views):
+        raise ValueError(content)
+    return Views(sure, views)
 
 
 def _read_view(view: Any) -> View:

@@ -11,9 +11,9 @@ from huggingface_hub import constants
 
 from qwen_captcha.checkpoints.files import (
     CaptchaFacts,
-    FurtherViews,
     HalfDownloadedError,
     View,
+    Views,
     check_architecture,
     described_weights,
     download_checkpoint,
@@ -154,9 +154,9 @@ def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
     write_json(folder / "captcha.json", {**FACTS, "crops_to_text": True})
     assert inspect_checkpoint(folder, "mine").facts.crops_to_text
     views = [{"stretch": 1.25}, {"stretch": 2, "pixel_range": [300, 400]}]
-    write_json(folder / "captcha.json", {**FACTS, "further_views": {"below": 0.7, "views": views}})
-    further = inspect_checkpoint(folder, "mine").facts.further_views
-    assert further == FurtherViews(0.7, (View(1.25), View(2.0, (300, 400))))
+    write_json(folder / "captcha.json", {**FACTS, "views": {"sure": 0.7, "views": views}})
+    found = inspect_checkpoint(folder, "mine").facts.views
+    assert found == Views(0.7, (View(1.25), View(2.0, (300, 400))))
 
 
 @pytest.mark.parametrize(
@@ -169,14 +169,12 @@ def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
         {**FACTS, "pixel_range": [0, 100]},
         {"pixel_range": [100, 200]},
         {**FACTS, "stretch": 9},
-        {**FACTS, "further_views": {"views": []}},
-        {**FACTS, "further_views": {"below": 7, "views": []}},
-        {**FACTS, "further_views": {"below": 0.7, "views": [{"stretch": 0}]}},
-        {
-            **FACTS,
-            "further_views": {"below": 0.7, "views": [{"stretch": 1, "pixel_range": [2, 1]}]},
-        },
-        {**FACTS, "further_views": 1.25},
+        {**FACTS, "views": {"views": [{"stretch": 1}]}},
+        {**FACTS, "views": {"sure": 7, "views": [{"stretch": 1}]}},
+        {**FACTS, "views": {"sure": 0.7, "views": []}},
+        {**FACTS, "views": {"sure": 0.7, "views": [{"stretch": 0}]}},
+        {**FACTS, "views": {"sure": 0.7, "views": [{"stretch": 1, "pixel_range": [2, 1]}]}},
+        {**FACTS, "views": 1.25},
     ],
     ids=[
         "one limit",
@@ -188,6 +186,7 @@ def test_capabilities_are_read_from_the_captcha_json(folder: Path) -> None:
         "stretch",
         "no limit of views",
         "limit of views",
+        "no view",
         "stretch of a view",
         "pixels of a view",
         "views as a number",

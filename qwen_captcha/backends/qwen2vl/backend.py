@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_captcha.backends import hardware
 from qwen_captcha.backends.base import RemoteEngine
-from qwen_captcha.checkpoints.files import CheckpointFiles, FurtherViews
+from qwen_captcha.checkpoints.files import CheckpointFiles, View, Views
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.images.resize import stretched
 from qwen_captcha.recognition.calibration import (
@@ -68,7 +68,7 @@ class Qwen2VLBackend(ABC):
         self._workers = workers
         self._gpu_available = hardware.count_gpus() > 0
         self._capabilities = Capabilities()
-        self._further_views: FurtherViews | None = None
+        self._views: Views | None = None
         self._engine: Qwen2VLEngine[Any] | None = None
 
     @property
@@ -107,7 +107,7 @@ class Qwen2VLBackend(ABC):
             stretch=files.facts.stretch,
             calibration=_read_calibration(files),
         )
-        self._further_views = files.facts.further_views
+        self._views = files.facts.views
         try:
             self._engine = self._load_engine(files)
         except (ArithmeticError, ValueError, RuntimeError) as error:
@@ -123,8 +123,8 @@ class Qwen2VLBackend(ABC):
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
         """Read a batch; the result has one output a request, in order.
 
-        Images whose output is not sure are read in further views, where the checkpoint asks for
-        it. The output with the highest probability counts.
+        Where the checkpoint has several views, images are read in one after the other until the
+        model is sure. The output with the highest probability counts.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
@@ -132,23 +132,24 @@ class Qwen2VLBackend(ABC):
         """
         if self._engine is None:
             raise RuntimeError("The model is not loaded.")
-        outputs = self._engine.read(requests)
-        further = self._further_views
-        if further is None:
-            return outputs
-        limit = math.log(further.below)
-        for view in further.views:
-            unsure = [n for n, output in enumerate(outputs) if _sureness(output) < limit]
+        if self._views is None:
+            return self._engine.read(requests)
+        limit = math.log(self._views.sure)
+        best: dict[int, GenerationOutput] = {}
+        unsure = list(range(len(requests)))
+        for view in self._views.views:
+            shown = [self._show(requests[n], view) for n in unsure]
+            for n, output in zip(unsure, self._engine.read(shown, view.pixel_range), strict=True):
+                if n not in best or _sureness(output) > _sureness(best[n]):
+                    best[n] = output
+            unsure = [n for n in unsure if _sureness(best[n]) < limit]
             if not unsure:
                 break
-            scale = view.stretch / self._capabilities.stretch
-            again = [
-                replace(requests[n], image=stretched(requests[n].image, scale)) for n in unsure
-            ]
-            for n, other in zip(unsure, self._engine.read(again, view.pixel_range), strict=True):
-                if _sureness(other) > _sureness(outputs[n]):
-                    outputs[n] = other
-        return outputs
+        return [best[n] for n in range(len(requests))]
+
+    def _show(self, request: GenerationRequest, view: View) -> GenerationRequest:
+        scale = view.stretch / self._capabilities.stretch
+        return replace(request, image=stretched(request.image, scale))
 
     @abstractmethod
     def _find_files(self) -> CheckpointFiles:

@@ -1,4 +1,4 @@
-"""The further views in which a backend in this process reads what it is not sure of."""
+"""The views in which a backend in this process reads an image until it is sure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from PIL import Image
 
 from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
-from qwen_captcha.checkpoints.files import CaptchaFacts, CheckpointFiles, FurtherViews, View
+from qwen_captcha.checkpoints.files import CaptchaFacts, CheckpointFiles, View, Views
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
 
 SURE, UNSURE, HOPELESS = -0.01, -0.8, -3.0
 STRETCH = 1.6
-VIEWS = FurtherViews(below=0.7, views=(View(0.8), View(3.2, (2, 20))))
+VIEWS = Views(sure=0.7, views=(View(1.6, (1, 5)), View(0.8), View(3.2, (2, 20))))
 
 
 class Engine:
@@ -42,19 +42,19 @@ class Backend(Qwen2VLBackend):
     name = "fake"
     device = "cpu"
 
-    def __init__(self, engine: Engine, views: FurtherViews | None) -> None:
+    def __init__(self, engine: Engine, views: Views | None) -> None:
         super().__init__("fake", model_name="fake", min_pixels=1, max_pixels=10)
         self._given, self._asked = engine, views
 
     def _find_files(self) -> CheckpointFiles:
-        facts = CaptchaFacts(False, False, (1, 10), stretch=STRETCH, further_views=self._asked)
+        facts = CaptchaFacts(False, False, (1, 10), stretch=STRETCH, views=self._asked)
         return CheckpointFiles(Path("nowhere"), Weights(1), facts)
 
     def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[Any]:
         return cast(Qwen2VLEngine[Any], self._given)
 
 
-def texts(engine: Engine, views: FurtherViews | None, widths: Sequence[int]) -> list[str]:
+def texts(engine: Engine, views: Views | None, widths: Sequence[int]) -> list[str]:
     """Return what a backend reads of images of some widths."""
     backend = Backend(engine, views)
     backend.load()
@@ -68,14 +68,14 @@ def test_unsure_images_are_read_in_further_views_and_the_surest_output_counts() 
     engine.by_width[200 // 2] = SURE  # 200 is surer at half its width
     assert texts(engine, VIEWS, [100, 200, 300]) == ["100", "100", "300"]
     assert engine.batches == [
-        ([100, 200, 300], None),
+        ([100, 200, 300], (1, 5)),
         ([100, 150], None),
         ([600], (2, 20)),  # what is sure by now is not read again
     ]
 
 
-@pytest.mark.parametrize("views", [None, VIEWS], ids=["no further views", "all sure"])
-def test_an_image_above_the_threshold_is_read_once(views: FurtherViews | None) -> None:
+@pytest.mark.parametrize("views", [None, VIEWS], ids=["one view", "sure"])
+def test_a_sure_image_is_read_once(views: Views | None) -> None:
     engine = Engine({100: SURE if views else HOPELESS})
     assert texts(engine, views, [100, 100]) == ["100", "100"]
-    assert engine.batches == [([100, 100], None)]
+    assert engine.batches == [([100, 100], (1, 5) if views else None)]
