@@ -15,12 +15,16 @@ from qwen_captcha.backends.hardware import count_gpus
 from qwen_captcha.backends.qwen2vl.onnx.graph_files import has_graphs
 from qwen_captcha.checkpoints.resolve import BUNDLED, ResolvedModel, resolve_model
 from qwen_captcha.errors import ModelLoadError
-from qwen_captcha.settings import Settings, SettingsError
+from qwen_captcha.settings import Settings, SettingsError, set_unset_variables
 
 log = logging.getLogger(__name__)
 
 
 INSTALL_PYTORCH = "pip install -r requirements_qwen.txt (or pip install 'qwen-captcha[qwen]')"
+
+
+# ONNX Runtime reports its use to its maker otherwise, and keeps an identifier in the home folder.
+NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def create_backend(settings: Settings) -> Backend:
@@ -33,6 +37,7 @@ def create_backend(settings: Settings) -> Backend:
         ModelLoadError: There is no such checkpoint, or it cannot be used here.
         SettingsError: Several workers would share a GPU.
     """
+    set_unset_variables(NO_TELEMETRY)
     if settings.qwen_backend == "openai":
         return remote_backend(settings, settings.qwen_model)
     return _local_backend(settings, settings.qwen_model, settings.qwen_backend)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.settings import load_settings
 from tests.support.checkpoints import write_small_checkpoint
+from tests.support.live_server import PROJECT
 
 pytestmark = pytest.mark.live
 
@@ -127,3 +131,11 @@ def test_a_second_checkpoint_that_is_not_there_is_an_error(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ModelLoadError, match="no/such-model"):
         create_second_backend(load_settings({"QWEN_CASCADE": "no/such-model"}))
+
+
+def test_onnx_runtime_writes_no_identifier(tmp_path: Path) -> None:
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "QWEN_BACKEND": "onnx"}
+    command = [sys.executable, "-m", "qwen_captcha", "read", "examples/captcha.png"]
+    done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, check=True)
+    assert b"7KX4M" in done.stdout
+    assert not [*tmp_path.rglob("*")]
