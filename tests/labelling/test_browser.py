@@ -95,6 +95,16 @@ def folder_of(path: Path, *widths: int) -> Path:
     return path
 
 
+def intercept_labels(page: Page, handler: Callable[[Route], None]) -> None:
+    """Let a handler answer what the page sends, and load the page again.
+
+    Chromium intercepts the requests of a page for certain only if it was told so before loading.
+    """
+    page.route("**/labels", handler)
+    page.reload()
+    expect(page.locator("#label")).to_be_focused()
+
+
 def accept(page: Page, typed: str | None = None) -> None:
     """Accept a label as a person does, and wait until it is written."""
     with page.expect_response("**/labels"):
@@ -230,7 +240,7 @@ def test_an_image_whose_label_cannot_be_saved_is_shown_again(
     def refuse(route: Route) -> None:
         route.fulfill(status=500, content_type="application/json", body=error)
 
-    page.route("**/labels", refuse)
+    intercept_labels(page, refuse)
     page.keyboard.type("mine")
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("No space left on device")
@@ -253,7 +263,7 @@ def test_an_image_that_has_gone_is_left_out(open_page: Opener, tmp_path: Path) -
 
 def test_a_command_that_has_ended_is_reported(open_page: Opener, tmp_path: Path) -> None:
     page = open_page(folder_of(tmp_path, 101, 102)).page
-    page.route("**/labels", lambda route: route.abort())
+    intercept_labels(page, lambda route: route.abort())
     page.keyboard.press("Enter")
     expect(page.get_by_role("alert")).to_contain_text("has lost its command")
 
