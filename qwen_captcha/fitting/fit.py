@@ -232,7 +232,7 @@ def _judge(
     reader = CheckpointReader(str(request.out), request.out.name, use_gpu=request.use_gpu)
     after = _read_held_out(reader, prepared.own, prepared.rehearsal)
     outcomes = [*after.own, *after.rehearsal]
-    calibration = fit_calibration(outcomes)
+    calibration = fit_calibration(balanced(after.own, after.rehearsal))
     confidences = [calibration.confidence(o.kind, o.evidence) for o in outcomes]
     right = [outcome.right for outcome in outcomes]
     own, rehearsal = len(prepared.own.held_out), len(prepared.rehearsal.held_out)
@@ -259,6 +259,16 @@ def _judge(
     }
     write_texts(request.out, texts)
     return card
+
+
+def balanced(own: Sequence[Outcome], rehearsal: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes with the user's repeated until they count as much as the rehearsal's.
+
+    The model is sure of captchas that its base was trained on, and rightly so; where these are the
+    majority, it would seem as reliable on the user's.
+    """
+    times = max(1, round(len(rehearsal) / max(1, len(own))))
+    return [*rehearsal, *(outcome for _ in range(times) for outcome in own)]
 
 
 def usable_examples(
