@@ -269,7 +269,7 @@ class Trainer:
         model = Qwen2VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         objective = Objective(model, self.processor.tokenizer).to(self.device).eval()
         description: dict[str, object] = {
-            "arguments": {name: str(value) for name, value in vars(self.arguments).items()},
+            "arguments": described(self.arguments),
             "progress": asdict(self.progress),
             "recent": self.recent.summary(),
         }
@@ -282,6 +282,17 @@ class Trainer:
         text = json.dumps(description, indent=2) + "\n"
         (folder / "training.json").write_text(text, encoding="utf-8")
         print(text)
+
+
+def described(arguments: argparse.Namespace) -> dict[str, str]:
+    """Return the arguments as text; of a path the name, as its folders are of one machine."""
+    return {name: _text_of(value) for name, value in vars(arguments).items()}
+
+
+def _text_of(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(map(_text_of, value))
+    return value.name if isinstance(value, Path) else str(value)
 
 
 def _rounded(value: object) -> object:
