@@ -140,9 +140,9 @@ class Qwen2VLBackend(ABC):
         for view in self._views.views:
             shown = [self._show(requests[n], view) for n in unsure]
             for n, output in zip(unsure, self._engine.read(shown, view.pixel_range), strict=True):
-                if n not in best or _sureness(output) > _sureness(best[n]):
+                if n not in best or _log_probability_of(output) > _log_probability_of(best[n]):
                     best[n] = output
-            unsure = [n for n in unsure if _sureness(best[n]) < limit]
+            unsure = [n for n in unsure if _log_probability_of(best[n]) < limit]
             if not unsure:
                 break
         return [best[n] for n in range(len(requests))]
@@ -187,12 +187,6 @@ class Qwen2VLBackend(ABC):
 
 
 def _log_probability_of(output: GenerationOutput) -> float:
-    """Return the log-probability of an output, which is always known in this process."""
-    assert output.log_probability is not None
-    return output.log_probability
-
-
-def _sureness(output: GenerationOutput) -> float:
     """Return the log-probability of an output, which is always known in this process."""
     assert output.log_probability is not None
     return output.log_probability
