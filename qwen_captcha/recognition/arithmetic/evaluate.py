@@ -72,6 +72,8 @@ _SURELY_JOINS = re.compile(_AFTER_OPERAND + _any_of(*_OPERATORS, without=_IN_COD
 _OPERATOR = re.compile(_any_of(*_OPERATORS))
 # Two numbers with nothing else: a sum where it has a value, else a time of day such as 12:30.
 _BARE = re.compile("[1-9][0-9]{0,2}[·•∙:：∶][1-9][0-9]{0,2}")
+# Hardly any generator draws codes of three characters; some draw products so.
+_BARE_PRODUCT = re.compile("[0-9]x[0-9]")
 # 是, 为 and 得 are too common in Chinese to make an equation of any text.
 _EQUALS = re.compile("[=＝﹦]|等[于於]")
 _ASKS = re.compile(_any_of("=", UNKNOWN))
@@ -86,15 +88,18 @@ def looks_like_arithmetic(text: str) -> bool:
     """Return whether a text asks for computing, as opposed to a code that is typed as it stands.
 
     Numbers joined by a sign that codes lack are arithmetic: `64-42`, `3×7`, `三加五`. A letter x
-    joins them only where an equals sign or a question mark stands, too: `3x7=?`, but not `3x7`. So
-    does a colon or a dot, unless it joins two numbers to an integer: `12:4`, but not `12:30` nor
-    `12:04`. An equals sign beside an operator is arithmetic whatever else was read. A bare number
-    is none, so that the code `0042` stays one. True does not promise a value.
+    joins them only where an equals sign or a question mark stands, too, or between two digits
+    alone: `13x7=?` and `3x7`, but not `13x7`. A colon or a dot joins two numbers to an integer,
+    too: `12:4`, but not `12:30` nor `12:04`. An equals sign beside an operator is arithmetic
+    whatever else was read. A bare number is none, so that the code `0042` stays one. True does not
+    promise a value.
     """
     compact = "".join(text.split())
     equals = _EQUALS.search(compact) is not None
     if not _ONLY_TOKENS.fullmatch(compact):
         return equals and _OPERATOR.search(compact) is not None
+    if _BARE_PRODUCT.fullmatch(compact):
+        return True
     if _BARE.fullmatch(compact):
         return evaluate_expression(compact) is not None
     joins = _JOINS if _ASKS.search(compact) else _SURELY_JOINS

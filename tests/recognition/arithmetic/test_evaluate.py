@@ -52,6 +52,7 @@ COMPUTED = [
     ("３＋５＝？", 8),
     ("（３＋５）×２＝", 16),
     ("3x5=?", 15),
+    ("3x5", 15),
     ("3X5=", 15),
     ("3✕5", 15),
     ("3·5=", 15),
@@ -119,7 +120,7 @@ def test_an_expression_is_arithmetic(text: str):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("8", 8), ("0042", 42), ("-7", -7), ("八", 8), ("十二", 12), ("８", 8), ("3x7", 21)],
+    [("8", 8), ("0042", 42), ("-7", -7), ("八", 8), ("十二", 12), ("８", 8), ("13x7", 91)],
 )
 def test_a_value_that_is_no_arithmetic(text: str, value: int):
     assert evaluate_expression(text) == value
@@ -170,6 +171,9 @@ def test_arithmetic_without_an_integer_value(text: str):
         "+",
         "a3b9",
         "3x7k",
+        "13x7",
+        "3x71",
+        "3X7",
         "x3",
         "3x",
         "a-b",
