@@ -35,7 +35,7 @@ MAX_CLIENTS = 400
 PROBES = ("/health", "/metrics")
 PROBE_INTERVAL_S = 0.2
 # The goals.
-REFUSED_WITHIN_S = 0.1
+REJECTED_WITHIN_S = 0.1
 PROBED_WITHIN_S = 0.1
 ANSWERED_WITHIN_S = 8.0
 MIN_THROUGHPUT = 0.9
@@ -47,7 +47,7 @@ class Tally:
 
     Attributes:
         answers_s: Seconds of each answer.
-        refusals_s: Seconds of each 503 with `Retry-After`.
+        rejections_s: Seconds of each 503 with `Retry-After`.
         probes_s: Seconds of each probe.
         others: A line for every other reply, and for requests without one.
         changed: Answers that are not the image's own when nothing else was asked.
@@ -57,7 +57,7 @@ class Tally:
     """
 
     answers_s: list[float] = field(default_factory=list)
-    refusals_s: list[float] = field(default_factory=list)
+    rejections_s: list[float] = field(default_factory=list)
     probes_s: list[float] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     changed: int = 0
@@ -164,7 +164,7 @@ class Caller:
             tally.answers_s.append(reply.seconds)
             self._compare(index, raw_response, tally)
         elif reply.status == 503 and reply.retry_after:
-            tally.refusals_s.append(reply.seconds)
+            tally.rejections_s.append(reply.seconds)
         else:
             tally.others.append(f"{reply.status} {fields.get('error_type')}")
 
@@ -195,13 +195,13 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 def checks_of(tally: Tally, unloaded: float) -> Checks:
     """Return each property with its figure, and whether it holds."""
-    refused_s = percentile(tally.refusals_s, 0.99)
+    rejected_s = percentile(tally.rejections_s, 0.99)
     probed_s = percentile(tally.probes_s, 0.99)
     slowest_s = max(tally.answers_s, default=0.0)
     share = tally.throughput / unloaded
     return {
-        "refusals, 99th percentile": (f"{1000 * refused_s:.0f} ms of {len(tally.refusals_s)}",
-                                      bool(tally.refusals_s) and refused_s <= REFUSED_WITHIN_S),
+        "rejections, 99th percentile": (f"{1000 * rejected_s:.0f} ms of {len(tally.rejections_s)}",
+                                      bool(tally.rejections_s) and rejected_s <= REJECTED_WITHIN_S),
         "slowest answer": (f"{slowest_s:.2f} s of {len(tally.answers_s)}",
                            0 < slowest_s <= ANSWERED_WITHIN_S),
         "answers a second, of the unloaded": (f"{tally.throughput:.1f} / {unloaded:.1f}"

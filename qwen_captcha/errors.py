@@ -10,7 +10,7 @@ sentence for the caller, without paths, stack traces or secrets.
         EmptyImage  400 empty_image
         InvalidBase64  400 invalid_base64
         InvalidOption  400 invalid_option
-        CallerLeft  400 caller_left
+        ClientDisconnected  400 client_disconnected
       Unauthorized  401 unauthorized
       OriginNotAllowed  403 origin_not_allowed
       NotFound  404 not_found
@@ -36,7 +36,7 @@ sentence for the caller, without paths, stack traces or secrets.
         EngineFailed  503 engine_failed
           EngineUnreachable  503 engine_unreachable
         EngineBusy  503 engine_busy
-      EngineRefused  500 engine_refused
+      EngineRejected  500 engine_rejected
       DeadlineExceeded  504 deadline_exceeded
 """
 
@@ -110,10 +110,10 @@ class InvalidOption(BadRequest):
     error_type = "invalid_option"
 
 
-class CallerLeft(BadRequest):
+class ClientDisconnected(BadRequest):
     """The client disconnected while the image waited; the model did not read it."""
 
-    error_type = "caller_left"
+    error_type = "client_disconnected"
 
 
 class Unauthorized(CaptchaServiceError):
@@ -280,10 +280,10 @@ class EngineBusy(ServiceUnavailable):
     error_type = "engine_busy"
 
 
-class EngineRefused(CaptchaServiceError):
+class EngineRejected(CaptchaServiceError):
     """The engine behind the service rejects the request; a retry does not help."""
 
-    error_type = "engine_refused"
+    error_type = "engine_rejected"
 
 
 class DeadlineExceeded(CaptchaServiceError):

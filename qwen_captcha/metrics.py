@@ -107,7 +107,7 @@ class Metrics:
             "requests_in_flight", "HTTP requests being served, the scrape included.", "livesum"
         )
         self.rejections = self._counter(
-            "refusals",
+            "rejections",
             "Requests, and images of a batch, that were answered with an error, by its type.",
             "reason",
         )

@@ -18,8 +18,8 @@ from qwen_captcha.backends.base import Backend
 from qwen_captcha.backends.factory import create_backend, create_second_backend
 from qwen_captcha.collecting.collector import Collector
 from qwen_captcha.errors import (
-    CallerLeft,
     CaptchaServiceError,
+    ClientDisconnected,
     ModelLoadError,
     load_failure,
 )
@@ -378,7 +378,7 @@ class CaptchaService:
         """Wait for the output for one image, make it an answer and pass it on if it is unsure."""
         try:
             output = work.pending.result(request.deadline, request.is_disconnected)
-        except CallerLeft:
+        except ClientDisconnected:
             raise  # With all that the request has in the queue.
         except CaptchaServiceError as error:
             return error

@@ -137,8 +137,8 @@ def test_rejections_are_counted_by_reason_in_batches_and_dialects(
     client.post("/batch-ocr", json={"images_base64": ["$", "$"]})
     client.post("/ocr", data={"image": "$"})
     found = scrape(client)
-    assert value(found, "refusals_total", reason="missing_image") == 1
-    assert value(found, "refusals_total", reason="invalid_base64") == 3
+    assert value(found, "rejections_total", reason="missing_image") == 1
+    assert value(found, "rejections_total", reason="invalid_base64") == 3
     assert value(found, "requests_total", route="/ocr", status="200") == 1
 
 

@@ -128,9 +128,9 @@ def test_the_limits_of_the_settings_hold(
     start_service: ServiceFactory, backend: FakeBackend
 ) -> None:
     service = start_service(backend, MAX_IMAGE_PIXELS="1000", MAX_NEW_TOKENS="7")
-    with pytest.raises(CaptchaServiceError) as refusal:
+    with pytest.raises(CaptchaServiceError) as rejection:
         service.recognize(IMAGE, Options(), FAR)
-    assert refusal.value.error_type == "too_many_pixels"
+    assert rejection.value.error_type == "too_many_pixels"
     service.recognize(image_bytes(20, 20), Options(), FAR)
     assert backend.batches[0][0].max_new_tokens == 7
 

@@ -43,7 +43,7 @@ type Answer struct {
 	RequestID   string   `json:"-"` // what Feedback is given
 }
 
-// Error is a refusal of the service, or an image without a usable answer.
+// Error is a rejection by the service, or an image without a usable answer.
 type Error struct {
 	Status     int           // HTTP status, 200 where the model had no answer
 	Type       string        // for instance "queue_full", "no_answer"
@@ -178,11 +178,11 @@ func (s *CaptchaSolver) post(
 	if response.StatusCode == http.StatusOK {
 		return response.Header.Get("X-Request-Id"), json.Unmarshal(data, result)
 	}
-	return "", refusal(response, data)
+	return "", rejection(response, data)
 }
 
-// refusal returns the error of a reply whose status is not 200.
-func refusal(response *http.Response, data []byte) error {
+// rejection returns the error of a reply whose status is not 200.
+func rejection(response *http.Response, data []byte) error {
 	var answer Answer
 	if json.Unmarshal(data, &answer) != nil || answer.ErrorType == "" {
 		return fmt.Errorf("not a captcha service: status %s", response.Status)

@@ -129,7 +129,7 @@ class CaptchaClient:
                 request_id = response.headers.get("X-Request-Id", "")
         except urllib.error.HTTPError as error:
             with error:
-                raise _refusal(error) from None
+                raise _rejection(error) from None
         if not isinstance(found, dict):
             raise CaptchaError("This is not a captcha service.", "not_a_service", 200)
         return found, request_id
@@ -156,7 +156,7 @@ def _json_or_none(data: bytes) -> object:
     return found
 
 
-def _refusal(error: urllib.error.HTTPError) -> CaptchaError:
+def _rejection(error: urllib.error.HTTPError) -> CaptchaError:
     """Return the error of a reply whose status is not 200."""
     retry_after = error.headers.get("Retry-After", "")
     try:

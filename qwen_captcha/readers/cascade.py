@@ -17,7 +17,12 @@ from typing import Self
 
 from PIL import Image
 
-from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded, load_failure
+from qwen_captcha.errors import (
+    CaptchaServiceError,
+    ClientDisconnected,
+    DeadlineExceeded,
+    load_failure,
+)
 from qwen_captcha.metrics import CascadeMetrics
 from qwen_captcha.readers.reader import Key, Pending, Reader
 from qwen_captcha.recognition.answer import Answer, answer_from_output
@@ -175,7 +180,7 @@ class Consultation:
         """Return the answer of the likelier reader, None where the second one gave none.
 
         Raises:
-            CallerLeft: The client has disconnected.
+            ClientDisconnected: The client has disconnected.
         """
         if opinion.pending is None:
             return None
@@ -183,7 +188,7 @@ class Consultation:
         pending = opinion.pending
         try:
             output = pending.result(opinion.deadline, self._is_disconnected)
-        except CallerLeft:
+        except ClientDisconnected:
             raise
         except CaptchaServiceError as error:
             self._miss(error.error_type)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from qwen_captcha.errors import CallerLeft, CaptchaServiceError, DeadlineExceeded
+from qwen_captcha.errors import CaptchaServiceError, ClientDisconnected, DeadlineExceeded
 
 # Seconds between two checks of the connection to the client of a waiting request.
 DISCONNECT_CHECK_INTERVAL_S = 1.0
@@ -112,7 +112,7 @@ class PendingResult(Generic[Task, Result]):
 
         Raises:
             DeadlineExceeded: There was no outcome before the deadline.
-            CallerLeft: The client disconnected before the model began.
+            ClientDisconnected: The client disconnected before the model began.
             CaptchaServiceError: The task failed.
         """
         while not self._done.wait(
@@ -121,7 +121,7 @@ class PendingResult(Generic[Task, Result]):
             if self._monotonic() >= deadline:
                 raise deadline_exceeded()
             if self._is_queued() and is_disconnected():
-                raise CallerLeft("The caller hung up before the model came to the image.")
+                raise ClientDisconnected("The client disconnected before the model began.")
         if self._error is not None:
             # Each request raises its own copy: a raised exception grows its thread's traceback.
             raise type(self._error)(self._error.message, retry_after_s=self._error.retry_after_s)

@@ -52,7 +52,7 @@ def test_rejections_are_counted(client: FlaskClient) -> None:
         client.post("/ocr", data=IMAGE, content_type=content_type)
     lines = client.get("/metrics").text.splitlines()
     assert 'qwen_captcha_requests_total{route="/ocr",status="503"} 2.0' in lines
-    assert 'qwen_captcha_refusals_total{reason="queue_full"} 2.0' in lines
+    assert 'qwen_captcha_rejections_total{reason="queue_full"} 2.0' in lines
 
 
 def test_a_dialect_is_rejected_in_the_dialect(client: FlaskClient) -> None:

@@ -64,8 +64,8 @@ def open_page(browser: Browser) -> Iterator[Opener]:
 
         yield open_
         for visit in visits:
-            refusals = "the server responded with a status of"
-            assert [line for line in visit.complaints if refusals not in line] == []
+            errors = "the server responded with a status of"
+            assert [line for line in visit.complaints if errors not in line] == []
             assert [entry.url for entry in visit.requests if not is_own(entry.url, visit)] == []
 
 

@@ -131,7 +131,7 @@ def test_a_rejected_key_is_counted_and_not_logged(
     read(keyed, X_API_Key="guess-9876543210-guess")
     read(keyed, X_API_Key=KEYS[0])
     metrics = keyed.get("/metrics", headers={"X-API-Key": KEYS[0]}).get_data(as_text=True)
-    assert 'qwen_captcha_refusals_total{reason="unauthorized"} 1.0' in metrics
+    assert 'qwen_captcha_rejections_total{reason="unauthorized"} 1.0' in metrics
     logged = "\n".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
     assert "unauthorized" in logged
     assert "guess-9876543210-guess" not in logged
@@ -141,9 +141,9 @@ def test_a_rejected_key_is_counted_and_not_logged(
 def test_requests_over_the_rate_get_a_retry_after(start: ClientFactory) -> None:
     client = start(RATE_LIMIT_PER_ADDRESS="3/hour")
     assert [read(client).status_code for _ in range(4)] == [200, 200, 200, 429]
-    refusal = client.get("/nowhere")
-    assert (refusal.status_code, refusal.json["error_type"]) == (429, "rate_limited")
-    assert 1 <= int(refusal.headers["Retry-After"]) <= 7200
+    rejection = client.get("/nowhere")
+    assert (rejection.status_code, rejection.json["error_type"]) == (429, "rate_limited")
+    assert 1 <= int(rejection.headers["Retry-After"]) <= 7200
     for probe in PROBES:
         assert client.get(probe).status_code == 200
 

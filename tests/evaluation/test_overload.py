@@ -24,9 +24,9 @@ def test_requests_over_capacity_are_rejected_at_once_and_the_others_answered() -
         unloaded = caller.capacity(1.0)
         tally = caller.overload(10 * unloaded, 2.0)
     assert (tally.swapped, tally.changed, tally.others) == (0, 0, [])
-    assert len(tally.refusals_s) > len(tally.answers_s) > 0
+    assert len(tally.rejections_s) > len(tally.answers_s) > 0
     # Of a machine that others use, only orders of magnitude can be asked for.
-    assert percentile(tally.refusals_s, 0.5) < 0.5
+    assert percentile(tally.rejections_s, 0.5) < 0.5
     assert max(tally.answers_s) < 8
     assert tally.throughput > unloaded / 2
 
@@ -35,8 +35,8 @@ def test_requests_over_capacity_are_rejected_at_once_and_the_others_answered() -
     ("change", "broken"),
     [
         ({}, set()),
-        ({"refusals_s": [0.01, 0.2]}, {"refusals, 99th percentile"}),
-        ({"refusals_s": []}, {"refusals, 99th percentile"}),
+        ({"rejections_s": [0.01, 0.2]}, {"rejections, 99th percentile"}),
+        ({"rejections_s": []}, {"rejections, 99th percentile"}),
         ({"answers_s": [9.0] * 10}, {"slowest answer"}),
         ({"seconds": 2.0}, {"answers a second, of the unloaded"}),
         ({"probes_s": [0.2]}, {"probes, 99th percentile"}),
@@ -48,7 +48,7 @@ def test_requests_over_capacity_are_rejected_at_once_and_the_others_answered() -
 def test_a_failed_check_is_named(change: dict[str, object], broken: set[str]) -> None:
     good = {
         "answers_s": [1.0] * 12,
-        "refusals_s": [0.01],
+        "rejections_s": [0.01],
         "probes_s": [0.01],
         "seconds": 1.0,
         "in_time": 10,

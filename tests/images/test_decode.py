@@ -490,12 +490,12 @@ def test_a_damaged_file_is_read_or_rejected(data: bytes) -> None:
     try:
         width, height = decode(data).size
     except CaptchaServiceError as error:
-        refusal = error
+        rejection = error
     else:
         assert width * height <= LIMITS.max_image_pixels
         assert max(width, height) <= MAX_ASPECT_RATIO * min(width, height)
         return
-    assert refusal.status in {413, 415, 422}
+    assert rejection.status in {413, 415, 422}
 
 
 @given(st.sampled_from([b"", *(data[:14] for data in SEEDS)]), st.binary(max_size=64))

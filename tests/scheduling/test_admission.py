@@ -67,9 +67,9 @@ def test_a_wait_beyond_the_deadline_is_rejected_at_once(
         controller.reserve(slots, clock.now_s + left_s)
         assert controller.admitted == busy + slots
         return
-    with pytest.raises(QueueFull, match="would take about") as refusal:
+    with pytest.raises(QueueFull, match="would take about") as rejection:
         controller.reserve(slots, clock.now_s + left_s)
-    assert refusal.value.retry_after_s == 3 * busy
+    assert rejection.value.retry_after_s == 3 * busy
 
 
 def test_the_estimate_follows_the_measurements_slowly(

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from qwen_captcha.errors import CallerLeft, DeadlineExceeded, InternalError, OutOfMemory
+from qwen_captcha.errors import ClientDisconnected, DeadlineExceeded, InternalError, OutOfMemory
 from qwen_captcha.scheduling import pending as pending_module
 from qwen_captcha.scheduling.pending import PendingResult
 from tests.support.fake_backend import MAX_WAIT_S
@@ -101,7 +101,7 @@ def test_a_disconnected_client_stops_waiting_for_a_queued_task(
     pending: PendingResult[str, str], clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pending_module, "DISCONNECT_CHECK_INTERVAL_S", 0.001)
-    with pytest.raises(CallerLeft):
+    with pytest.raises(ClientDisconnected):
         pending.result(clock.now_s + 8, lambda: True)
 
 

@@ -48,8 +48,8 @@ def test_the_threaded_server_serves_until_it_is_interrupted() -> None:
         server.wait_until_ready()
         [reply] = send_and_close(server.port, [REQUEST])
         assert (reply.status, reply.json["text"]) == (200, "w120")
-        [refusal] = send_and_close(server.port, [b"POST /ocr HTTP/1.1 and more\r\n\r\n"])
-        assert (refusal.status, refusal.json["error_type"]) == (400, "bad_request")
+        [rejection] = send_and_close(server.port, [b"POST /ocr HTTP/1.1 and more\r\n\r\n"])
+        assert (rejection.status, rejection.json["error_type"]) == (400, "bad_request")
         server.process.send_signal(signal.SIGINT)
         assert server.wait_for_end() == 0
 

@@ -158,7 +158,7 @@ def test_the_work_of_clients_that_hang_up_in_the_queue_is_dropped_and_counted(
             connection.sendall(REQUEST)
             connection.close()
         deadline = time.monotonic() + MAX_WAIT_S
-        counted = 'qwen_captcha_refusals_total{reason="caller_left"} 5.0'
+        counted = 'qwen_captcha_rejections_total{reason="client_disconnected"} 5.0'
         while counted not in metrics_of(server):
             assert time.monotonic() < deadline
             time.sleep(0.1)

@@ -31,7 +31,7 @@ from qwen_captcha.errors import (
     DeadlineExceeded,
     EngineBusy,
     EngineFailed,
-    EngineRefused,
+    EngineRejected,
     ModelLoadError,
     ServiceUnavailable,
 )
@@ -140,7 +140,7 @@ class OpenAIBackend:
             try:
                 self._connect()
                 break
-            except EngineRefused as error:
+            except EngineRejected as error:
                 served = f" It lists {', '.join(self._listed)}." if self._listed else ""
                 raise ModelLoadError(
                     f"The server at {self._base_url} does not read with the model "
@@ -218,7 +218,7 @@ class OpenAIBackend:
                 self._client.get(f"{self._base_url.removesuffix('/v1')}/health", deadline)
                 return
             models = self._client.get(f"{self._base_url}/models", deadline).get("data")
-        except EngineRefused:
+        except EngineRejected:
             # Some servers have no such route. One that has rejected the key rejects readings, too.
             models = None
         models = models if isinstance(models, list) else []

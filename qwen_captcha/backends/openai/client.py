@@ -27,7 +27,7 @@ from qwen_captcha.errors import (
     DeadlineExceeded,
     EngineBusy,
     EngineFailed,
-    EngineRefused,
+    EngineRejected,
     EngineUnreachable,
 )
 from qwen_captcha.value_parsers import Secret
@@ -101,7 +101,7 @@ class EngineClient:
             DeadlineExceeded: There was no reply in time.
             EngineUnreachable: There is no connection.
             EngineBusy: The server takes no more work now.
-            EngineRefused: The server rejects the request.
+            EngineRejected: The server rejects the request.
             EngineFailed: The server broke, or what it sent is not a JSON object.
         """
         return self._run(self._call_until("POST", url, body, deadline))
@@ -193,7 +193,7 @@ class EngineClient:
             raise _Retriable(_failed(f"The engine failed with HTTP {status}."))
         if status >= 500:
             raise _failed(f"The engine failed with HTTP {status}.")
-        raise EngineRefused(f"The engine refused the request with HTTP {status}.")
+        raise EngineRejected(f"The engine rejected the request with HTTP {status}.")
 
     def _log_reply(self, status: int, content: bytes) -> None:
         text = " ".join(content.decode(errors="replace").split())

@@ -25,7 +25,7 @@ from qwen_captcha.errors import (
     DeadlineExceeded,
     EngineBusy,
     EngineFailed,
-    EngineRefused,
+    EngineRejected,
     EngineUnreachable,
     ModelLoadError,
 )
@@ -231,9 +231,9 @@ FAULTS: dict[str, tuple[Reply, type[CaptchaServiceError], int]] = {
     "429": (as_reply({}, 429, Retry_After="7"), EngineBusy, 1),
     "429, soon": (as_reply({}, 429, Retry_After="0"), EngineBusy, 3),
     "429, a date": (as_reply({}, 429, Retry_After="Tue, 24 Nov 2026 00:00:00 GMT"), EngineBusy, 3),
-    "400": (as_reply({"error": {"message": "too long"}}, 400), EngineRefused, 1),
-    "401": (as_reply({"error": f"{KEY} is wrong"}, 401), EngineRefused, 1),
-    "redirect": (as_reply({}, 302, Location="http://127.0.0.1:1/"), EngineRefused, 1),
+    "400": (as_reply({"error": {"message": "too long"}}, 400), EngineRejected, 1),
+    "401": (as_reply({"error": f"{KEY} is wrong"}, 401), EngineRejected, 1),
+    "redirect": (as_reply({}, 302, Location="http://127.0.0.1:1/"), EngineRejected, 1),
 }
 
 
@@ -253,7 +253,7 @@ def test_a_fault_is_one_clear_error(
         assert type(failure.value) is error
         assert server.attempts == attempts
         assert KEY not in caplog.text + failure.value.message
-        if error is not EngineRefused:
+        if error is not EngineRejected:
             waits_s = {"7": 7, "0": 1}
             asked = reply[2].get("Retry-After", "") if len(reply) > 2 else ""
             assert failure.value.retry_after_s == waits_s.get(asked, 5)
@@ -327,7 +327,7 @@ REPLIES = {
     "HTML": (HTML, 503, "engine_failed"),
     "500": ((500, b""), 503, "engine_failed"),
     "429": (as_reply({}, 429, Retry_After="7"), 503, "engine_busy"),
-    "400": (as_reply({}, 400), 500, "engine_refused"),
+    "400": (as_reply({}, 400), 500, "engine_rejected"),
 }
 
 

@@ -24,7 +24,7 @@ def answer_to(image: bytes) -> dict[str, object]:
     return {"success": True, "text": image.decode(), "confidence": 0.5}
 
 
-def refusal(error_type: str) -> dict[str, object]:
+def rejection(error_type: str) -> dict[str, object]:
     return {"success": False, "text": "", "confidence": 0.0, "error_type": error_type}
 
 
@@ -64,7 +64,7 @@ def test_concurrent_requests_overlap_and_keep_the_order() -> None:
 def test_a_rejected_image_ends_the_measurement(error_type: str) -> None:
     def script(call: Call) -> tuple[int, bytes]:
         refused = call.body == IMAGES[7]
-        return 200, json.dumps(refusal(error_type) if refused else answer_to(call.body)).encode()
+        return 200, json.dumps(rejection(error_type) if refused else answer_to(call.body)).encode()
 
     with (
         stub_service(script) as url,
@@ -75,7 +75,7 @@ def test_a_rejected_image_ends_the_measurement(error_type: str) -> None:
 
 
 def test_a_reading_without_a_usable_answer_counts() -> None:
-    body = json.dumps({"results": [refusal("no_answer")] * 2}).encode()
+    body = json.dumps({"results": [rejection("no_answer")] * 2}).encode()
     with stub_service(lambda _: (200, body)) as url, ServiceClient(url) as client:
         answers = read_in_batches(client, IMAGES[:2], 2)
     assert [answer.error_type for answer in answers] == ["no_answer", "no_answer"]

@@ -94,7 +94,7 @@ def test_a_connection_that_went_stale_is_opened_again() -> None:
 
 
 def test_a_rejection_is_returned_and_not_raised() -> None:
-    refusal = {
+    rejection = {
         "success": False,
         "text": "",
         "confidence": 0.0,
@@ -102,7 +102,7 @@ def test_a_rejection_is_returned_and_not_raised() -> None:
         "error_type": "undecodable_image",
     }
     with (
-        stub_service(lambda _: (422, json.dumps(refusal).encode())) as url,
+        stub_service(lambda _: (422, json.dumps(rejection).encode())) as url,
         ServiceClient(url) as client,
     ):
         answer, exchange = client.ocr(b"no image")
