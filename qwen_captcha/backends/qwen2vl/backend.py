@@ -124,7 +124,7 @@ class Qwen2VLBackend(ABC):
         """Read a batch; the result has one output a request, in order.
 
         Where the checkpoint has several views, images are read in one after the other until the
-        model is sure. The output with the highest probability counts.
+        model is sure. The output with the highest probability counts, its letters in either case.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
@@ -140,9 +140,9 @@ class Qwen2VLBackend(ABC):
         for view in self._views.views:
             shown = [self._show(requests[n], view) for n in unsure]
             for n, output in zip(unsure, self._engine.read(shown, view.pixel_range), strict=True):
-                if n not in best or _log_probability_of(output) > _log_probability_of(best[n]):
+                if n not in best or _certainty(output) > _certainty(best[n]):
                     best[n] = output
-            unsure = [n for n in unsure if _log_probability_of(best[n]) < limit]
+            unsure = [n for n in unsure if _certainty(best[n]) < limit]
             if not unsure:
                 break
         return [best[n] for n in range(len(requests))]
@@ -186,10 +186,12 @@ class Qwen2VLBackend(ABC):
         return own
 
 
-def _log_probability_of(output: GenerationOutput) -> float:
-    """Return the log-probability of an output, which is always known in this process."""
-    assert output.log_probability is not None
-    return output.log_probability
+def _certainty(output: GenerationOutput) -> float:
+    """Return the log-probability of an output, its letters in either case where that is known."""
+    assert output.log_probability is not None  # An engine in this process knows it.
+    if not output.tokens:
+        return output.log_probability
+    return max(output.log_probability, sum(token.log_probability for token in output.tokens))
 
 
 def _read_calibration(files: CheckpointFiles) -> Calibration | None:

@@ -13,7 +13,7 @@ from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 from qwen_captcha.checkpoints.files import CaptchaFacts, CheckpointFiles, View, Views
 from qwen_captcha.checkpoints.safetensors_header import Weights
-from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest
+from qwen_captcha.recognition.reading import GenerationOutput, GenerationRequest, TokenLogprob
 
 SURE, UNSURE, HOPELESS = -0.01, -0.8, -3.0
 STRETCH = 1.6
@@ -21,10 +21,18 @@ VIEWS = Views(sure=0.7, views=(View(1.6, (1, 5)), View(0.8), View(3.2, (2, 20)))
 
 
 class Engine:
-    """Gives each image a log-probability by its width, and records what it reads."""
+    """Gives each image a log-probability by its width, and records what it reads.
 
-    def __init__(self, by_width: dict[int, float]) -> None:
+    Args:
+        by_width: Log-probabilities of whole outputs.
+        either_case: Those of the outputs with their letters in either case, where they differ.
+    """
+
+    def __init__(
+        self, by_width: dict[int, float], either_case: dict[int, float] | None = None
+    ) -> None:
         self.by_width = by_width
+        self.either_case = either_case or {}
         self.batches: list[tuple[list[int], tuple[int, int] | None]] = []
 
     def read(
@@ -33,7 +41,12 @@ class Engine:
         """Return the width of each image as its text."""
         widths = [request.image.width for request in requests]
         self.batches.append((widths, pixel_range))
-        return [GenerationOutput(str(width), self.by_width[width], True) for width in widths]
+        return [self._output(width) for width in widths]
+
+    def _output(self, width: int) -> GenerationOutput:
+        known = self.either_case.get(width)
+        tokens = () if known is None else (TokenLogprob(str(width), known / 2),) * 2
+        return GenerationOutput(str(width), self.by_width[width], True, tokens)
 
 
 class Backend(Qwen2VLBackend):
@@ -79,3 +92,16 @@ def test_a_sure_image_is_read_once(views: Views | None) -> None:
     engine = Engine({100: SURE if views else HOPELESS})
     assert texts(engine, views, [100, 100]) == ["100", "100"]
     assert engine.batches == [([100, 100], (1, 5) if views else None)]
+
+
+def test_an_image_of_which_only_the_case_is_unsure_is_read_once() -> None:
+    engine = Engine({100: UNSURE}, either_case={100: SURE})
+    assert texts(engine, VIEWS, [100]) == ["100"]
+    assert len(engine.batches) == 1
+
+
+def test_the_surest_text_counts_with_its_letters_in_either_case() -> None:
+    engine = Engine(
+        {100: HOPELESS, 50: UNSURE, 200: HOPELESS}, either_case={100: -0.5, 50: -0.7, 200: -2.0}
+    )
+    assert texts(engine, VIEWS, [100]) == ["100"]
