@@ -51,6 +51,7 @@ VIEWS = Views(
         View(1.25),
     ),
 )
+STRETCHES = tuple(view.stretch for view in VIEWS.views)
 # In a checkpoint of a run: the heads that only training uses, in fp16, for the run after it.
 AUXILIARY_HEADS = "auxiliary_heads.safetensors"
 

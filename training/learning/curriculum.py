@@ -23,6 +23,7 @@ class Level:
         grids: Image shapes with their weights.
         kinds: Kinds of label with their weights.
         step_up_at: Exact match, over recent batches, above which the next level starts.
+        other_scales: Image shapes of smaller and of larger views.
     """
 
     longest: int
@@ -30,6 +31,13 @@ class Level:
     grids: tuple[tuple[Grid, float], ...]
     kinds: tuple[tuple[str, float], ...]
     step_up_at: float = 0.6
+    other_scales: tuple[tuple[Grid, ...], ...] = ()
+
+    def choose_scale(self, rng: random.Random) -> tuple[Grid, ...]:
+        """Return the shapes in one of which an image is shown, all of about the same size."""
+        if self.other_scales and rng.random() < _OTHER_SCALES:
+            return rng.choice(self.other_scales)
+        return tuple(grid for grid, _ in self.grids)
 
     def choose_grid(self, rng: random.Random) -> Grid:
         """Return the shape of one batch's images."""
@@ -57,6 +65,13 @@ WHOLE_IMAGE_GRIDS: tuple[tuple[Grid, float], ...] = (
     ((4, 12), 2),
     ((5, 9), 1),
 )
+# What 16 to 40 and what 48 to 84 visual tokens make of them. A captcha is read small first, and
+# large where that is not sure.
+_OTHER_GRIDS: tuple[tuple[Grid, ...], ...] = (
+    ((1, 17), (2, 8), (2, 10), (2, 12), (2, 15), (3, 8), (3, 10)),
+    ((2, 30), (3, 18), (3, 22), (4, 13), (4, 15), (4, 19), (5, 12)),
+)
+_OTHER_SCALES = 0.6  # share of the images that are shown in one of these shapes
 _CODES = (("digits", 3.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))
 _MOSTLY_CHINESE = (
@@ -66,7 +81,7 @@ _MOSTLY_CHINESE = (
     ("chinese_math", 0.4),
     ("chinese", 8.0),
 )
-_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 5.0))
+_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 7.0))
 
 # Small images first: a level costs as many patches as it needs. Thousands of Chinese characters
 # last: brought in before Latin codes were read, their loss was half of all and did not fall. They
@@ -78,5 +93,5 @@ LEVELS = (
     Level(8, 0.8, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.6),
     Level(16, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.8),
     Level(16, 0.6, WHOLE_IMAGE_GRIDS, _MOSTLY_CHINESE, 0.4),
-    Level(16, 0.7, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1),
+    Level(16, 0.7, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1, _OTHER_GRIDS),
 )

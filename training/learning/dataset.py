@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from qwen_captcha.images.crop import Box, text_box
 from qwen_captcha.images.resize import size_shown, stretched
-from training.build import CELL, MAX_PIXELS, MIN_PIXELS, STRETCH
+from training.build import CELL, MAX_PIXELS, MIN_PIXELS, STRETCH, STRETCHES
 from training.learning.augmentation import Captcha, augment, joined
 from training.learning.curriculum import Grid, Level
 from training.learning.real_captchas import RealCaptchas
@@ -95,11 +95,11 @@ class Shown:
     captcha: Captcha
 
 
-def show(captcha: Captcha) -> Shown:
-    """Crop a captcha to its text and stretch the crop, as the service does."""
+def show(captcha: Captcha, stretch: float = STRETCH) -> Shown:
+    """Crop a captcha to its text and stretch the crop sideways, as the service does."""
     box = text_box(captcha.pixels)
     part = captcha.pixels[box.top : box.bottom, box.left : box.right]
-    image = stretched(Image.fromarray(np.ascontiguousarray(part)), STRETCH)
+    image = stretched(Image.fromarray(np.ascontiguousarray(part)), stretch)
     boxes = captcha.boxes
     if boxes is not None:
         boxes = cropped_boxes(boxes, box, (captcha.pixels.shape[1], captcha.pixels.shape[0]))
@@ -236,9 +236,8 @@ class CaptchaStream(IterableDataset[Batch]):
         waiting: dict[Grid, list[tuple[Shown, int]]] = {}
         while True:
             captcha, level = source.next(self.level.value)
-            shown = show(captcha)
-            grids = [grid for grid, _ in self.levels[level].grids]
-            grid = nearest_grid(shown.image.size, grids, rng)
+            shown = show(captcha, rng.choice(STRETCHES))
+            grid = nearest_grid(shown.image.size, self.levels[level].choose_scale(rng), rng)
             queue = waiting.setdefault(grid, [])
             queue.append((shown, level))
             if len(queue) == self.batch_size:

@@ -1,4 +1,4 @@
-"""Labelled captchas of real generators, held in memory for training and validation.
+"""Labelled captchas of real generators, held in memory as PNG for training, and for validation.
 
 Archives of images with a `labels.tsv` are decoded as the service decodes images. A family's share
 is largest where half of it is misread. Every sixteenth image of a family is kept for validation and
@@ -11,9 +11,10 @@ import random
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -49,6 +50,15 @@ class RealCaptcha:
     family: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A captcha of a known family in memory: as arrays, all take 5 GB."""
+
+    png: NDArray[np.uint8]
+    text: str
+    kind: str
+
+
 class RealCaptchas:
     """Families of captchas, from which training draws.
 
@@ -57,10 +67,11 @@ class RealCaptchas:
     """
 
     def __init__(self, captchas: Iterable[RealCaptcha]) -> None:
-        self._families: dict[str, list[RealCaptcha]] = {}
+        self._families: dict[str, list[_Held]] = {}
         for captcha in captchas:
-            near = replace(captcha, pixels=_near_text(captcha.pixels))
-            self._families.setdefault(captcha.family, []).append(near)
+            png = _png(_near_text(captcha.pixels))
+            held = _Held(png, captcha.text, captcha.kind)
+            self._families.setdefault(captcha.family, []).append(held)
         self.families = sorted(self._families)
         if not self.families:
             raise ValueError("no captcha of a real generator was found")
@@ -72,7 +83,10 @@ class RealCaptchas:
         hits. Source: Rutherford et al. 2024, https://arxiv.org/abs/2408.15099.
         """
         weights = [_MIN_WEIGHT + (1 - _MIN_WEIGHT) * 4 * miss * (1 - miss) for miss in misses]
-        return rng.choice(self._families[rng.choices(self.families, weights)[0]])
+        family = rng.choices(self.families, weights)[0]
+        held = rng.choice(self._families[family])
+        pixels = cv2.cvtColor(cv2.imdecode(held.png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        return RealCaptcha(np.asarray(pixels, np.uint8), held.text, held.kind, family)
 
 
 def read_archives(paths: Sequence[Path], *, held_out: bool) -> Iterator[RealCaptcha]:
@@ -95,14 +109,20 @@ def read_archives(paths: Sequence[Path], *, held_out: bool) -> Iterator[RealCapt
                 yield RealCaptcha(_decoded(files[name]), text, _KINDS[kind], family)
 
 
+def _png(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return RGB pixels (H, W, 3) as the bytes of a PNG."""
+    _, data = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    return np.asarray(data, np.uint8)
+
+
 def _near_text(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return a copy of the part around the text: some canvases are ten times as large."""
+    """Return the part around the text: some canvases are ten times as large."""
     height, width = pixels.shape[:2]
     box = text_box(pixels)
     margin = round(_MARGIN * (box.bottom - box.top))
     top, left = max(0, box.top - margin), max(0, box.left - margin)
     bottom, right = min(height, box.bottom + margin), min(width, box.right + margin)
-    return pixels[top:bottom, left:right].copy()
+    return pixels[top:bottom, left:right]
 
 
 def _files(path: Path) -> Iterator[tuple[str, bytes]]:
