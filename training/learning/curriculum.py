@@ -72,7 +72,7 @@ _OTHER_GRIDS: tuple[tuple[Grid, ...], ...] = (
     ((2, 30), (3, 18), (3, 22), (4, 13), (4, 15), (4, 19), (5, 12)),
 )
 _OTHER_SCALES = 0.6  # share of the images that are shown in one of these shapes
-_CODES = (("digits", 3.0), ("latin", 8.0))
+_CODES = (("digits", 4.0), ("latin", 8.0))
 _CODES_AND_MATH = (*_CODES, ("math", 3.0), ("chinese_math", 0.4))
 _MOSTLY_CHINESE = (
     ("digits", 0.5),

@@ -42,9 +42,10 @@ _LENGTHS = (
     *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 6), (8, 6), (9, 2.5), (10, 2.5)),
     *((11, 2), (12, 2), (13, 1), (14, 1), (15, 0.8), (16, 1.2)),
 )
-_WORDS = 0.22  # share of the Latin codes that are words
+_WORDS = 0.3  # share of the Latin codes that are words
 _WORD_LIST = Path("/usr/share/dict/words")  # Debian's wamerican; made-up words where it is missing
 _MADE_UP = 0.4  # share of the words that are syllables in a row, as some generators make them
+_GLUED = 0.4  # of the words from the list, those of the halves of two, as other generators do
 _CONSONANTS, _VOWELS = "bcdfghjklmnpqrstvwxyz", "aeiou"
 _HAN_LENGTHS = ((1, 1), (2, 3), (3, 3), (4, 10), (5, 2), (6, 0.5))
 _HAN_FREQUENT = 0.4  # share of the codes whose characters are all frequent ones
@@ -107,7 +108,11 @@ def _word(rng: random.Random, longest: int) -> str:
         letters = (_CONSONANTS, _VOWELS) if rng.random() < 0.5 else (_VOWELS, _CONSONANTS)
         word = "".join(rng.choice(letters[place % 2]) for place in range(length))
     else:
-        word = rng.choice(words)[:longest]
+        word = rng.choice(words)
+        if rng.random() < _GLUED:
+            other = rng.choice(words)
+            word = word[: max(2, len(word) // 2)] + other[len(other) // 2 :]
+        word = word[:longest]
     return rng.choices((word, word.upper(), word.capitalize()), (8, 1.5, 0.5))[0]
 
 
