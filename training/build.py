@@ -51,8 +51,6 @@ VIEWS = Views(
         View(1.25),
     ),
 )
-# A text of ten letters has two columns of tokens for each only where it is stretched more.
-STRETCHES = (STRETCH, STRETCH, 1.25, 1.25, 2.2)
 # In a checkpoint of a run: the heads that only training uses, in fp16, for the run after it.
 AUXILIARY_HEADS = "auxiliary_heads.safetensors"
 

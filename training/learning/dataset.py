@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from qwen_captcha.images.crop import Box, text_box
 from qwen_captcha.images.resize import size_shown, stretched
-from training.build import CELL, MAX_PIXELS, MIN_PIXELS, STRETCH, STRETCHES
+from training.build import CELL, MAX_PIXELS, MIN_PIXELS, STRETCH
 from training.learning.augmentation import Captcha, augment, joined
 from training.learning.curriculum import Grid, Level
 from training.learning.real_captchas import RealCaptchas
@@ -45,6 +45,8 @@ _USES = 3
 _BANK = 3000  # drawings that a worker holds, of which it takes one by chance
 _JOINED = 0.12  # share of the captchas to which another one is joined, where they fit
 _UNCHANGED = 0.3  # share of the captchas that are shown as they are
+# Of crops, one for each by chance. Ten letters have two columns of tokens each only at the last.
+_STRETCHES = (STRETCH, STRETCH, 1.25, 1.25, 2.2)
 # Standard deviation of the chance in choosing a grid for an image, as a natural log of the aspect.
 _GRID_JITTER = 0.12
 
@@ -236,7 +238,7 @@ class CaptchaStream(IterableDataset[Batch]):
         waiting: dict[Grid, list[tuple[Shown, int]]] = {}
         while True:
             captcha, level = source.next(self.level.value)
-            shown = show(captcha, rng.choice(STRETCHES))
+            shown = show(captcha, rng.choice(_STRETCHES))
             grid = nearest_grid(shown.image.size, self.levels[level].choose_scale(rng), rng)
             queue = waiting.setdefault(grid, [])
             queue.append((shown, level))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -98,6 +100,22 @@ def test_training_prepares_images_as_the_service_does() -> None:
     served = image_shown(Image.fromarray(drawn.image), capabilities)
     assert served.size == shown.image.size
     assert np.array_equal(np.asarray(served), np.asarray(shown.image))
+
+
+def test_captchas_are_shown_at_several_scales_and_stretches() -> None:
+    level = multiprocessing.Value("i", 0)
+    wide = replace(PLAIN, grids=(((2, 4), 1.0),), other_scales=(((1, 3),), ((4, 8), (4, 9))))
+    made = CaptchaStream((wide,), level, Mix(), FONTS, seed=1, start=0, batch_size=1)
+    shapes = [next(iter(batch.images)).shape for batch in islice(made, 300)]
+    grids = Counter((height // 28, width // 28) for height, width, _ in shapes)
+    assert set(grids) == {(2, 4), (1, 3), (4, 8), (4, 9)}
+    assert 0.3 < grids[2, 4] / 300 < 0.5
+    captcha = Captcha(np.zeros((40, 100, 3), np.uint8), "", "latin")
+    assert [show(captcha, stretch).image.width for stretch in (1, 2.2)] == [100, 220]
+
+
+def test_a_level_without_other_scales_shows_one() -> None:
+    assert PLAIN.choose_scale(random.Random(0)) == ((2, 4),)
 
 
 def test_an_image_is_assigned_a_grid_of_similar_shape() -> None:

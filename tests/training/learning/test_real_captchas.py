@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.learning.real_captchas import RealCaptchas, is_archive, read_archives
+from training.learning.real_captchas import RealCaptcha, RealCaptchas, is_archive, read_archives
 
 
 def png(shade: int) -> bytes:
@@ -79,6 +79,14 @@ def test_badly_read_families_are_sampled_more_often(tmp_path: Path) -> None:
     rng = random.Random(0)
     chosen = [real.choose(rng, [0.8, 0.0]).family for _ in range(600)]
     assert 0.75 < chosen.count("bad") / 600 < 0.9
+
+
+def test_a_captcha_comes_back_from_memory_as_it_was() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 90, 3), np.uint8)  # no box: all is kept
+    real = RealCaptchas([RealCaptcha(pixels, "ab", "latin", "one")])
+    chosen = real.choose(random.Random(0), [0.5])
+    assert (chosen.text, chosen.kind, chosen.family) == ("ab", "latin", "one")
+    np.testing.assert_array_equal(chosen.pixels, pixels)
 
 
 def test_no_captcha_is_an_error() -> None:

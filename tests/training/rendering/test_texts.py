@@ -3,6 +3,7 @@ import random
 import pytest
 
 from training.build import SPECIAL_TOKENS, build_tokenizer
+from training.rendering import texts
 from training.rendering.alphabet import (
     ALPHABET,
     HANZI_LEVEL_1,
@@ -39,6 +40,14 @@ def test_code_lengths_reach_but_do_not_pass_the_longest(longest: int) -> None:
     lengths = {sample_length(rng, longest) for _ in range(2000)}
     assert max(lengths) == longest
     assert min(lengths) >= 1
+
+
+def test_words_of_the_list_are_glued_from_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_dictionary", lambda: ("orange", "keyboard"))
+    rng = random.Random(0)
+    words = {texts._word(rng, 16).lower() for _ in range(400)}
+    assert {"orange", "keyboard", "oraoard", "keybnge"} <= words
+    assert max(len(word) for word in {texts._word(rng, 5) for _ in range(400)}) == 5
 
 
 @pytest.mark.parametrize("text", ["a3B9", "三加五等于？", "12×3=?", "i l1I", "~!\"'"])
