@@ -56,7 +56,7 @@ PHASES = (
     Phase("chinese", 100, 5, 1e-3, 0.5, 0.1, 4),
     Phase("generators", 80, 6, 8e-4, 0.5, 0.6, 4),
     Phase("deeper", 240, 6, 8e-4, 0.85, 0.55, 6),
-    Phase("real", 95, 6, 5e-4, 0.9, 0.8, 6),
+    Phase("scales", 116, 6, 5e-4, 0.9, 0.65, 6),
 )
 
 Run = Callable[[Sequence[str]], None]

@@ -64,7 +64,7 @@ RunBlock = Callable[[Qwen2VLVisionBlock, torch.Tensor, torch.Tensor, torch.Tenso
 
 def compiled_block() -> RunBlock:
     """Return a compiled `run_block`."""
-    # One compilation a grid and batch size; the curriculum has 14.
+    # One compilation a grid and batch size; the curriculum has 29.
     torch._dynamo.config.recompile_limit = 64
     return torch.compile(run_block, dynamic=False)
 
