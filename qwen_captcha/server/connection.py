@@ -12,7 +12,7 @@ from gunicorn.http.errors import ParseException
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-# As `deploy/nginx.conf` has it, client_header_timeout and client_body_timeout.
+# Equals client_header_timeout and client_body_timeout in `deploy/nginx.conf`.
 IDLE_S = 15.0
 # The largest body, 64 MiB, at 6 Mbit/s.
 REQUEST_S = 90.0
@@ -43,7 +43,7 @@ class DeadlineSocket(socket.socket):
     _head = b""
 
     def expect_request(self) -> None:
-        """Start the clock of the next request."""
+        """Set the deadline of the next request."""
         self._deadline = time.monotonic() + REQUEST_S
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
@@ -71,7 +71,7 @@ class DeadlineSocket(socket.socket):
         Raises:
             RequestTimeout: Nothing came in time.
         """
-        # Code that set a timeout expects its own error: the end of a rejected upload is read so.
+        # A caller that has set a timeout expects TimeoutError: `linger`, for example.
         if self.gettimeout() is not None:
             return super().recv(size, flags)
         left_s = min(IDLE_S, self._deadline - time.monotonic())
@@ -102,6 +102,7 @@ def linger(connection: socket.socket) -> None:
             if not data:
                 break
             discarded_bytes += len(data)
-    # gunicorn lingers again while it closes, in its main loop: now there is nothing to wait for.
+    # gunicorn lingers again when it closes the socket, in its main loop. Without a receiving half
+    # it does not wait there.
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RD)

@@ -1,9 +1,9 @@
 """gunicorn's configuration; the numbers come from the settings of the service.
 
-One worker with many threads is the rule: the model exists once and is owned by one thread of that
-worker, and the others decode images or wait, so that all callers share batches, queue and cache.
-With WORKERS, as many processes each hold the model once and divide the cores between them: for a
-small model on a CPU, whose work outside of torch then runs at the same time too.
+By default there is one worker with many threads. One of its threads owns the model; the others
+decode images or wait, so that all clients share batches, queue and cache. With WORKERS above 1,
+each process loads the model and uses its share of the cores. This helps a small model on a CPU,
+because the work outside of torch then runs in parallel, too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-# Where the package and the entry script lie: the checkout, or the packages of an installation.
+# The folder of the package and the entry script: the checkout, or site-packages.
 HOME = Path(__file__).resolve().parents[2]
-# How long a thread keeps the interpreter from the others: a fifth of Python's own, so that the loop
-# which accepts connections gets its turn among the threads that answer a whole batch at once.
+# Maximum time for which a thread holds the interpreter lock while others wait: a fifth of Python's
+# default. The loop that accepts connections then runs in time while many threads send replies.
 SWITCH_INTERVAL_S = 0.001
 sys.path.insert(0, str(HOME))
 
@@ -36,7 +36,7 @@ from qwen_captcha.settings import (  # noqa: E402
 
 
 def spare_descriptors() -> int:
-    """Return how many connections this process has descriptors for, after asking for all it may."""
+    """Raise the limit of open files; return the number of connections that it leaves room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
     with contextlib.suppress(ValueError, OSError):
@@ -60,26 +60,26 @@ bind = f"{host}:{settings.port}"
 workers = settings.workers
 worker_class = "qwen_captcha.server.worker.JsonThreadWorker"
 threads = settings.http_threads
-# Beside those that have a thread, as many may be idle, kept alive for their next request.
+# Connections with a thread, and up to 1000 idle ones that are kept alive for their next request.
 worker_connections = min(1000 + threads, spare_descriptors())
-# A worker that is recycled loads the model again.
+# 0: workers are not restarted, because a new worker loads the model again.
 max_requests = 0
 preload_app = False
-# Seconds without a sign of life from the loop that accepts connections; loading a model takes
-# turns with it, and nothing else is long.
+# Seconds without a heartbeat of the loop that accepts connections. Loading a model delays the
+# heartbeat; nothing else takes long.
 timeout = 120
 graceful_timeout = math.ceil(settings.drain_timeout_s)
 # Longer than nginx keeps an idle connection to an upstream (60 s), so that nginx closes first.
 keepalive = 75
 # `?prompt=` of percent-encoded Chinese is long; this is the most that gunicorn allows.
 limit_request_line = 8190
-# Read-only containers have no place for the socket, nor for the heartbeat file but here.
+# A read-only container can write neither the socket nor, outside of /dev/shm, the heartbeat file.
 control_socket_disable = True
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 # The service has log lines of its own for a normal start and stop.
 loglevel = "warning"
 logger_class = "qwen_captcha.server.worker.ServiceLogger"
-# Where the workers share what they count; prometheus_client reads the variable when it is imported.
+# The folder in which workers share metrics; prometheus_client reads the variable on import.
 metrics_folder = tempfile.mkdtemp(prefix="qwen-captcha-metrics-", dir=worker_tmp_dir)
 set_variables({"PROMETHEUS_MULTIPROC_DIR": metrics_folder})
 
@@ -89,20 +89,20 @@ atexit.register(shutil.rmtree, metrics_folder, ignore_errors=True)
 
 
 def post_fork(server: Any, worker: Any) -> None:
-    """Leave the folder to the master, and let threads take turns more often than by default."""
+    """Leave removing the folder to the main process, and shorten the switch interval of threads."""
     atexit.unregister(shutil.rmtree)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
 
 
 def when_ready(server: Any) -> None:
-    """Say where the service listens; the port may have been chosen by the system."""
+    """Log the address of the service; the system may have chosen the port."""
     for listener in server.LISTENERS:
         host, port = listener.getsockname()[:2]
         logging.getLogger("qwen_captcha").info("Listening on http://%s:%d", host, port)
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that ended; its counts stay."""
+    """Remove the gauges of a worker that ended; its counters remain."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(worker.pid, metrics_folder)  # type: ignore[no-untyped-call]

@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 def become_gunicorn() -> NoReturn:
     """Replace this process by gunicorn.
 
-    A fresh interpreter, because a forked worker could use neither CUDA nor OpenMP once this one
-    has touched them.
+    A new interpreter is started, because a forked worker cannot use CUDA or OpenMP after this
+    process has used them.
     """
     command = [sys.executable, "-m", "gunicorn", "--config", str(GUNICORN_CONFIGURATION)]
     os.execv(sys.executable, command)

@@ -24,7 +24,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from qwen_captcha.server.connection import IDLE_S, DeadlineSocket, linger
 from qwen_captcha.server.error_replies import error_of, error_reply
 
-# Until a connection may have been closed.
+# Pause without a free descriptor, in which another connection may close.
 NO_DESCRIPTOR_S = 0.1
 
 log = logging.getLogger(__name__)
@@ -34,17 +34,20 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     """A `gthread` worker whose own errors are JSON."""
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept one connection; without a free descriptor leave it waiting for a moment."""
+        """Accept one connection, or pause where no file descriptor is free for it."""
         try:
             super().accept(listener)
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
-            log.warning("No descriptor is free for another connection.")
+            log.warning(
+                "No file descriptor is free for another connection: raise the limit of open files "
+                "(ulimit -n)."
+            )
             time.sleep(NO_DESCRIPTOR_S)
 
     def enqueue_req(self, conn: TConn) -> None:
-        """Have a thread serve the next request of a connection, once its first bytes are there."""
+        """Pass the next request of a connection to a thread, once its first bytes have arrived."""
         if not isinstance(conn.sock, DeadlineSocket):
             conn.sock = DeadlineSocket(fileno=conn.sock.detach())
         conn.sock.expect_request()
@@ -72,7 +75,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         return super().handle_request(req, conn)
 
     def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
-        """Answer a request that never reached the application, or broke outside of it."""
+        """Answer a request that failed before or outside of the application."""
         status, error_type, sentence = error_of(exc)
         if status == 500:
             log.error("gunicorn failed on a request.", exc_info=exc)
@@ -82,18 +85,21 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             client.sendall(error_reply(status, error_type, sentence))
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Begin or cease to accept connections; a stopping worker closes its listeners.
+        """Start or stop accepting connections; a worker that stops closes its listeners.
 
-        A listener that stayed open would let clients wait for a reply until the process ends.
+        Clients would connect to an open listener, and wait for a reply until the process ends.
         """
         super().set_accept_enabled(enabled)
         service = self.wsgi.extensions["captcha_service"]
         if enabled or self.alive or service.draining:
             return
         service.begin_drain()
-        log.info("No new work is taken; accepted requests have %d s.", self.cfg.graceful_timeout)
+        log.info(
+            "Draining: new requests are rejected; accepted ones have %d s.",
+            self.cfg.graceful_timeout,
+        )
         for listener in self.sockets:
-            # Clients that have connected get a reply, as far as there are descriptors for them.
+            # Accept clients that have connected already, so that they get a reply.
             with suppress(OSError):
                 while select.select([listener], [], [], 0)[0]:
                     super().accept(listener)
@@ -104,24 +110,24 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         """Stop at once on SIGQUIT.
 
         Ctrl+C in a terminal is a SIGINT to all processes, and the main one then sends SIGQUIT: a
-        worker that obeyed both would be interrupted while it ends.
+        worker that handled both would be interrupted while it stops.
         """
         if sig == signal.SIGQUIT:
             super().handle_quit(sig, frame)
 
 
 class ServiceLogger(Logger):  # type: ignore[misc]
-    """gunicorn's log as a part of the service's."""
+    """gunicorn's logger, which writes to the log of the service."""
 
     def setup(self, cfg: Any) -> None:
-        """Take gunicorn's level, and leave the format and the destination to `logs.py`."""
+        """Set gunicorn's level; `logs.py` sets the format and the destination."""
         super().setup(cfg)
         self.error_log.handlers = []
         self.error_log.propagate = True
 
 
 class _BodyReader:
-    """A reader of a request body whose parse errors are what a WSGI application expects."""
+    """A reader of a request body that raises OSError for malformed data, as WSGI expects."""
 
     def __init__(self, reader: Any) -> None:
         self._reader = reader

@@ -263,7 +263,7 @@ def test_a_stopping_server_answers_what_it_accepted(tmp_path: Path) -> None:
         # Returns when the backend has begun to read the image.
         reading.open().close()
         server.process.send_signal(signal.SIGTERM)
-        server.wait_for_line("No new work")
+        server.wait_for_line("Draining")
         go_on.open("w").close()
         accepted.join(MAX_WAIT_S)
         assert server.wait_for_end() == 0
@@ -287,7 +287,7 @@ def test_a_stopping_server_answers_open_connections_and_refuses_new_ones() -> No
             connection.sendall(post(IMAGE))
             server.process.send_signal(signal.SIGTERM)
             worker.resume()
-            server.wait_for_line("No new work")
+            server.wait_for_line("Draining")
             reply, rest = parse_reply(receive_all(connection))
             assert rest == b""
             # Whether the worker sees the signal or the connection first is open.
@@ -345,7 +345,7 @@ def test_the_log_of_a_good_start_is_short() -> None:
     assert messages == [
         f"Listening on http://127.0.0.1:{server.port}",
         "Ready: reading one captcha takes about 0.00 s.",
-        "No new work is taken; accepted requests have 30 s.",
+        "Draining: new requests are rejected; accepted ones have 30 s.",
     ]
 
 
