@@ -23,7 +23,7 @@ class AdmissionController:
 
     Attributes:
         admitted: Slots that are reserved and not released.
-        decoding: Those of them whose image is not in the queue yet.
+        decoding: Reserved slots whose image is not in the queue yet.
     """
 
     def __init__(self, max_queue_size: int, monotonic: Callable[[], float]) -> None:
@@ -34,9 +34,9 @@ class AdmissionController:
         self._seconds_per_item = 0.0
 
     def record_latency(self, seconds_per_item: float) -> None:
-        """Take one measurement of the model's speed into the moving average."""
-        known = self._seconds_per_item or seconds_per_item
-        self._seconds_per_item = known + NEWEST_WEIGHT * (seconds_per_item - known)
+        """Add one measurement of the model's speed to the moving average."""
+        average = self._seconds_per_item or seconds_per_item
+        self._seconds_per_item = average + NEWEST_WEIGHT * (seconds_per_item - average)
 
     def reserve(self, slots: int, deadline: float) -> None:
         """Reserve slots for the images of one request.

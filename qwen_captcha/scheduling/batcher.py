@@ -1,4 +1,4 @@
-"""The loop between a queue and the model: takes a batch, reads it, hands out the results.
+"""The loop between a queue and the model: take a batch, read it, set the results.
 
 Only the batcher's threads call the model. One thread owns a model in this process; an engine that
 forms batches itself has several threads, which each read one task at a time. Every task that was
@@ -93,7 +93,7 @@ class MicroBatcher(Generic[Task, Result]):
         """Read batches until the queue has drained; each of the batcher's threads."""
         while batch := self._queue.next_batch():
             self._run(batch)
-            # Images are large, and the next batch may be long in coming.
+            # Release the images, which are large, before waiting for the next batch.
             del batch
 
     def _run(self, batch: list[PendingResult[Task, Result]]) -> None:
@@ -112,8 +112,12 @@ class MicroBatcher(Generic[Task, Result]):
         elif len(batch) == 1:
             self._fail(batch[0], results)
         else:
-            log.warning("Reading %d images at once failed: halving the batch.", len(batch))
-            # Its traceback would keep the failed batch's tensors in memory.
+            log.warning(
+                "Reading %d images in one batch failed (%r); each half is tried alone.",
+                len(batch),
+                results,
+            )
+            # The traceback refers to the failed batch's tensors, which would stay in memory.
             del results
             middle = len(batch) // 2
             self._run(batch[:middle])
@@ -128,23 +132,24 @@ class MicroBatcher(Generic[Task, Result]):
 
     def _start(self, batch: list[PendingResult[Task, Result]]) -> list[PendingResult[Task, Result]]:
         """Drop the tasks that no request waits for any more; return the others."""
-        wanted = [pending for pending in batch if pending.start()]
-        self._queue.release(len(batch) - len(wanted))
-        return wanted
+        awaited = [pending for pending in batch if pending.start()]
+        self._queue.release(len(batch) - len(awaited))
+        return awaited
 
     def _succeed(self, batch: list[PendingResult[Task, Result]], results: list[Result]) -> None:
-        """Hand out the results of a batch."""
+        """Set the results of a batch, and release its slots."""
         self._queue.record_success()
         for pending, result in zip(batch, results, strict=True):
             pending.set_result(result)
         self._queue.release(len(batch))
 
     def _fail(self, pending: PendingResult[Task, Result], error: Exception) -> None:
-        """Hand out the failure of a task that was read alone."""
+        """Set the error of a task that was read alone, and release its slot."""
         # Any other error with a status of its own is the image's fault.
         if isinstance(error, EngineFailed) or not isinstance(error, CaptchaServiceError):
             self._queue.record_failure()
-        # The slot first: a failed model admits one image at a time, and the next may come now.
+        # Release the slot first: a failed model admits one image at a time, and the client may send
+        # the next one as soon as it has this error.
         self._queue.release(1)
         pending.set_exception(_as_service_error(error))
 

@@ -19,7 +19,7 @@ from PIL import Image
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
-# 128 bits: two different images with one digest are out of reach.
+# 128 bits: a collision of two different images is practically impossible.
 DIGEST_BYTES = 16
 
 
@@ -60,7 +60,7 @@ class AnswerCache(Generic[Key, Value]):
             return value
 
     def put(self, key: Key, value: Value) -> None:
-        """Store a value; the least recently used one is dropped where there is no room."""
+        """Store a value; remove the least recently used one where there are too many."""
         with self._lock:
             self._entries[key] = (value, self._monotonic() + self._ttl_s)
             self._entries.move_to_end(key)
@@ -71,7 +71,7 @@ class AnswerCache(Generic[Key, Value]):
 class InFlight(Generic[Key, Value]):
     """The readings that were started and are not finished, by their key; thread-safe.
 
-    References are weak: a reading that no request holds any more is removed by itself.
+    References are weak: a reading that no request refers to any more is removed automatically.
     """
 
     def __init__(self) -> None:
@@ -88,7 +88,7 @@ class InFlight(Generic[Key, Value]):
 
         Args:
             key: The key of the reading.
-            join: Joins a reading; returns False where it is over already.
+            join: Joins a reading; returns False if it is finished.
             start: Starts a reading.
 
         Returns:

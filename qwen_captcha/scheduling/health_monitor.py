@@ -1,8 +1,8 @@
 """Probes of the model while no images arrive.
 
-An engine in another process is probed every few seconds, so that `/health` reports its end and its
-return. A broken model in this process reads a test image, because a load balancer that checks
-`/readyz` sends it no images.
+An engine in another process is probed every few seconds, so that `/health` reports when it fails
+and when it works again. A broken model in this process reads a test image, because a load balancer
+that checks `/readyz` sends it no images.
 """
 
 from __future__ import annotations

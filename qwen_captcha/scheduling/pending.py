@@ -28,7 +28,7 @@ class PendingResult(Generic[Task, Result]):
 
     Args:
         task: The task for the model.
-        deadline: Time of the clock after which the first request does not wait any more.
+        deadline: Time of the clock at which the first request times out.
         monotonic: The clock, in seconds.
 
     Attributes:
@@ -61,7 +61,7 @@ class PendingResult(Generic[Task, Result]):
         return self._finished - self._started
 
     def attach(self, deadline: float) -> bool:
-        """Attach one more request; return False where the outcome is already decided."""
+        """Attach one more request; return False if the task is finished or cancelled."""
         with self._lock:
             if self._done.is_set() or self._waiters == 0:
                 return False
@@ -75,11 +75,11 @@ class PendingResult(Generic[Task, Result]):
             self._waiters -= 1
 
     def start(self) -> bool:
-        """Note that the model begins; return False where no request waits any more, in time."""
+        """Note that the model begins; return False if all requests are cancelled or timed out."""
         with self._lock:
             if self._waiters > 0 and self._monotonic() < self._deadline:
                 self._is_started = True
-                # A batch that failed is tried again in halves: the first time counts.
+                # A failed batch is retried in halves; the first start remains.
                 if self._started == self.arrival:
                     self._started = self._monotonic()
                 return True
@@ -88,14 +88,14 @@ class PendingResult(Generic[Task, Result]):
             return False
 
     def set_result(self, result: Result) -> None:
-        """Give the waiting requests the result."""
+        """Set the result, and wake the waiting requests."""
         with self._lock:
             self._result = result
             self._finished = self._monotonic()
             self._done.set()
 
     def set_exception(self, error: CaptchaServiceError) -> None:
-        """Give the waiting requests the error."""
+        """Set the error, and wake the waiting requests."""
         with self._lock:
             self._error = error
             self._done.set()
@@ -106,7 +106,7 @@ class PendingResult(Generic[Task, Result]):
         """Return the result.
 
         Args:
-            deadline: Time of the clock at which to give up; each request has its own.
+            deadline: Time of the clock at which this request times out.
             is_disconnected: Whether the client of this request has disconnected. Called while the
                 task waits for the model, every `DISCONNECT_CHECK_INTERVAL_S`.
 

@@ -32,7 +32,7 @@ from qwen_captcha.metrics import Metrics, QueueMetrics
 from qwen_captcha.scheduling.admission import AdmissionController
 from qwen_captcha.scheduling.pending import PendingResult
 
-# Tasks that fail one after the other, each alone, before the model counts as broken.
+# Consecutive failures of single tasks after which the state of the model is FAILED.
 FAILURES_UNTIL_BROKEN = 5
 
 Task = TypeVar("Task")
@@ -108,7 +108,7 @@ class RequestQueue(Generic[Task, Result]):
         return self._admission.decoding
 
     def set_state(self, state: ModelState, error: str | None = None) -> bool:
-        """Change the state of the model; return whether it was another one.
+        """Set the state of the model; return whether it changed.
 
         Args:
             state: The new state.
@@ -122,7 +122,7 @@ class RequestQueue(Generic[Task, Result]):
             return True
 
     def record_latency(self, seconds_per_item: float) -> None:
-        """Take one measurement of the model's speed into the estimate of the wait."""
+        """Add one measurement of the model's speed to the estimate of the wait."""
         with self._changed:
             self._admission.record_latency(seconds_per_item)
 
@@ -134,7 +134,10 @@ class RequestQueue(Generic[Task, Result]):
                 log.warning("The model works again.")
 
     def record_failure(self) -> None:
-        """Note that the model has failed with one task; several in a row make it broken."""
+        """Note that the model has failed with one task.
+
+        After `FAILURES_UNTIL_BROKEN` in a row the state is FAILED.
+        """
         with self._changed:
             self._failures_in_a_row += 1
             if self._failures_in_a_row < FAILURES_UNTIL_BROKEN:
@@ -144,7 +147,7 @@ class RequestQueue(Generic[Task, Result]):
                 log.error(message)
 
     def reserve(self, slots: int, deadline: float) -> Reservation[Task, Result]:
-        """Reserve slots for the images of one request; none are never rejected.
+        """Reserve slots for the images of one request; 0 slots are never rejected.
 
         Raises:
             ModelLoading: The model is not loaded yet.
@@ -160,12 +163,12 @@ class RequestQueue(Generic[Task, Result]):
         return Reservation(self, slots, deadline)
 
     def reject_overload(self, deadline: float) -> None:
-        """Reject one image that `reserve` would reject now for the load alone.
+        """Reject one image that `reserve` would reject now because of the load.
 
-        The lock is not taken, because the result may be outdated when the caller has it.
+        The lock is not taken: the result may be outdated anyway when the caller uses it.
 
         Args:
-            deadline: Time of the clock at which the request of the image gives up.
+            deadline: Time of the clock at which the request of the image times out.
 
         Raises:
             QueueFull: Not enough slots, or the estimated wait exceeds the deadline.
@@ -245,7 +248,7 @@ class RequestQueue(Generic[Task, Result]):
         )
 
     def _reject_by_state(self) -> None:
-        """Raise where no work is taken at all."""
+        """Reject a request because the service drains or the model does not work."""
         if self._draining:
             raise Draining(
                 "The service is shutting down; please retry.", retry_after_s=DEFAULT_RETRY_S
@@ -269,7 +272,7 @@ class Reservation(Generic[Task, Result]):
     Args:
         queue: The queue that reserved the slots.
         slots: Number of images.
-        deadline: Time of the clock at which the request gives up.
+        deadline: Time of the clock at which the request times out.
     """
 
     def __init__(self, queue: RequestQueue[Task, Result], slots: int, deadline: float) -> None:
@@ -287,7 +290,7 @@ class Reservation(Generic[Task, Result]):
         return pending
 
     def attach(self, pending: PendingResult[Task, Result]) -> bool:
-        """Attach to the task of another request; return False, and use no slot, if it is over.
+        """Attach to the task of another request; return False, and use no slot, if it is finished.
 
         The slot stays reserved while the request waits, so that waiting requests are bounded.
         """
