@@ -1,1 +1,1 @@
-"""One backend with its queue, and a second one behind it."""
+"""Readers: a backend with its queue, and a cascade of two."""

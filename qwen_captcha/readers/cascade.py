@@ -1,8 +1,8 @@
-"""A second reader for the images that the first one is not sure of.
+"""A second reader for images that the first one reads with a low confidence.
 
-The second reader fails no request and delays none beyond its deadline. An opinion that it does not
-give in time is counted, and the first reader's answer is returned. An opinion takes at most
-OCR_TIMEOUT_S, also where the deadline of the request is later.
+An opinion is the second reader's answer to an image. A failure of the second reader fails no
+request, and no request waits for it beyond its deadline, nor longer than OCR_TIMEOUT_S. A missing
+opinion is counted, and the first reader's answer is returned.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from qwen_captcha.recognition.plan import RecognitionPlan
 from qwen_captcha.recognition.second_opinion import agree, is_beyond, likelier
 from qwen_captcha.scheduling.request_queue import ModelState
 
-# A day: the largest model, downloaded first.
+# A day: enough to download and load the largest model.
 LOAD_TIMEOUT_S = 86_400.0
-# Of OCR_TIMEOUT_S. A reader that had so much time and did not answer counts as broken; one that had
-# less may only be slow.
+# Share of OCR_TIMEOUT_S. A reader that does not answer within it is marked as failed; one that had
+# less time may only be slow.
 STALLED_SHARE = 0.5
 
 log = logging.getLogger(__name__)
@@ -45,25 +45,25 @@ class Opinion:
     """A second reading that was requested.
 
     Attributes:
-        pending: The pending result; None where the second reader did not take the image.
-        asked: Time of the clock of the request for it.
-        deadline: Time of the clock after which it is not waited for.
+        pending: The pending result; None where the second reader rejected the image.
+        requested: Time of the clock at which it was requested.
+        deadline: Time of the clock at which the wait for it ends.
         alone: Only the second reader can do what the request asks for.
     """
 
     pending: Pending | None
-    asked: float
+    requested: float
     deadline: float
     alone: bool
 
 
 class Cascade:
-    """A second reader and the rule when it is asked; thread-safe.
+    """Two readers and the confidence below which the second one is used; thread-safe.
 
     Args:
         first: The reader that reads every image.
-        second: The reader that is asked where the first one is not sure.
-        below: Answers with less confidence are passed on.
+        second: The reader of images whose first answer has a low confidence.
+        below: Images whose answer has less confidence are passed on.
         timeout_s: Maximum wait for an opinion, in seconds.
         metrics: Counters of the opinions.
         monotonic: The clock of deadlines, in seconds.
@@ -89,10 +89,10 @@ class Cascade:
     def start(self) -> None:
         """Load the second model in the background, once the first one is loaded.
 
-        Two that load at once would count the same free memory.
+        Two models that load at the same time would both use the same figure of free memory.
         """
         self.second.start(
-            self._give_up, after=lambda: self.first.queue.wait_until_loaded(LOAD_TIMEOUT_S)
+            self._continue_alone, after=lambda: self.first.queue.wait_until_loaded(LOAD_TIMEOUT_S)
         )
 
     def wait_until_loaded(self) -> None:
@@ -106,7 +106,7 @@ class Cascade:
 
     def wait_until_empty(self, timeout_s: float) -> bool:
         """Return whether all accepted work is answered within `timeout_s`."""
-        # No request waits longer than that for an opinion.
+        # No request waits longer than `self.timeout_s` for an opinion.
         return self.second.queue.wait_until_empty(min(timeout_s, self.timeout_s))
 
     def consult(
@@ -116,22 +116,22 @@ class Cascade:
 
         Args:
             options: The options of the request.
-            deadline: Time of the clock at which the request gives up.
+            deadline: Time of the clock at which the request times out.
             is_disconnected: Whether the client has disconnected.
         """
         return Consultation(self, options, deadline, is_disconnected)
 
     def note_late(self, opinion: Opinion) -> None:
-        """Stop asking a reader that stalls, until its monitor finds that it reads again."""
+        """Mark a reader that stalls as failed, until its monitor finds that it reads again."""
         message = "The second reader did not answer in time."
-        stalled = opinion.deadline - opinion.asked >= STALLED_SHARE * self.timeout_s
+        stalled = opinion.deadline - opinion.requested >= STALLED_SHARE * self.timeout_s
         if stalled and self.second.queue.set_state(ModelState.FAILED, message):
             log.error("%s It is asked again once it reads a test image.", message)
 
-    def _give_up(self, error: Exception) -> None:
-        """Go on without the second model, which cannot be loaded."""
+    def _continue_alone(self, error: Exception) -> None:
+        """Continue without the second model, which cannot be loaded."""
         log.error(
-            "The second model %s cannot be loaded; all answers are the first one's: %s",
+            "The second model %s cannot be loaded; only the first one answers: %s",
             self.second.backend.model_name,
             load_failure(error),
         )
@@ -170,14 +170,14 @@ class Consultation:
         return self._ask(image, key) if self._beyond_first else None
 
     def about(self, answer: Answer, image: Image.Image, key: Key | None) -> Opinion | None:
-        """Ask for an opinion on an answer of the first reader that is not sure enough."""
+        """Ask for an opinion on an answer of the first reader with a low confidence."""
         if answer.confidence >= self._cascade.below:
             self._cascade.metrics.answers.labels("kept").inc()
             return None
         return self._ask(image, key)
 
     def decide(self, first: Answer, opinion: Opinion) -> Answer | None:
-        """Return the answer of the likelier reader, None where the second one gave none.
+        """Return the more probable answer of both readers, None where the second one gave none.
 
         Raises:
             ClientDisconnected: The client has disconnected.
@@ -220,7 +220,7 @@ class Consultation:
         deadline = min(self._deadline, now + self._cascade.timeout_s)
         second = self._cascade.second
         pending = None
-        # A broken reader is tried by its monitor: no request waits for that.
+        # The monitor probes a failed reader; requests do not wait for it.
         if second.queue.state is not ModelState.READY:
             self._miss(f"model_{second.queue.state}")
         else:

@@ -23,7 +23,7 @@ from qwen_captcha.settings import Settings
 
 
 def _trial() -> GenerationRequest:
-    """Return a request with an image and a length of response as of a common captcha."""
+    """Return a request whose image and length of response are those of a common captcha."""
     image = Image.new("RGB", (160, 60), "white")
     ImageDraw.Draw(image).text((40, 10), "A1", fill="black", font_size=32)
     return GenerationRequest(image, DEFAULT_PROMPTS[Kind.AUTO], 8)
@@ -88,7 +88,7 @@ class Reader:
         """Load the model in the background.
 
         Args:
-            on_failure: Called where that fails, by the model's thread.
+            on_failure: Called if loading fails, by the model's thread.
             after: Called before loading, by the model's thread; may wait.
         """
 
@@ -132,15 +132,15 @@ class Reader:
         """Load the model and warm it up; return the seconds of reading one image.
 
         Raises:
-            ModelLoadError: The model cannot be loaded, or not read with.
+            ModelLoadError: The model cannot be loaded, or cannot read an image.
         """
         self.backend.load()
         self._metrics.model_info.labels(
             self.backend.model_name, self.backend.name, self.backend.device, __version__
         ).set(1)
         try:
-            # The first reading takes twice as long with PyTorch. A server has read while it was
-            # loaded.
+            # The first reading takes twice as long with PyTorch. A remote backend has already read
+            # an image in `load`.
             if self.backend.remote is None:
                 self.backend.read([TRIAL])
             start = self._monotonic()
