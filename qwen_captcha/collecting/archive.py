@@ -48,14 +48,14 @@ SUFFIXES = {
     "JPEG 2000": ".jp2",
     "SVG": ".svg",
 }
-# Answers to the same image, sent again, of which feedback is still taken.
+# Maximum stored answers to one image; feedback on older ones is rejected.
 ANSWERS_PER_IMAGE = 16
-# More is no expression; the database stays small.
+# Longer outputs are no expressions, and would make the database large.
 MAX_RAW_CHARACTERS = 200
-# What the database may grow by with one image.
+# Maximum growth of the database by one image.
 DATABASE_MARGIN_BYTES = 32 * 1024
-# Labels are read each time that images make room: then for a share of all at once.
-EVICTED_SHARE = 64
+# Each removal reads all labels, and therefore leaves room for a 64th of `max_images`.
+EVICTION_DIVISOR = 64
 # Seconds for which one process waits for another.
 LOCK_TIMEOUT_S = 10.0
 
@@ -74,15 +74,15 @@ CREATE INDEX IF NOT EXISTS answers_of_file ON answers (file);
 
 @dataclass(frozen=True, slots=True)
 class CollectedAnswer:
-    """An image with what was answered.
+    """An image and the answer to it.
 
     Attributes:
-        request_id: Unique; where it is not, the last answer counts.
+        request_id: Id of the request; a later answer with the same id replaces an earlier one.
         data: The image file.
         text: The answer, empty where there was none.
-        confidence: Of the answer.
+        confidence: Probability that the answer is right.
         raw_response: The output of the model.
-        model: Its name.
+        model: Name of the model.
     """
 
     request_id: str
@@ -98,9 +98,9 @@ class Feedback:
     """The feedback of a site on an answer.
 
     Attributes:
-        request_id: Of the answer.
-        correct: Whether the site took it.
-        text: The right one, None where that is unknown.
+        request_id: Id of the request with the answer.
+        correct: Whether the site accepted the answer.
+        text: The right text, None where it is unknown.
     """
 
     request_id: str
@@ -114,8 +114,8 @@ class StoreResult:
 
     Attributes:
         kept: Answers that are in the folder now.
-        removed: Older images that made room.
-        rejected: Answers for which images with labels leave no room.
+        removed: Older images that were removed to free space.
+        rejected: Answers without space, because images with labels are not removed.
     """
 
     kept: int = 0
@@ -124,12 +124,12 @@ class StoreResult:
 
 
 class ImageArchive:
-    """The folder; any thread of any process may call.
+    """The folder of collected images; safe for threads and processes.
 
     Args:
-        folder: Made, for its owner alone, where there is none.
-        max_images: Images that are kept.
-        max_bytes: Bytes of images and database.
+        folder: The folder, created with access for its owner only if it is missing.
+        max_images: Maximum number of images.
+        max_bytes: Maximum bytes of images and database.
 
     Raises:
         OSError: The folder cannot be written.
@@ -150,12 +150,12 @@ class ImageArchive:
             self._repair(db)
 
     def keep(self, answers: Sequence[CollectedAnswer]) -> StoreResult:
-        """Keep images and answers, removing the oldest images without a label for them.
+        """Store images and answers; remove the oldest images without a label to free space.
 
         Raises:
-            OSError: A file cannot be written; then none of them is kept.
-            sqlite3.Error: The database cannot be written; likewise.
-            LabelsError: The labels are malformed; likewise.
+            OSError: A file cannot be written. Nothing is stored after this or the following errors.
+            sqlite3.Error: The database cannot be written.
+            LabelsError: The labels are malformed.
         """
         result = StoreResult()
         written: list[Path] = []
@@ -170,7 +170,7 @@ class ImageArchive:
         return result
 
     def record(self, feedback: Sequence[Feedback]) -> list[CaptchaServiceError | None]:
-        """Write the feedback of sites; returns an error for each item that cannot be written.
+        """Write feedback; return for each item None, or the error of one that cannot be written.
 
         Raises:
             OSError: The labels cannot be read or written.
@@ -187,7 +187,7 @@ class ImageArchive:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the database, which no other process writes meanwhile."""
+        """Yield the database in a transaction during which no other process writes."""
         path = self.folder / DATABASE_FILE
         db = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         with contextlib.closing(db):
@@ -238,13 +238,13 @@ class ImageArchive:
         result.kept += 1
 
     def _free_space(self, db: sqlite3.Connection, size: int, result: StoreResult) -> bool:
-        """Return whether one more image has room, after removing others where need be."""
+        """Remove images until one more fits; return False, and remove none, if it cannot fit."""
         images, used = db.execute("SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM images").fetchone()
         used += _database_bytes(db) + DATABASE_MARGIN_BYTES
         too_many, too_large = images + 1 - self._max_images, used + size - self._max_bytes
         if too_many <= 0 and too_large <= 0:
             return True
-        spare = self._max_images // EVICTED_SHARE
+        spare = self._max_images // EVICTION_DIVISOR
         with self._labels.change() as labels:
             oldest = db.execute("SELECT file, bytes FROM images ORDER BY seen, rowid")
             removable = [row for row in oldest if row[0] not in labels.labels]
@@ -264,7 +264,7 @@ class ImageArchive:
         return True
 
     def _answer(self, db: sqlite3.Connection, request_id: str) -> tuple[str, str, str] | None:
-        """Return file, text and raw response of an answer whose image is there."""
+        """Return file, text and raw response of an answer, None if its image is not stored."""
         row = db.execute(
             "SELECT file, text, raw_response FROM answers WHERE request_id = ?", (request_id,)
         ).fetchone()
@@ -274,10 +274,10 @@ class ImageArchive:
         """Make database and files agree after files were deleted or a process was killed."""
         listed = {file for (file,) in db.execute("SELECT file FROM images")}
         with self._labels.change() as labels:
-            there = {path.name for path in self.folder.iterdir()}
-            for file in listed - there:
+            present = {path.name for path in self.folder.iterdir()}
+            for file in listed - present:
                 _delete(db, file)
-            for name in there - listed - set(labels.labels):
+            for name in present - listed - set(labels.labels):
                 if _OWN_NAME.fullmatch(name) or (name.startswith(".") and name.endswith(".tmp")):
                     (self.folder / name).unlink(missing_ok=True)
 
@@ -299,33 +299,41 @@ def _database_bytes(db: sqlite3.Connection) -> int:
 def _record(
     feedback: Feedback, answer: tuple[str, str, str] | None, labels: Labels
 ) -> CaptchaServiceError | None:
-    """Write feedback into the labels; returns why it cannot be."""
+    """Write feedback into the labels; return the error if it cannot be written."""
     if answer is None:
         return UnknownRequest(
-            "No image is kept for this request_id: none was collected, or it has made room."
+            "No image is stored for this request_id: none was collected, or it was removed to free "
+            "space."
         )
     file, text, raw_response = answer
     try:
         right = None if feedback.text is None else label_text(feedback.text)
         if feedback.correct:
             if not text:
-                return BadRequest("There was no answer to be correct: send false, and text.")
+                return BadRequest(
+                    "The answer was empty and cannot be correct: send correct as false, and text."
+                )
             if right not in (None, text):
-                return BadRequest("text is not the answer that was correct: leave it out.")
+                return BadRequest(
+                    "text differs from the answer: leave it out, or send correct as false."
+                )
             labels.set_label(file, label_of_answer(text, raw_response))
         elif right is not None:
             if right == text:
-                return BadRequest("text is the answer itself: then correct is true.")
+                return BadRequest("text equals the answer: send correct as true, or another text.")
             labels.set_label(file, Label(right))
-        elif _is_open(file, text, labels):
+        elif _may_mark_wrong(file, text, labels):
             labels.set_mark(file, Mark.WRONG)
     except LabelsError as error:
         return BadRequest(str(error))
     return None
 
 
-def _is_open(file: str, wrong: str, labels: Labels) -> bool:
-    """Return whether all that is known of an image is that an answer was wrong."""
+def _may_mark_wrong(file: str, wrong: str, labels: Labels) -> bool:
+    """Return whether the mark `wrong` may replace the label or the mark of an image.
+
+    It replaces a label only if that is the wrong answer itself.
+    """
     label = labels.labels.get(file)
     if label is not None:
         return label.text == wrong

@@ -1,4 +1,4 @@
-"""Collecting beside answering: a bounded queue, and one thread that writes.
+"""Collection of answered images: a bounded queue, and one thread that writes.
 
 An answer never waits for the disk and never fails with it. An item that does not fit into the queue
 is dropped and counted. Feedback is on disk when `feedback` returns.
@@ -27,7 +27,7 @@ MAX_QUEUE_LENGTH = 256
 MAX_QUEUE_BYTES = 64 * 1024 * 1024
 # Items that one transaction writes.
 MAX_BATCH_SIZE = 32
-# Seconds that the queue has to be written when the process ends.
+# Maximum seconds of writing the queue when the process ends.
 CLOSE_TIMEOUT_S = 5.0
 FAILURES = (OSError, sqlite3.Error, LabelsError)
 NOT_STORED = "The feedback cannot be stored now; please retry."
@@ -42,23 +42,23 @@ class Archive(Protocol):
         """Write answers."""
 
     def record(self, feedback: list[Feedback]) -> list[CaptchaServiceError | None]:
-        """Write feedback; returns why an item cannot be."""
+        """Write feedback; return for each item None, or the error of one that cannot be written."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _PendingFeedback:
-    """Feedback in the queue, and what became of it: None where it is written."""
+    """Feedback in the queue, and its result: None once written, or the error."""
 
     feedback: Feedback
     result: Future[CaptchaServiceError | None]
 
 
 class Collector:
-    """Hands answers and feedback to the archive; thread-safe.
+    """Writes answers and feedback to the archive from a thread of its own; thread-safe.
 
     Args:
-        archive: Used by one thread of its own, which `start` starts.
-        metrics: Count what is kept and what is lost.
+        archive: The archive; only the thread that `start` starts uses it.
+        metrics: Metrics of the service, with counters of the outcomes.
     """
 
     def __init__(self, archive: Archive, metrics: Metrics) -> None:
@@ -74,11 +74,11 @@ class Collector:
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
 
     def start(self) -> None:
-        """Start to write."""
+        """Start the thread that writes."""
         self._thread.start()
 
     def close(self) -> None:
-        """Write what is in the queue, for a bounded time, and take nothing more."""
+        """Accept no more items, and wait at most `CLOSE_TIMEOUT_S` until the queue is written."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -89,8 +89,8 @@ class Collector:
     ) -> None:
         """Queue an image with its answer; returns at once.
 
-        An answer to the caller's own prompt or to a question, or of characters of some colors only,
-        need not be all that the image shows: it is not kept.
+        Answers to the caller's own prompt, to a question, or with the option `colors` are not
+        queued: their text may be only a part of what the image shows.
         """
         is_partial = options.prompt is not None or options.kind is Kind.QUESTION or options.colors
         if is_partial:
@@ -110,9 +110,9 @@ class Collector:
         """Write the feedback on an answer, after the answers that were queued before.
 
         Raises:
-            UnknownRequest: No image is kept for the answer.
-            BadRequest: It contradicts the answer.
-            ServiceUnavailable: It cannot be written now.
+            UnknownRequest: No image is stored for the answer.
+            BadRequest: The feedback contradicts the answer.
+            ServiceUnavailable: The feedback cannot be written now.
         """
         pending = _PendingFeedback(feedback, Future())
         with self._changed:
@@ -136,7 +136,7 @@ class Collector:
         )
 
     def _run(self) -> None:
-        """Write until closed and empty."""
+        """Write until the collector is closed and its queue is empty."""
         while items := self._next_items():
             answers = [item for item in items if isinstance(item, CollectedAnswer)]
             feedback = [item for item in items if isinstance(item, _PendingFeedback)]
@@ -146,7 +146,7 @@ class Collector:
                 self._record(feedback)
 
     def _next_items(self) -> list[CollectedAnswer | _PendingFeedback]:
-        """Wait for the first items of the queue; returns none where there will be none."""
+        """Wait for items; return an empty list once the collector is closed and its queue empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._queue)
             size = min(MAX_BATCH_SIZE, len(self._queue))
@@ -179,9 +179,13 @@ class Collector:
             pending.result.set_result(outcome)
 
     def _note_failure(self, error: Exception) -> None:
-        """Log the first of a row of failures."""
+        """Log a failure, unless the previous write failed too."""
         if not self._failing:
-            log.warning("Images cannot be collected: %s. Answers are not affected.", error)
+            log.warning(
+                "Images cannot be collected: %s. Answers are not affected; "
+                "check COLLECT_DIR and its disk.",
+                error,
+            )
         self._failing = True
 
     def _note_success(self) -> None:

@@ -20,12 +20,12 @@ except ImportError:  # Windows, where the service is one process.
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file, or replace it: durable when this returns.
+    """Write a file, or replace it; the file is durable on return.
 
-    A new file is readable by its owner alone; one that is replaced keeps its mode.
+    A new file is readable by its owner alone; a file that replaces another has the mode of that.
 
     Raises:
-        OSError: It cannot be written; what was there is still there.
+        OSError: The file cannot be written; the old content remains.
     """
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
     try:

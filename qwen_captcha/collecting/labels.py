@@ -26,7 +26,7 @@ from qwen_captcha.samples import LABELS_FILE
 
 MARKS_FILE = "marks.tsv"
 LOCK_FILE = ".labels.lock"
-# No captcha shows more.
+# No captcha shows more characters.
 MAX_LABEL_CHARACTERS = 64
 
 
@@ -47,9 +47,9 @@ class Label:
     """One label.
 
     Attributes:
-        text: What a person must type; for arithmetic the number.
+        text: The text that a person must type; for arithmetic the number.
         kind: `digits`, `alnum`, `chinese`, `math`, or empty where it is unknown.
-        expression: What is drawn, where that is not the text.
+        expression: The text that is drawn, where it differs from `text`.
     """
 
     text: str
@@ -65,21 +65,21 @@ class Labels:
     marks: dict[str, Mark] = field(default_factory=dict)
 
     def set_label(self, file: str, label: Label) -> None:
-        """Give an image a label; its mark goes."""
+        """Set the label of an image, and remove its mark."""
         self.labels[file] = label
         self.marks.pop(file, None)
 
     def set_mark(self, file: str, mark: Mark) -> None:
-        """Mark an image; its label goes."""
+        """Set the mark of an image, and remove its label."""
         self.marks[file] = mark
         self.labels.pop(file, None)
 
 
 class LabelFolder:
-    """Reads and changes the labels of one folder; any thread of any process may call.
+    """Reads and changes the labels of one folder; safe for threads and processes.
 
     Args:
-        folder: Where the images lie.
+        folder: The folder of the images.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -111,7 +111,7 @@ class LabelFolder:
 
         Raises:
             LabelsError: A row is malformed.
-            OSError: A file cannot be read or written; then no label is lost.
+            OSError: A file cannot be read or written; labels on disk are not lost.
         """
         with exclusive(self.folder / LOCK_FILE):
             labels = self.read()
@@ -167,13 +167,15 @@ def label_text(text: str) -> str:
     """
     text = unicodedata.normalize("NFC", text.strip())
     if not text:
-        raise LabelsError("The label is empty.")
+        raise LabelsError("The label is empty: type the text, or skip the image.")
     if len(text) > MAX_LABEL_CHARACTERS:
         raise LabelsError(
             f"The label has {len(text)} characters; at most {MAX_LABEL_CHARACTERS} are allowed."
         )
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in text):
-        raise LabelsError("The label has a control character: a tab, a line break or the like.")
+        raise LabelsError(
+            "The label has a control character, such as a tab or a line break: remove it."
+        )
     return text
 
 
@@ -183,10 +185,10 @@ def fits_into_a_row(text: str) -> bool:
 
 
 def label_of_answer(text: str, raw_response: str) -> Label:
-    """Return the label that a right answer makes, as the image shows it.
+    """Return the label of an image for an answer that is right.
 
-    Of arithmetic it has the expression that was read; letters have the case that was read, whatever
-    case was asked for.
+    The label of arithmetic has the expression that the model read. Letters have the case that the
+    model read, whatever the option `case` was.
 
     Args:
         text: The answer.

@@ -148,7 +148,8 @@ def test_a_full_disk_is_one_warning_and_the_service_goes_on(
         keep(collector, "id")
         collector.feedback(FEEDBACK, MAX_WAIT_S)
     assert [record.getMessage() for record in caplog.records] == [
-        "Images cannot be collected: [Errno 28] No space left on device. Answers are not affected.",
+        "Images cannot be collected: [Errno 28] No space left on device. Answers are not affected; "
+        "check COLLECT_DIR and its disk.",
         "Images are collected again.",
     ]
 
