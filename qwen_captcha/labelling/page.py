@@ -19,11 +19,12 @@ from qwen_captcha.collecting.labels import LabelsError, Mark
 from qwen_captcha.labelling.session import LabelSession
 
 WEB = Path(__file__).parent / "web"
-# What the page shares with that of the service.
+# Files that the page shares with the page of the service.
 SHARED_ASSETS = Path(__file__).parents[1] / "api" / "web" / "assets"
 SHARED = ("base.css", "icon.svg", "languages.js")
-# A label with the name of its file.
+# The body holds one label and the name of its file.
 MAX_BODY_BYTES = 16 * 1024
+OPEN_PRINTED = "open the whole address that `qwen-captcha label` printed."
 
 
 class RequestError(Exception):
@@ -42,8 +43,8 @@ def create_label_app(
     Args:
         session: The folder.
         token: First part of every path.
-        addresses: Host and port by which a browser may call it, such as `127.0.0.1:8000`.
-        fit_command: What the page names as the next step.
+        addresses: Allowed values of the header Host, such as `127.0.0.1:8000`.
+        fit_command: The command that the page shows as the next step.
     """
     app = Flask("qwen_captcha.labelling", static_folder=None, template_folder=str(WEB))
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
@@ -56,16 +57,18 @@ def create_label_app(
         """Reject a request that does not come from the page that the command printed."""
         given = request.path.split("/")[1].encode()
         if not hmac.compare_digest(given, expected):
-            raise RequestError(403, "Open the whole address that `qwen-captcha label` printed.")
-        # A name that another site has pointed at this machine.
+            raise RequestError(403, f"The address lacks its token: {OPEN_PRINTED}")
+        # DNS rebinding: the host name of another site may resolve to this machine.
         if request.host not in addresses:
-            raise RequestError(403, "The page is not available under this host name.")
+            raise RequestError(403, f"This host name is not allowed: {OPEN_PRINTED}")
         origin = request.headers.get("Origin")
         if origin is not None and origin.removeprefix("http://") not in addresses:
-            raise RequestError(403, "Only the label page itself may call.")
+            raise RequestError(
+                403, "Pages of other origins may not send requests to the label page."
+            )
 
     @app.after_request
-    def bind_browser(response: Response) -> Response:
+    def add_security_headers(response: Response) -> Response:
         """Add the security headers to a reply."""
         response.headers.update(BROWSER_POLICY)
         response.headers["Cache-Control"] = "no-store"
@@ -110,7 +113,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
 
     @routes.get("/images/<file>")
     def image(file: str) -> Response:
-        """Return an image; a file that only has the name of one is none."""
+        """Return an image; a file whose content is no image is not found."""
         picture = session.picture(file)
         if picture is None:
             raise RequestError(404, "The folder has no such image.")
@@ -118,7 +121,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
 
     @routes.get("/state")
     def state() -> Response:
-        """Return all images with what is on disk about each."""
+        """Return all images with the label or mark that each has on disk."""
         known = session.labels()
         return jsonify(
             folder=str(session.folder),
@@ -134,7 +137,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
 
     @routes.get("/guesses")
     def guesses() -> Response:
-        """Return the model's readings since the page last asked."""
+        """Return the guesses after the first `after`, whether all are made, and a failure."""
         after = request.args.get("after", 0, int)
         found, finished, failure = session.guesses(max(0, after))
         return jsonify(
@@ -144,7 +147,7 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
     @routes.post("/labels")
     def label() -> Response:
         """Write a label, or a mark."""
-        file, text, mark = _change()
+        file, text, mark = _requested_change()
         try:
             if mark is not None:
                 session.set_mark(file, mark)
@@ -156,14 +159,14 @@ def _routes(session: LabelSession, fit_command: str) -> Blueprint:
     return routes
 
 
-def _change() -> tuple[str, str, Mark | None]:
-    """Return file, label and mark of a request; its label is empty where there is a mark."""
+def _requested_change() -> tuple[str, str, Mark | None]:
+    """Return file, label and mark of a request; the label is ignored where there is a mark."""
     fields = request.get_json()
     if not isinstance(fields, dict):
         raise RequestError(400, "The body must be a JSON object.")
     file, text, mark = fields.get("file"), fields.get("label", ""), fields.get("mark")
     if not (isinstance(file, str) and isinstance(text, str)):
-        raise RequestError(400, "file and label must be texts.")
+        raise RequestError(400, "file and label must be strings.")
     if mark is not None and mark not in (Mark.SKIPPED, Mark.UNREADABLE):
         raise RequestError(400, "mark must be skipped or unreadable.")
     return file, text, None if mark is None else Mark(mark)

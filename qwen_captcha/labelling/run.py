@@ -1,4 +1,4 @@
-"""The label page from start to end: address, server, guesses in the background, the last line."""
+"""The command that serves the label page while the model reads images in the background."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOST = "127.0.0.1"
 
 
 class SilentHandler(WSGIRequestHandler):
-    """Logs no request: its path has the token, and a line for each key is of no use."""
+    """Logs no request, because its path has the token."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Log nothing."""
@@ -27,9 +27,9 @@ def label_folder(folder: Path, settings: Settings, program: str, port: int) -> N
     """Serve the label page of a folder until interrupted, then print the progress.
 
     Args:
-        folder: Where the images lie.
+        folder: The folder of the images.
         settings: Model and limits of the guesses.
-        program: How this command is called, for the next one that is named.
+        program: Name of this program, for the next command that is printed.
         port: Port to listen on; 0 takes a free one.
 
     Raises:

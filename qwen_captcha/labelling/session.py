@@ -1,7 +1,7 @@
 """One folder that is being labelled: its images, its labels, and the model's readings.
 
 Only images of the folder itself can be requested. Each change is on disk when the call that makes
-it returns. A reading of the model is never taken for a label.
+it returns. A reading of the model becomes a label only when a person confirms it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qwen_captcha.samples import IMAGE_SUFFIXES
 from qwen_captcha.service import CaptchaService, start_local_service
 from qwen_captcha.settings import Settings
 
-# Images that are read together: the first guesses come soon, the rest in batches.
+# Images that are read in one batch. With few, the first guesses appear soon.
 READ_AT_ONCE = 8
 READ_TIMEOUT_S = 3600.0
 BROWSER_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "AVIF")
@@ -46,7 +46,7 @@ class Guess:
         text: The suggested text, empty for none.
         confidence: Probability that the text is right.
         raw_response: The output of the model.
-        error: The reason why the image cannot be shown; empty where it can.
+        error: The reason why the image cannot be read; empty where it can.
     """
 
     file: str
@@ -76,7 +76,7 @@ class LabelSession:
     """The state of one labelling session; thread-safe.
 
     Args:
-        folder: Where the images lie; those in folders below are others'.
+        folder: The folder of the images; subfolders are not searched.
         settings: Model and limits of the guesses.
         start_service: Loads the model.
 
@@ -123,7 +123,7 @@ class LabelSession:
     def picture(self, file: str) -> Picture | None:
         """Return an image of the folder for a browser, None where it has no such image.
 
-        What browsers do not show, or would run as a document, is sent as a PNG.
+        Formats that browsers cannot show, and SVG, which they run as a document, become a PNG.
         """
         if file not in self._known:
             return None
@@ -142,7 +142,7 @@ class LabelSession:
         """Write the label of an image and return it.
 
         Raises:
-            KeyError: The folder has no such image, or no more.
+            KeyError: The folder has no such image, or it was removed.
             LabelsError: The text cannot be a label, or the file of labels is malformed.
             OSError: The label cannot be written.
         """
@@ -157,21 +157,27 @@ class LabelSession:
         return label
 
     def set_mark(self, file: str, mark: Mark) -> None:
-        """Write why an image has no label; raises what `set_label` raises."""
+        """Write why an image has no label.
+
+        Raises:
+            KeyError: The folder has no such image.
+            LabelsError: The file of labels is malformed.
+            OSError: The mark cannot be written.
+        """
         if file not in self._known:
             raise KeyError(file)
         with self._labels.change() as labels:
             labels.set_mark(file, mark)
 
     def guesses(self, after: int) -> tuple[Sequence[Guess], bool, str]:
-        """Return the guesses beyond the first `after`, whether all are there, what went wrong."""
+        """Return the guesses after the first `after`, whether all are made, and the failure."""
         with self._lock:
             return self._guesses[after:], self._finished, self._failure
 
     def guess_all(self) -> None:
-        """Look at all images, then let the model read those without a label; takes long.
+        """Decode all images, then read those without a label with the model; takes long.
 
-        What cannot be decoded is known before the model is loaded.
+        Images that cannot be decoded are reported before the model is loaded.
         """
         try:
             readable = [file for file in self.files if self._is_readable(file)]
@@ -182,7 +188,7 @@ class LabelSession:
             self._finished = True
 
     def _label(self, file: str, text: str) -> Label:
-        """Return the label of an image: with the expression, where the guess had computed it."""
+        """Return the label of an image, with the expression if the text is the computed guess."""
         if file not in self._known:
             raise KeyError(file)
         guess = self._by_file.get(file)
@@ -203,7 +209,7 @@ class LabelSession:
         return False
 
     def _to_read(self, files: Sequence[str]) -> list[str]:
-        """Return the images whose guesses are of use, those with wrong answers first."""
+        """Return the images without a label, those with the mark `wrong` first."""
         known = self._labels.read()
         wrong = [file for file in files if known.marks.get(file) is Mark.WRONG]
         others = [file for file in files if file not in known.labels and file not in wrong]
@@ -212,11 +218,11 @@ class LabelSession:
     def _read(self, service: CaptchaService, files: Sequence[str]) -> None:
         at_once = min(READ_AT_ONCE, self._settings.max_queue_size)
         for first in range(0, len(files), at_once):
-            some = files[first : first + at_once]
-            images = [(self.folder / file).read_bytes() for file in some]
+            batch = files[first : first + at_once]
+            images = [(self.folder / file).read_bytes() for file in batch]
             deadline = service.monotonic() + READ_TIMEOUT_S
             answers = service.recognize_many(images, Options(), deadline)
-            for file, answer in zip(some, answers, strict=True):
+            for file, answer in zip(batch, answers, strict=True):
                 self._add(_guess(file, answer))
 
     def _add(self, guess: Guess) -> None:
