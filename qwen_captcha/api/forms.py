@@ -1,7 +1,7 @@
-"""Multipart forms, also of clients that send a file without the name of a file.
+"""Multipart forms, also of clients that send a file without a `filename`.
 
-A part is a file for Werkzeug only where it has a `filename`; it decodes any other part as UTF-8,
-which destroys an image. Here a part that holds an image is a file.
+Werkzeug decodes a part without a `filename` as UTF-8, which destroys an image. Here a part that
+holds an image or another binary file is a file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MALFORMED = "The multipart body is malformed."
 
 
 class _LosslessParser(MultiPartParser):
-    """Decodes text parts so that each byte is one character, whatever they hold."""
+    """Decodes text parts as ISO 8859-1, so that their bytes can be restored."""
 
     def get_part_charset(self, headers: Headers) -> str:
         """Return ISO 8859-1, in which every byte is a character."""
@@ -32,7 +32,7 @@ class _LosslessParser(MultiPartParser):
 
 
 class FormParser(FormDataParser):
-    """Parses forms; a multipart one that cannot be parsed is an error and not an empty form."""
+    """Parses forms; a malformed multipart form is an error instead of an empty form."""
 
     def parse(
         self,
@@ -44,7 +44,7 @@ class FormParser(FormDataParser):
         """Return the stream, the text fields and the files of a form.
 
         Raises:
-            BadRequest: It is multipart without a boundary, or malformed.
+            BadRequest: A multipart form has no boundary or is malformed.
         """
         if mimetype != "multipart/form-data":
             return super().parse(stream, mimetype, content_length, options)

@@ -1,9 +1,9 @@
 """Rejection of raw images for which the queue has no slot, before Flask sees their requests.
 
-Flask rejects any request just as well, but at ten times the cost. Under ten times the load, the
-threads that do so keep the interpreter from the thread that owns the model. A body that is an image
-by its type is in this service's own form; any other body may be in a dialect, and Flask replies in
-that. Keys and rates are not checked, as no caller gets more than a rejection.
+A rejection by Flask costs ten times as much. Under ten times the load, threads that reject requests
+would hold the interpreter lock that the model's thread needs. A body with the content type of an
+image is a request to this service's own API. Any other body may be in a dialect; Flask rejects it
+in that dialect. Keys and rates are not checked, because the reply is a rejection in any case.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ STATUS = f"{QueueFull.status} {HTTPStatus(QueueFull.status).phrase}"
 def shed_load(
     application: WSGIApplication, service: CaptchaService, timeout_s: float
 ) -> WSGIApplication:
-    """Return a WSGI application that rejects raw images while they would wait for too long.
+    """Return a WSGI application that rejects raw images while the queue has no slot for them.
 
     Args:
-        application: Gets all other requests.
-        service: Whose queue it is.
-        timeout_s: Seconds that an image may take.
+        application: The application that handles all other requests.
+        service: The service whose queue is checked.
+        timeout_s: Maximum seconds of one request.
     """
     requests = service.metrics.requests.labels(ROUTE, str(QueueFull.status))
     seconds = service.metrics.request_seconds.labels(ROUTE)
@@ -76,7 +76,7 @@ def shed_load(
 
 
 def _is_raw_image(environ: WSGIEnvironment) -> bool:
-    """Return whether a request is to read one image, which is its body; a page's is Flask's."""
+    """Return whether a request to read one image has it as its body, and comes from no page."""
     return (
         environ["PATH_INFO"] == ROUTE
         and environ["REQUEST_METHOD"] == "POST"

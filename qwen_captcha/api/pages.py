@@ -1,7 +1,7 @@
-"""The pages for a browser, to try the service and to read its description, and `/openapi.json`.
+"""The page on which images are read, the page of the API's description, and `/openapi.json`.
 
-A page loads nothing from another host and runs no script but the files beside it. Only a GET is
-answered with HTML.
+A page loads nothing from another host, and runs only the scripts in `/assets`. Only GET requests
+get HTML.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from qwen_captcha.api.openapi.document import openapi_document
 from qwen_captcha.settings import Settings
 
 BROWSER_POLICY = {
-    # blob: the images that were chosen, which lie on no server.
+    # blob: is for the images that the user has chosen.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
@@ -41,16 +41,16 @@ def create_pages(settings: Settings) -> Blueprint:
 
     @pages.get("/docs")
     def docs() -> str:
-        """Return the description of the interface for people."""
+        """Return the description of the API as HTML."""
         return render_template("docs.html", document=document)
 
     @pages.get("/openapi.json")
     def openapi() -> Response:
-        """Return the description of the interface for programs."""
+        """Return the description of the API as an OpenAPI document."""
         return jsonify(document)
 
     @pages.after_request
-    def bind_browser(response: Response) -> Response:
+    def add_security_headers(response: Response) -> Response:
         """Add the security headers to a reply of these routes."""
         response.headers.update(BROWSER_POLICY)
         return response

@@ -22,7 +22,7 @@ from qwen_captcha.settings import Settings
 REQUEST_ID_HEADER = "X-Request-Id"
 TIMING_HEADER = "Server-Timing"
 CACHE_HEADER = "X-Cache"
-# What probes and scrapers ask for every few seconds.
+# Probes and scrapers send requests to these every few seconds: they are logged at DEBUG.
 QUIET_ROUTES = ("/health", "/livez", "/readyz", "/metrics", "/ping")
 UNKNOWN_ROUTE = "unknown"
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 def record_answers(answers: Sequence[Answer]) -> None:
-    """Remember what the current request was answered, for its times and its line."""
+    """Store the answers to the current request, for its log line and `Server-Timing`."""
     g.answers = answers
 
 
@@ -44,18 +44,18 @@ def record_error(error: CaptchaServiceError, metrics: Metrics) -> None:
 
 
 def register_request_logging(app: Flask, metrics: Metrics, settings: Settings) -> None:
-    """Give every request of an application its id, its times, its line and its counts."""
+    """Add id, `Server-Timing`, log line and metrics to every request of an application."""
 
     @app.before_request
     def begin() -> None:
-        """Start the clock; take the caller's id or make one."""
+        """Store the start time and the id of the request."""
         g.start_s = time.monotonic()
         REQUEST_ID.set(request_id(request.headers.get(REQUEST_ID_HEADER, "")))
         metrics.requests_in_flight.inc()
 
     @app.after_request
     def end(response: Response) -> Response:
-        """Put id and times into the reply, then count and log it."""
+        """Add the headers to the reply, then count and log it."""
         seconds = time.monotonic() - g.start_s
         route = request.url_rule.rule if request.url_rule else UNKNOWN_ROUTE
         response.headers[REQUEST_ID_HEADER] = REQUEST_ID.get()
@@ -70,15 +70,15 @@ def register_request_logging(app: Flask, metrics: Metrics, settings: Settings) -
 
     @app.teardown_request
     def leave(_: BaseException | None) -> None:
-        """Forget the request."""
+        """Remove the request from the metrics and its id from the log."""
         metrics.requests_in_flight.dec()
         REQUEST_ID.set("")
 
 
 def request_id(given: str) -> str:
-    """Return the caller's id where it can be repeated, else a new one.
+    """Return the caller's id if it is valid, else a new one.
 
-    Not from the system's randomness: that call would hand the interpreter to another thread.
+    `random` is used because reading the system's randomness would release the interpreter lock.
     """
     return given if is_request_id(given) else f"{random.getrandbits(128):032x}"
 
@@ -91,8 +91,8 @@ def is_request_id(given: str) -> bool:
 def server_timing(answers: Sequence[Answer], seconds: float) -> str:
     """Return the value of `Server-Timing`, in milliseconds.
 
-    `queue` and `inference` are the longest of the request's images: those of a batch wait and run
-    side by side. An answer that was cached has neither.
+    `queue` and `inference` are the maxima over the request's images, which wait and run in
+    parallel. They are 0 for a cached answer.
     """
     durations = {"total": seconds}
     if answers:

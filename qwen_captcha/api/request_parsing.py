@@ -1,8 +1,8 @@
 """Parse the body of a request into image bytes and options.
 
 Images arrive as multipart files, as base64 in JSON or in a form field, or as the raw body; options
-in the body or the query. Nothing is decoded before its size is known to be within the limit. In a
-batch a bad image is an item's error, never the request's.
+in the body or the query. The size is checked before anything is decoded. In a batch, an invalid
+image is an error of its item, not of the request.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ BATCH_FORMS = (
     "images_base64."
 )
 ADDRESS = (
-    "The image is a web address: this service fetches nothing. Send the image itself, as a file or "
-    "as base64."
+    "The image is a web address, and this service downloads nothing. Send the image itself, as a "
+    "file or as base64."
 )
 
-# How JSON and clients that escape twice spell a character of base64.
+# A character of base64 as JSON or a client that escapes twice writes it.
 _ESCAPE = re.compile(r"\\(?:u00([0-9A-Fa-f]{2})|([/nrt]))")
 _ESCAPED = {"/": "/", "n": "", "r": "", "t": ""}
-# What may stand in front of base64.
+# Prefixes of base64 that are removed.
 _PREFIX = re.compile(r"data:[^,]*(?:,|\Z)|base64,", re.IGNORECASE)
 # Shortest line of base64 whose end may be a space instead of a line break.
 _MIN_LINE_CHARACTERS = 16
 _NOT_BASE64 = re.compile("[^A-Za-z0-9+/]")
 # Names of a batch's files: as documented, as PHP and jQuery have them, and numbered.
 _BATCH_FILE = re.compile(r"images(?:\[([0-9]{0,6})\])?")
-# What may stand in front of a JSON object, the mark of UTF-8 included.
+# Bytes that may precede a JSON object: the byte order mark of UTF-8 and whitespace.
 _BLANKS = b"\xef\xbb\xbf \t\r\n"
-# Enough base64 to know an image by its first bytes.
+# Enough base64 to detect the format of an image by its first bytes.
 _HEAD_CHARACTERS = 400
 
 
@@ -83,13 +83,17 @@ class PayloadLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Return those of some settings."""
+        """Return the limits that settings define."""
         return cls(
             settings.max_image_bytes, settings.max_batch_images, settings.max_prompt_characters
         )
 
     def parse_options(self, *sources: Mapping[str, object]) -> Options:
-        """Return the options among some fields; raises InvalidOption."""
+        """Return the options of a request.
+
+        Raises:
+            InvalidOption: A value is not allowed, or options exclude each other.
+        """
         return parse_options(*sources, max_prompt_characters=self.max_prompt_characters)
 
 
@@ -112,7 +116,7 @@ class Body:
     is_json: bool = False
 
     def file(self, name: str) -> FileStorage | None:
-        """Return the file of a field; of another one where the form has no further file."""
+        """Return the file of a field, or the only file of the form under any name."""
         if name not in self.files and len(self.files) == 1:
             return next(iter(self.files.values()))
         return self.files.get(name)
@@ -124,7 +128,7 @@ class ImageUpload:
 
     Attributes:
         filename: The name the caller gave, or `image_1`, `image_2`, … by position.
-        data: The bytes of the file, or why there are none.
+        data: The bytes of the file, or the error of this image.
     """
 
     filename: str
@@ -140,12 +144,12 @@ def read_body(request: Request) -> Body:
     """
     if request.mimetype == "multipart/form-data":
         return Body(fields=request.form, files=request.files, query=request.args)
-    # Read before `request.form` is touched, which would swallow an urlencoded body.
+    # Read first: `request.form` would consume an urlencoded body.
     data = request.get_data(parse_form_data=False)
     # Where no length is announced, Werkzeug cuts the body at the limit.
     if request.content_length is None and len(data) == request.max_content_length:
         raise RequestEntityTooLarge
-    # The first bytes decide: clients call whatever they send a form, or text.
+    # The first bytes decide: clients send images with the content type of a form or of text.
     if image_format(data) is not None:
         return Body(image=data, query=request.args)
     if data.lstrip(_BLANKS).startswith(b"{"):
@@ -155,7 +159,7 @@ def read_body(request: Request) -> Body:
         return Body(image=decoded, query=request.args)
     if request.is_json:
         return Body(fields=_json_object(data), query=request.args, is_json=True)
-    # No form, but a file of a type that is not read or a damaged image: decoding reports it.
+    # The body is a file of an unsupported type or a damaged image. Decoding it raises the error.
     if (
         _announces_image(request)
         or not _is_text(data)
@@ -171,7 +175,7 @@ def parse_single(body: Body, limits: PayloadLimits) -> tuple[bytes, Options]:
 
     Raises:
         MissingImage: The body has no image in any of the accepted forms.
-        EmptyImage: It has one of zero bytes.
+        EmptyImage: The image has zero bytes.
         InvalidBase64: The base64 text is not base64.
         ImageTooLarge: The image is over `max_image_bytes`.
         InvalidOption: An option has a value that is not allowed.
@@ -193,7 +197,7 @@ def parse_batch(request: Request, limits: PayloadLimits) -> tuple[list[ImageUplo
 
     Raises:
         MissingImage: The body has no images in any of the accepted forms.
-        TooManyImages: It has more than `max_batch_images`.
+        TooManyImages: The batch has more than `max_batch_images`.
         BadRequest: The body announces JSON, but is not a JSON object with a list of images.
         InvalidOption: An option has a value that is not allowed.
     """
@@ -226,7 +230,7 @@ def parse_feedback(body: bytes) -> Feedback:
         raise BadRequest("correct must be true or false.")
     if not (text is None or isinstance(text, str)):
         raise BadRequest("text must be the right answer as a text, or be left out.")
-    # Blank as in a form that was not filled in.
+    # A blank text is treated as missing, because forms send empty fields.
     return Feedback(request_id, correct, (text or "").strip() or None)
 
 
@@ -237,7 +241,7 @@ def _is_answer_id(text: str) -> bool:
 
 
 def _upload(number: int, source: object, limits: PayloadLimits) -> ImageUpload:
-    """Return the image of a batch at a position counted from 1, with its error if it has one."""
+    """Return the image of a batch, or its error, from a position that starts at 1."""
     filename = (source.filename if isinstance(source, FileStorage) else None) or f"image_{number}"
     try:
         if isinstance(source, FileStorage):
@@ -251,23 +255,23 @@ def image_from_file(file: FileStorage, limits: PayloadLimits) -> bytes:
     """Return the bytes of an uploaded file, reading no more than one beyond the limit.
 
     Raises:
-        EmptyImage: It has zero bytes.
-        ImageTooLarge: It is over `max_image_bytes`.
+        EmptyImage: The file has zero bytes.
+        ImageTooLarge: The file is over `max_image_bytes`.
     """
     return within_limit(file.read(limits.max_image_bytes + 1), limits)
 
 
 def image_from_base64(text: object, limits: PayloadLimits) -> bytes:
-    """Return the bytes that base64 stands for, as leniently as the servers that are replaced.
+    """Return the bytes that base64 encodes.
 
-    Read are both alphabets, any line breaks, a missing padding, a data URI, quotes around it, the
-    escapes of JSON and of URLs, and `+` that became a space. Any other character is left out only
-    where the rest is an image.
+    The function accepts what ddddocr's servers accept: both alphabets, line breaks, missing
+    padding, a data URI, quotes around the text, escapes of JSON and URLs, and `+` that became a
+    space. It ignores any other character only if the rest is an image.
 
     Raises:
-        InvalidBase64: It is no text, or not base64.
-        EmptyImage: It stands for zero bytes.
-        ImageTooLarge: It stands for more than `max_image_bytes`.
+        InvalidBase64: `text` is not a string, or not base64.
+        EmptyImage: The image has zero bytes.
+        ImageTooLarge: The image is over `max_image_bytes`.
     """
     if not isinstance(text, str):
         raise InvalidBase64("An image must be given as base64 text.")
@@ -287,7 +291,7 @@ def image_from_base64(text: object, limits: PayloadLimits) -> bytes:
 def _base64_digits(text: str) -> str:
     """Return the base64 within a text in the standard alphabet, without padding."""
     text = text.strip("\ufeff \t\r\n")
-    # What Python prints of bytes.
+    # Python's repr of bytes.
     text = text.removeprefix("b'").strip("\"'` \t\r\n")
     if "%" in text:
         text = unquote(text)
@@ -301,13 +305,13 @@ def _base64_digits(text: str) -> str:
 
 
 def _are_lines(parts: Sequence[str]) -> bool:
-    """Return whether spaces stand between lines of base64, and not in the place of `+`."""
+    """Return whether spaces separate lines of base64, instead of replacing `+`."""
     lengths = {len(part) for part in parts[:-1]}
     return len(lengths) == 1 and max(lengths) >= max(_MIN_LINE_CHARACTERS, len(parts[-1]))
 
 
 def _decoded(digits: str) -> bytes | None:
-    """Return the bytes that base64 digits without padding stand for, None for anything else."""
+    """Return the bytes that base64 without padding encodes, None if it is malformed."""
     try:
         return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except ValueError:
@@ -315,8 +319,8 @@ def _decoded(digits: str) -> bytes | None:
 
 
 def _image_of_text(body: bytes) -> bytes | None:
-    """Return the image that a whole body is base64 of, None where it is none."""
-    # A part first: most bodies are something else.
+    """Return the image if the whole body is base64 of one, else None."""
+    # Check the first bytes only: most bodies are something else.
     if not _is_base64_of_image(body[:_HEAD_CHARACTERS]):
         return None
     return _decoded(_base64_digits(body.decode("latin-1")))
@@ -341,8 +345,8 @@ def within_limit(data: bytes, limits: PayloadLimits) -> bytes:
     """Return the bytes of an image.
 
     Raises:
-        EmptyImage: There are none.
-        ImageTooLarge: There are more than `max_image_bytes`.
+        EmptyImage: The image has zero bytes.
+        ImageTooLarge: The image is over `max_image_bytes`.
     """
     if not data:
         raise EmptyImage("The image is empty: it has no bytes.")
@@ -361,7 +365,11 @@ def _announces_image(request: Request) -> bool:
 
 
 def _json_object(body: bytes) -> dict[str, object]:
-    """Return the object that a JSON body is."""
+    """Return the JSON object in a body.
+
+    Raises:
+        BadRequest: The body is not a JSON object.
+    """
     try:
         fields = json.loads(body)
     # Thousands of nested brackets end in a RecursionError.

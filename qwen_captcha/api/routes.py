@@ -50,8 +50,9 @@ from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
 
 SERVICE_NAME = "qwen2-vl-captcha"
-# The header with which `deploy/nginx.conf` announces other instances, and the header of the reply:
-# the location of nginx that asks them. It is fixed, because any client may send the request header.
+# The header with which `deploy/nginx.conf` announces other instances. The header of the reply names
+# the location of nginx that passes the request to them. Its value is fixed, because any client may
+# send the request header.
 ELSEWHERE_HEADER = "X-Captcha-Elsewhere"
 ELSEWHERE = {"X-Accel-Redirect": "@elsewhere"}
 
@@ -59,7 +60,7 @@ log = logging.getLogger(__name__)
 
 
 def answer_body(answer: Answer) -> dict[str, object]:
-    """Return the JSON object of an answer; what does not apply is left out."""
+    """Return the JSON object of an answer, without fields that do not apply."""
     body: dict[str, object] = {
         "success": answer.success,
         "text": answer.text,
@@ -86,7 +87,7 @@ def create_blueprint(service: CaptchaService, settings: Settings) -> Blueprint:
 
     @routes.post("/ocr")
     def ocr() -> Response:
-        """Read one image, sent as this service or as one of ddddocr's own has it."""
+        """Read one image, from a request to this service or to one of ddddocr's servers."""
         start = service.monotonic()
         body = read_body(request)
         dialect = dialect_of(body)
@@ -198,7 +199,7 @@ def cache_use_of_many(answers: list[Answer]) -> CacheUse:
 
 
 def status_of(service: CaptchaService) -> str:
-    """Return `ok`, or why the service takes no work."""
+    """Return `ok`, or the reason why the service does not accept images."""
     if service.draining:
         return "draining"
     return "ok" if service.model_state is ModelState.READY else service.model_state.value
@@ -207,7 +208,7 @@ def status_of(service: CaptchaService) -> str:
 def with_readiness(
     service: CaptchaService, body: dict[str, object]
 ) -> tuple[Response, int, dict[str, str]]:
-    """Return a JSON reply that is a 200 only while the service takes work."""
+    """Return a JSON reply with status 200 while the service accepts images, else 503."""
     if status_of(service) == "ok":
         return jsonify(body), HTTPStatus.OK, {}
     headers = {"Retry-After": str(DEFAULT_RETRY_S)}
@@ -215,7 +216,7 @@ def with_readiness(
 
 
 def register_error_handlers(app: Flask, metrics: Metrics, settings: Settings) -> None:
-    """Make every error of an application the one JSON object."""
+    """Render every error of an application as the same JSON object."""
 
     @app.errorhandler(CaptchaServiceError)
     def service_error(error: CaptchaServiceError) -> Response:
@@ -259,7 +260,7 @@ def error_response(error: CaptchaServiceError, metrics: Metrics) -> Response:
 
 
 def as_service_error(error: HTTPException, max_body_bytes: int) -> CaptchaServiceError:
-    """Return our error for one of Flask's."""
+    """Return the error of this service for an error of Flask."""
     if error.code == HTTPStatus.NOT_FOUND:
         return NotFound("There is no such route; captchas are read at /ocr and /batch-ocr.")
     if error.code == HTTPStatus.METHOD_NOT_ALLOWED:

@@ -1,8 +1,8 @@
-"""Access control from the head of a request, before its body is read.
+"""Access control: API keys, rate limits by key and by address, CORS and security headers.
 
-It has API keys, rate limits by key and by address, the origins whose pages may call (CORS), and the
-security headers of replies. A key is compared in constant time, and is neither logged nor repeated
-in a reply. Without settings nothing is rejected; probes and pages never are.
+Requests are checked before their body is read. A key is compared in constant time, and is neither
+logged nor repeated in a reply. Without settings nothing is rejected. Probes and pages are never
+rejected.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from qwen_captcha.errors import OriginNotAllowed, RateLimited, Unauthorized
 from qwen_captcha.settings import Settings
 from qwen_captcha.value_parsers import Secret
 
-# Probes of supervisors and load balancers, which have no key.
+# Routes of probes: supervisors and load balancers have no key.
 PROBES = ("/health", "/livez", "/readyz", "/ping")
-# What a browser opens before its user has given a key; it describes the API, and nothing else.
+# Routes that a browser opens before its user has entered a key. They only describe the API.
 PAGES = ("/", "/docs", "/openapi.json", "/assets/<path:filename>")
 OPEN_ROUTES = PROBES + PAGES
 KEY_HEADER = "X-API-Key"
 READABLE_HEADERS = [CACHE_HEADER, REQUEST_ID_HEADER, TIMING_HEADER, "Retry-After"]
 # A caller with one IPv6 address has all of its /64.
 IPV6_PREFIX = 64
-# A reply is data: no browser shall guess its type, run it, frame it. A page brings its own policy.
+# A browser must not guess the type of a reply, run it or show it in a frame. Pages set a policy of
+# their own.
 BROWSER_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -48,7 +49,7 @@ BROWSER_HEADERS = {
 
 
 def register_security(app: Flask, settings: Settings) -> None:
-    """Let only those requests of an application through that the settings allow."""
+    """Reject requests to an application that the settings do not allow."""
     by_address = RateLimit("address", settings.rate_limit_per_address)
     by_key = RateLimit("key", settings.rate_limit_per_key)
     if settings.trusted_proxy_count:
@@ -58,13 +59,13 @@ def register_security(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def reject() -> None:
-        """Reject a page of another origin, a client over its rate, or one without a key."""
+        """Reject a preflight of another origin, a client over its rate, or one without a key."""
         reject_other_origins(request, settings.cors_origins)
         if is_open(request):
             return
         by_address.count(network_of(request.remote_addr or ""))
         if settings.api_keys:
-            by_key.count(known_key(request, settings.api_keys))
+            by_key.count(key_digest(request, settings.api_keys))
 
     @app.after_request
     def add_security_headers(response: Response) -> Response:
@@ -76,7 +77,7 @@ def register_security(app: Flask, settings: Settings) -> None:
     if settings.cors_origins:
         CORS(
             app,
-            # A bracket of an IPv6 address would make a regular expression of it.
+            # flask_cors treats an origin with the bracket of an IPv6 address as a regex.
             origins=[
                 re.compile(re.escape(origin) + r"\Z") if "[" in origin else origin
                 for origin in settings.cors_origins
@@ -91,8 +92,8 @@ class RateLimit:
     """Rate limits of many callers; thread-safe, in the memory of this process.
 
     Args:
-        name: What identifies a client, in the error message.
-        rate: Such as `20/second`; empty for any.
+        name: The word for a client in the error message: `key` or `address`.
+        rate: The limit, such as `20/second`; empty for no limit.
     """
 
     def __init__(self, name: str, rate: str) -> None:
@@ -104,7 +105,7 @@ class RateLimit:
         """Count one request.
 
         Raises:
-            RateLimited: The caller has no more of them for now.
+            RateLimited: The client is over its rate.
         """
         if self._rate is None or self._limiter.hit(self._rate, caller):
             return
@@ -116,38 +117,40 @@ class RateLimit:
 
 
 def is_open(request: Request) -> bool:
-    """Return whether a request needs no key: a probe, a page, a browser's question before one."""
+    """Return whether a request needs no key: a probe, a page or a CORS preflight."""
     rule = request.url_rule
     return request.method == "OPTIONS" or (rule is not None and rule.rule in OPEN_ROUTES)
 
 
 def reject_other_origins(request: Request, allowed: Sequence[str]) -> None:
-    """Reject a browser's question before the call of a page that may not call.
+    """Reject a CORS preflight of a page whose origin is not allowed.
 
     Raises:
-        OriginNotAllowed: It is such a question; the page itself never sees the reply, its
-            developer does.
+        OriginNotAllowed: The origin is not allowed. A browser shows the reply to the developer of
+            the page, not to the page.
     """
     origin = request.headers.get("Origin", "")
-    is_question = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
-    if is_question and "*" not in allowed and origin.lower() not in map(str.lower, allowed):
+    is_preflight = (
+        request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
+    )
+    if is_preflight and "*" not in allowed and origin.lower() not in map(str.lower, allowed):
         raise OriginNotAllowed(
-            "Pages of this origin may not call the service: its operator allows them with the "
-            "setting CORS_ORIGINS."
+            "Pages of this origin may not send requests to the service; its operator can allow "
+            "them with CORS_ORIGINS."
         )
 
 
-def known_key(request: Request, keys: Sequence[Secret]) -> str:
-    """Return a name for the key of a request that does not give it away.
+def key_digest(request: Request, keys: Sequence[Secret]) -> str:
+    """Return the digest of the valid key of a request, by which its requests are counted.
 
     Raises:
-        Unauthorized: It has none, or one that is not known.
+        Unauthorized: The request has no key, or one that is not in the settings.
     """
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     given = [request.headers.get(KEY_HEADER, "")]
     if scheme.lower() == "bearer":
         given.append(token.strip())
-    # Digests have one length, and all keys are compared: the time does not depend on any.
+    # All digests have one length and all keys are compared, so that the time depends on no key.
     known = [_digest(key.value) for key in keys]
     matches = [
         digest
@@ -157,7 +160,7 @@ def known_key(request: Request, keys: Sequence[Secret]) -> str:
     ]
     if not matches:
         raise Unauthorized(
-            f"This service wants a key: send a known one as Authorization: Bearer or {KEY_HEADER}."
+            f"This service requires a valid key: send it as Authorization: Bearer or {KEY_HEADER}."
         )
     return matches[0].hex()
 
@@ -167,7 +170,7 @@ def _digest(key: str) -> bytes:
 
 
 def network_of(address: str) -> str:
-    """Return the address that is counted: an IPv4 address, or the network of an IPv6 one."""
+    """Return the client for the rate limit: an IPv4 address, or the network of an IPv6 one."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

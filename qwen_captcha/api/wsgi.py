@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 CHUNK_BYTES = 64 * 1024
-# Lets zlib take the header of gzip or its own, whichever there is.
+# zlib then accepts both the header of gzip and its own.
 _EITHER_HEADER = 32
 _COMPRESSIONS = ("gzip", "x-gzip", "deflate")
-HUNG_UP: int = getattr(select, "POLLRDHUP", 0)
+PEER_CLOSED: int = getattr(select, "POLLRDHUP", 0)
 
 
 class DecompressedBody:
-    """The body that a gzip or zlib body unpacks to, which raises where it is no such body.
+    """The decompressed content of a gzip or zlib body.
 
     Args:
-        stream: The packed body.
+        stream: The compressed body.
         encoding: Its Content-Encoding, in lower case.
     """
 
@@ -44,8 +44,8 @@ class DecompressedBody:
         """Return at most `size` bytes, which is positive; none at the end.
 
         Raises:
-            UnsupportedMediaType: The encoding is not one that is unpacked.
-            BadRequest: The body is no gzip or zlib data, or is cut.
+            UnsupportedMediaType: The encoding is not supported.
+            BadRequest: The body is not gzip or zlib data, or is incomplete.
         """
         if self._encoding not in _COMPRESSIONS:
             raise UnsupportedMediaType("A body with a Content-Encoding must be gzip or deflate.")
@@ -58,14 +58,14 @@ class DecompressedBody:
             if data:
                 return data
             if not packed:
-                raise BadRequest("The compressed body is cut.")
+                raise BadRequest("The compressed body is incomplete.")
         return b""
 
 
 def readable_bodies(application: WSGIApplication) -> WSGIApplication:
-    """Return a WSGI application that gets packed bodies unpacked and notices bodies that are cut.
+    """Return a WSGI application that decompresses bodies and detects incomplete ones.
 
-    Flask limits what is read of a body, unpacked or not.
+    Flask limits the size of a body after decompression.
     """
 
     def readable(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -75,7 +75,7 @@ def readable_bodies(application: WSGIApplication) -> WSGIApplication:
             environ["wsgi.input_terminated"] = True
             environ.pop("CONTENT_LENGTH", None)
         elif environ.get("CONTENT_LENGTH"):
-            # Else Werkzeug takes the end of the stream for the end of the body.
+            # Otherwise Werkzeug would accept a body that is shorter than its Content-Length.
             environ.pop("wsgi.input_terminated", None)
         return application(environ, start_response)
 
@@ -83,11 +83,10 @@ def readable_bodies(application: WSGIApplication) -> WSGIApplication:
 
 
 def plain_slashes(application: WSGIApplication) -> WSGIApplication:
-    """Return a WSGI application for which `//ocr` and `/ocr/` are `/ocr`.
+    """Return a WSGI application that handles `//ocr` and `/ocr/` as `/ocr`.
 
-    A base URL may end with a slash, and frameworks of clients add one to a path.
-
-    Flask would redirect, which not every client follows with its body, and with a page of HTML.
+    A base URL may end with a slash, and some client libraries add one to a path. Flask would send a
+    redirect with an HTML page, and not every client sends its body again after a redirect.
     """
 
     def merged(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -105,13 +104,13 @@ def disconnect_check(environ: Mapping[str, object]) -> Callable[[], bool]:
         environ: The WSGI environment of the request.
     """
     connection = environ.get("gunicorn.socket")
-    if connection is None or not HUNG_UP:
+    if connection is None or not PEER_CLOSED:
         return never_disconnected
 
     def is_disconnected() -> bool:
         poll = select.poll()
         try:
-            poll.register(connection, HUNG_UP)  # type: ignore[arg-type]
+            poll.register(connection, PEER_CLOSED)  # type: ignore[arg-type]
         except ValueError:  # It is closed already.
             return True
         return bool(poll.poll(0))

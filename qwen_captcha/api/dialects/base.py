@@ -59,7 +59,7 @@ class Question:
     Attributes:
         data: The image file.
         options: The options of this service.
-        probability: Whether the reply shall have probabilities.
+        probability: Whether the reply must contain probabilities.
     """
 
     data: bytes
@@ -71,10 +71,14 @@ class Dialect(Protocol):
     """The requests and replies of one server."""
 
     def parse(self, body: Body, limits: PayloadLimits) -> Question:
-        """Return the question of a request; raises the error of what it lacks."""
+        """Return the question of a request.
+
+        Raises:
+            CaptchaServiceError: The request has no valid image, or an option is not allowed.
+        """
 
     def answer(self, question: Question, answer: Answer, seconds: float) -> Response:
-        """Return the reply to a question; `seconds` went by since the request came."""
+        """Return the reply to a question, `seconds` after the request arrived."""
 
     def error(self, error: CaptchaServiceError) -> Response:
         """Return the reply to a request that failed."""
@@ -97,14 +101,14 @@ class ReadingRoute:
 
 @dataclass(frozen=True, slots=True)
 class OtherRoute:
-    """A URL of a server at which nothing is read.
+    """A URL of a server that reads no image.
 
     Attributes:
         rule: The path as Flask writes it.
         method: In upper case.
-        name: Unique among the routes of all dialects.
+        name: Endpoint name, unique among the routes of all dialects.
         reply: Returns the reply, or raises the error.
-        dialect: The shape of errors; None: that of this service.
+        dialect: The dialect of errors; None for errors of this service.
     """
 
     rule: str
@@ -116,7 +120,7 @@ class OtherRoute:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One server whose callers this service answers.
+    """One server whose API this service implements.
 
     Attributes:
         reading: The URLs at which it reads an image.
@@ -132,15 +136,15 @@ class Server:
 
 
 def option_fields(fields: Mapping[str, object], range_name: str) -> dict[str, object]:
-    """Return the fields of a request with ddddocr's range of characters as an option of ours.
+    """Return the fields of a request with ddddocr's charset range as an option of this service.
 
     Args:
         fields: The fields of the request.
         range_name: The field that has the range: a number from 0 to 7, a text of characters or a
-            list of them; blank where there is none.
+            list of them; may be blank or missing.
 
     Raises:
-        InvalidOption: There is a `charset`, too.
+        InvalidOption: The request also has a `charset`.
     """
     others = {name: value for name, value in fields.items() if name != range_name}
     value = fields.get(range_name)
@@ -173,7 +177,7 @@ def flag(fields: Mapping[str, object], name: str) -> bool:
     """Return the value of a yes-or-no field of JSON or a form.
 
     Raises:
-        InvalidOption: It is neither.
+        InvalidOption: The value is neither true nor false.
     """
     value = fields.get(name)
     word = str(False if value is None else value).strip().lower()

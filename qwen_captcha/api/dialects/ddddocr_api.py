@@ -82,7 +82,7 @@ class DdddocrApi:
 
 
 def set_charset_range() -> Response:
-    """Reject a change to a setting of all callers."""
+    """Reject the request, because the range would change for all clients."""
     raise Gone(RANGE_PER_REQUEST)
 
 

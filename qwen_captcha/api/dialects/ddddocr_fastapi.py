@@ -56,7 +56,7 @@ class DdddocrFastapi:
     def answer(self, question: Question, answer: Answer, seconds: float) -> Response:
         """Return `data`, a text or with `probability` an object."""
         if not answer.success:
-            # A caller that reads `code` alone must not take an empty text for an answer.
+            # A client that checks only `code` must not use an empty text as the answer.
             return self._reply(500, answer.error or "", "")
         data = probabilities(answer) if question.probability else answer.text
         return self._reply(200, "Success", data)

@@ -63,7 +63,7 @@ class OcrApiServer:
         return self._reply(answer.text, answer.error or "")
 
     def error(self, error: CaptchaServiceError) -> Response:
-        """Return an empty text, and as JSON the message of the error."""
+        """Return an empty text, with the error message if the reply is JSON."""
         return self._reply("", error.message)
 
     def _reply(self, text: str, message: str) -> Response:
@@ -82,7 +82,7 @@ def _image_of_object(data: bytes) -> object:
 
 
 def ping() -> Response:
-    """Return the reply of a process that is up."""
+    """Return the reply to a liveness probe."""
     return Response("pong", mimetype="text/plain")
 
 

@@ -1,4 +1,4 @@
-"""The servers whose callers this service answers, and their routes.
+"""The servers whose APIs this service implements, and their routes.
 
 A new server is a module in this folder and one entry in `SERVERS`. As soon as the dialect of a
 request is known, its errors have that dialect's shape, too.
@@ -28,7 +28,7 @@ from qwen_captcha.errors import NotFound
 from qwen_captcha.service import CaptchaService
 from qwen_captcha.settings import Settings
 
-# Of those with the same path, the first that claims a body reads it; the last one claims all.
+# The first server of a path that claims a body reads it. The last one of a path claims all bodies.
 SERVERS: tuple[Server, ...] = (OCR_API_SERVER, DDDDOCR_API, DDDDOCR_FASTAPI)
 # The path that the servers share with this service.
 SHARED = "/ocr"
@@ -97,11 +97,11 @@ def read_in_dialect(
     """Return the reply to a request for one image in a dialect.
 
     Args:
-        dialect: That of the request.
-        body: The request's.
-        service: Reads the image.
-        settings: The service's.
-        start: When the request came, before its body was read, by the service's clock.
+        dialect: The dialect of the request.
+        body: The content of the request.
+        service: The service that reads the image.
+        settings: The settings of the service.
+        start: Time of the service's clock at which the request arrived, before its body was read.
     """
     g.dialect = dialect
     limits = PayloadLimits.of(settings)
@@ -119,7 +119,7 @@ def read_in_dialect(
 
 
 def dialect_of(body: Body) -> Dialect | None:
-    """Return the dialect of a body at the shared path, None for one of this service's own."""
+    """Return the dialect of a body at the shared path, None for a request to this service."""
     if body.image is not None or "image" in body.files or "image_base64" in body.fields:
         return None
     claimed = (route for route in reading_routes()[SHARED] if route.claims(body))

@@ -32,18 +32,18 @@ from qwen_captcha.settings import Settings
 
 DESCRIPTION = """\
 Reads text captchas with a Qwen2-VL model. Every error is one JSON object with `error`, a sentence,
-and `error_type`, a stable slug; no reply of the reading routes is anything but a JSON object. A
-path that does not exist is a 404 `not_found`, another method a 405 `method_not_allowed`, a
-browser's preflight for a page that may not call a 403 `origin_not_allowed`.
+and `error_type`, a stable slug. Every reply of the reading routes is a JSON object. An unknown path
+returns 404 `not_found`, an unsupported method 405 `method_not_allowed`, and a CORS preflight of an
+origin that is not allowed 403 `origin_not_allowed`.
 """
 HEADERS: Mapping[str, Schema] = {
     "X-Cache": {
-        "description": "Whether the answer was kept or shared (hit), read afresh (miss), or there "
-        "was nothing to keep (off).",
+        "description": "hit: the answer was cached, or shared with an identical request; miss: the "
+        "model read the image; off: the cache was not used.",
         "schema": {"type": "string", "enum": ["hit", "miss", "off"]},
     },
     "X-Request-Id": {
-        "description": "The id that the request came with, or a new one.",
+        "description": "The id that the request sent, or a new one.",
         "schema": {"type": "string"},
     },
     "Server-Timing": {
@@ -51,7 +51,7 @@ HEADERS: Mapping[str, Schema] = {
         "schema": {"type": "string"},
     },
     "Retry-After": {
-        "description": "Seconds after which a retry makes sense; sent where that is known.",
+        "description": "Seconds after which a retry makes sense; sent if a retry can help.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
@@ -64,7 +64,7 @@ KEY_SCHEMES: Mapping[str, Schema] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": KEY_HEADER},
 }
-# Of every reply that the application sends, which leaves out what the HTTP server rejects.
+# Headers of every reply of the application; the HTTP server's own errors lack them.
 HEADERS_OF_ALL = ("X-Request-Id", "Server-Timing")
 
 
@@ -158,12 +158,12 @@ def _responses(operation: Operation) -> dict[str, object]:
 
 
 def server_and_security_errors(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
-    """Return the errors of a route that are raised before its view, by status."""
+    """Return the errors of a route that do not come from its view, by status."""
     return {**SERVER_ERRORS, **_security_errors(operation)}
 
 
 def _security_errors(operation: Operation) -> Mapping[int, type[CaptchaServiceError]]:
-    """Return the errors of keys and rates, which have the shapes of the route."""
+    """Return the errors of access control on a route, by status; they have its error shapes."""
     return SECURITY_ERRORS if operation.guarded and operation.path not in OPEN_ROUTES else {}
 
 
@@ -179,7 +179,7 @@ def _header_refs(names: Iterable[str]) -> dict[str, object]:
 
 
 def _error_reply(operation: Operation, status: int) -> Reply:
-    """Return the reply that stands for all errors of one status."""
+    """Return one reply for all errors with one status."""
     all_raised = (*operation.errors, *_security_errors(operation).values())
     raised = tuple(error for error in all_raised if error.status == status)
     rejected: Errors = (SERVER_ERRORS[status],) if status in SERVER_ERRORS else ()

@@ -18,7 +18,7 @@ Errors = tuple[type[CaptchaServiceError], ...]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The reply of a route with one status, errors apart.
+    """The reply of a route with one status, other than an error.
 
     Attributes:
         description: When it is sent.
@@ -38,18 +38,19 @@ class Operation:
     Attributes:
         method: In lower case.
         path: As OpenAPI writes it, with `{name}` for a variable part.
-        name: Unique, the name of a generated client's function.
-        tag: What it is listed under.
+        name: Unique; generated clients name their function so.
+        tag: The heading under which the route is listed.
         summary: A few words.
-        description: What has to be known beyond the schemas.
+        description: Information beyond the schemas.
         replies: By status.
         bodies: The schema of the request body by media type; empty: there is none.
         takes_options: Whether the query has `OPTION_FIELDS`, too.
-        errors: What may be raised on the way.
-        error_shapes: The names of the schemas that such an error has.
-        path_values: What a variable part of the path may be.
-        needs: The setting without which the route is not there; empty for none.
-        guarded: Whether rejections of keys and rates have a status; 200 where all errors have.
+        errors: The errors that the view may raise.
+        error_shapes: The names of the schemas of these errors.
+        path_values: The values of each variable part of the path.
+        needs: The setting that enables the route; empty if the route always exists.
+        guarded: Whether access control replies with an error status; False where the status of
+            all errors is 200.
     """
 
     method: str
@@ -98,7 +99,7 @@ def _merged_replies(first: Reply, second: Reply) -> Reply:
 def _merged_schemas(
     first: Mapping[str, Schema], second: Mapping[str, Schema]
 ) -> Mapping[str, Schema]:
-    """Return the schemas of both by media type; where both have one, a value fits either."""
+    """Return all schemas by media type; where both have one, a value may fit either."""
     both = {name: any_of(first[name], schema) for name, schema in second.items() if name in first}
     return {**first, **second, **both}
 

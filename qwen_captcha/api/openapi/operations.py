@@ -1,7 +1,7 @@
 """The routes of the service as data: one entry each, with its forms, replies and errors.
 
-Each rule of the application has one entry and each entry a rule, except the files of the pages and
-the routes that only reject. The entries of the dialects are merged with those of the same path.
+Every rule of the application has one entry, except the files of the pages and the routes that only
+reject requests. Entries of the dialects are merged with those of the same path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from qwen_captcha.api.openapi.schemas import (
 RAW_TYPES = ("image/*", "application/octet-stream")
 HTML_REPLY: Mapping[str, Schema] = {"text/html; charset=utf-8": {"type": "string"}}
 
-# An item that is no text fails alone, so there is no schema for an item.
+# An item that is no text fails alone instead of the request, so items have no schema.
 LIST_OF_BASE64: Schema = {
     "type": "array",
     "minItems": 1,
@@ -44,9 +44,9 @@ LIST_OF_BASE64: Schema = {
 OWN_OPERATIONS: tuple[Operation, ...] = (
     Operation(
         "post", "/ocr", "readImage", "Reading", "Read one image",
-        "The image is a file of a form, base64 in JSON or in a form, or the body itself; a body "
-        "of any or no content type that begins like an image is one. Options stand beside the "
-        "image or in the query; those in the body win, unknown ones are ignored.",
+        "The image is a file of a form, base64 in JSON or in a form, or the body itself. A body "
+        "that begins like an image is one, whatever its content type. Options are fields beside "
+        "the image or in the query; the body takes precedence, and unknown fields are ignored.",
         {
             200: json_reply(
                 "The answer; without success there is no usable text, and error_type is no_answer.",
@@ -64,8 +64,8 @@ OWN_OPERATIONS: tuple[Operation, ...] = (
     ),
     Operation(
         "post", "/batch-ocr", "readImages", "Reading", "Read many images",
-        "The images are files of a form, or base64 texts in JSON. One set of options is for all. "
-        "The order is kept, and an image that cannot be read fails alone.",
+        "The images are files of a form, or base64 texts in JSON. The options apply to all images. "
+        "Results are in the order of the images; an image that cannot be read fails alone.",
         {200: json_reply("One result for each image.", ref("Batch"), "X-Cache")},
         bodies={
             FORM_TYPE: form_with("images", {"type": "array", "minItems": 1, "items": IMAGE_FILE}),
@@ -75,36 +75,36 @@ OWN_OPERATIONS: tuple[Operation, ...] = (
         errors=BATCH_ERRORS,
     ),
     Operation(
-        "post", "/feedback", "giveFeedback", "Reading", "Say whether an answer was right",
-        "Makes a label of the image that was answered. The route is there where COLLECT_DIR is "
-        "set. A later feedback on the same answer replaces an earlier one.",
+        "post", "/feedback", "giveFeedback", "Reading", "Report whether an answer was right",
+        "Stores a label of the image. The route exists if COLLECT_DIR is set. Later feedback on "
+        "the same answer replaces earlier feedback.",
         {200: json_reply("The feedback is on disk.", ref("FeedbackReply"))},
         bodies={JSON_TYPE: ref("Feedback")},
         errors=FEEDBACK_ERRORS,
         needs="collect_dir",
     ),
     Operation(
-        "get", "/health", "health", "State", "What is served, and whether it answers",
+        "get", "/health", "health", "State", "State of the service and its model",
         "The status code is 200 while the model answers; the fields are the same either way.",
         {
             200: json_reply("The model answers.", ref("Health")),
-            503: json_reply("It loads, it broke, or the service is draining.", ref("Health"),
-                            "Retry-After"),
+            503: json_reply("The model is loading, it failed, or the service is draining.",
+                            ref("Health"), "Retry-After"),
         },
     ),
     Operation(
         "get", "/livez", "live", "State", "Whether the process is up", "",
-        {200: json_reply("It is.", ref("Status"))},
+        {200: json_reply("The process is up.", ref("Status"))},
     ),
     Operation(
         "get", "/readyz", "ready", "State", "Whether the model answers", "",
         {
-            200: json_reply("It does.", ref("Status")),
-            503: json_reply("It does not.", ref("Status"), "Retry-After"),
+            200: json_reply("The model answers.", ref("Status")),
+            503: json_reply("The model does not answer.", ref("Status"), "Retry-After"),
         },
     ),
     Operation(
-        "get", "/metrics", "metrics", "State", "What was counted and measured, for Prometheus", "",
+        "get", "/metrics", "metrics", "State", "Metrics for Prometheus", "",
         {200: Reply("Prometheus's text format.", {CONTENT_TYPE_PLAIN_0_0_4: {"type": "string"}})},
     ),
     Operation(
@@ -112,7 +112,7 @@ OWN_OPERATIONS: tuple[Operation, ...] = (
         {200: Reply("The page.", HTML_REPLY)},
     ),
     Operation(
-        "get", "/docs", "docs", "Description", "This description for people", "",
+        "get", "/docs", "docs", "Description", "This description as a page", "",
         {200: Reply("The page.", HTML_REPLY)},
     ),
     Operation(

@@ -31,7 +31,7 @@ class OptionField:
         values: Its values in a few words.
         help: Its effect, in sentences.
         text: The schema of its value as a text, which is all that a form and a query have.
-        json_types: Schemas of what it may be in JSON beside such a text and null.
+        json_types: Further schemas of its value in JSON, beside the text and null.
     """
 
     name: str
@@ -42,12 +42,12 @@ class OptionField:
 
     @property
     def json(self) -> Schema:
-        """The schema of its value in JSON; null counts as not given."""
+        """The schema of its value in JSON; null is treated as missing."""
         return {"anyOf": [self.text, *self.json_types, {"type": "null"}]}
 
 
 def word_in_any_case(word: str) -> str:
-    """Return the pattern of a word in any mixture of cases: patterns have no flag for that."""
+    """Return the pattern of a word in any letter case; JSON Schema patterns have no flags."""
     return "".join(f"[{letter.upper()}{letter}]" for letter in word)
 
 
@@ -58,7 +58,7 @@ def _choice(name: str, choices: type[StrEnum], help_text: str) -> OptionField:
     tolerated = {
         "type": "string",
         "pattern": rf"^\s*(?:{words})?\s*$",
-        "description": "The same in any case; a blank text counts as not given.",
+        "description": "The same in any letter case; a blank text is treated as missing.",
     }
     values = ", ".join(f"`{choice}`" for choice in choices)
     return OptionField(name, values, help_text, {"anyOf": [exact, tolerated]})
@@ -202,19 +202,19 @@ OPTION_FIELDS: tuple[OptionField, ...] = (
 
 
 def form_with(required: str, schema: Schema, **others: Schema) -> Schema:
-    """Return a form with one field that is needed, and the options.
+    """Return a form with one required field, and the options.
 
     Args:
         required: The name of the field.
         schema: Its schema.
-        **others: Fields beside the options, or in place of some.
+        **others: Further fields; one with the name of an option replaces it.
     """
     texts = {option.name: described(option, option.text) for option in OPTION_FIELDS}
     return object_of({required: schema}, **{**texts, **others})
 
 
 def json_with(required: str, schema: Schema, **others: Schema) -> Schema:
-    """Return a JSON object with one field that is needed, and the options, as `form_with` does."""
+    """Return a JSON object with one required field, and the options; see `form_with`."""
     values = {option.name: described(option, option.json) for option in OPTION_FIELDS}
     return object_of({required: schema}, **{**values, **others})
 

@@ -43,7 +43,7 @@ from qwen_captcha.errors import (
     UnsupportedImageType,
 )
 
-# What the HTTP server answers by itself, on every route, by status.
+# Errors of the HTTP server itself, on every route, by status.
 SERVER_ERRORS: Mapping[int, type[CaptchaServiceError]] = {
     400: BadRequest,
     408: BadRequest,
@@ -53,7 +53,7 @@ SERVER_ERRORS: Mapping[int, type[CaptchaServiceError]] = {
     500: InternalError,
     501: BadRequest,
 }
-# What is answered on every route but the probes before the route is asked, by status.
+# Errors of access control, on every route except probes and pages, by status.
 SECURITY_ERRORS: Mapping[int, type[CaptchaServiceError]] = {401: Unauthorized, 429: RateLimited}
 UNAVAILABLE: Errors = (QueueFull, ModelLoading, ModelFailed, Draining)
 SINGLE_ERRORS: Errors = (

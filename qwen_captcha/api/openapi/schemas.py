@@ -28,12 +28,12 @@ BASE64: Schema = {
 IMAGE_FILE: Schema = {
     "type": "string",
     "contentMediaType": "application/octet-stream",
-    "description": f"A {READABLE_FORMATS} file; its bytes say which.",
+    "description": f"A {READABLE_FORMATS} file; its first bytes determine the format.",
 }
 
 
 def object_of(required: Mapping[str, object], **optional: object) -> Schema:
-    """Return the schema of an object with fields that it always has, and others."""
+    """Return the schema of an object with required and optional fields."""
     return {
         "type": "object",
         "required": list(required),
@@ -42,7 +42,7 @@ def object_of(required: Mapping[str, object], **optional: object) -> Schema:
 
 
 def sent_to(request: str, schema: Schema) -> Schema:
-    """Return the schema of a reply with the requests of a shared route that it answers.
+    """Return the schema of a reply, with a description of the requests that get it.
 
     OpenAPI ties a reply to a status and not to the form of the request.
     """
@@ -55,7 +55,7 @@ def ref(name: str) -> Schema:
 
 
 def any_of(*schemas: Schema) -> Schema:
-    """Return the schema of a value that fits one of some schemas, of `any_of` too."""
+    """Return the schema of a value that fits at least one schema, without nested `anyOf`."""
     choices: list[Schema] = []
     for schema in schemas:
         inner = schema.get("anyOf") if list(schema) == ["anyOf"] else None
@@ -74,9 +74,9 @@ WARNINGS: Schema = {
     "type": "array",
     "minItems": 1,
     "items": {"type": "string", "minLength": 1},
-    "description": "What was asked for and had no effect, or else has to be known.",
+    "description": "Options that had no effect, and figures that are unknown.",
 }
-_RAW_RESPONSE: Schema = {"type": "string", "description": "What the model said, untouched."}
+_RAW_RESPONSE: Schema = {"type": "string", "description": "The output of the model, unchanged."}
 _SHARE: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _NOTHING: Schema = {"const": "", "type": "string"}
 _ZERO: Schema = {"const": 0.0, "type": "number"}
@@ -86,7 +86,7 @@ ANSWER_FIELDS: Mapping[str, object] = {
     "text": {
         "type": "string",
         "minLength": 1,
-        "description": "What a person would type; the number for arithmetic.",
+        "description": "The text that a person would type; for arithmetic the number.",
     },
     "confidence": {
         "type": "number",
@@ -96,7 +96,7 @@ ANSWER_FIELDS: Mapping[str, object] = {
     },
     "raw_response": _RAW_RESPONSE,
 }
-# What an answer may have beside its fields.
+# Optional fields of an answer.
 ANSWER_EXTRAS: Mapping[str, object] = {
     "warnings": WARNINGS,
     "low_confidence": {
@@ -114,7 +114,7 @@ ANSWER_EXTRAS: Mapping[str, object] = {
 
 
 def _failure(*error_types_: str) -> Mapping[str, object]:
-    """Return the fields of an image of which there is no usable answer."""
+    """Return the fields of an image without a usable answer."""
     return {
         "success": {"const": False, "type": "boolean"},
         "text": _NOTHING,
@@ -138,7 +138,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "characters": {
                 "type": "array",
                 "items": {"type": "array", "prefixItems": [{"type": "string"}, _SHARE]},
-                "description": "What was read, character by character, each with its confidence.",
+                "description": "The characters that were read, each with its confidence.",
             },
             "alternatives": {
                 "type": "array",
@@ -179,7 +179,7 @@ SCHEMAS: Mapping[str, Schema] = {
             },
             "correct": {
                 "type": "boolean",
-                "description": "Whether the site took the answer.",
+                "description": "Whether the site accepted the answer.",
             },
         },
         text={
@@ -201,7 +201,7 @@ SCHEMAS: Mapping[str, Schema] = {
             "backend": {
                 "type": "string",
                 "enum": [name for name in BACKENDS if name != "auto"],
-                "description": "What runs the model.",
+                "description": "The engine that runs the model.",
             },
             "calibrated": {
                 "type": "boolean",
@@ -210,7 +210,7 @@ SCHEMAS: Mapping[str, Schema] = {
         },
         engine={"type": "object", "description": "The engine behind the service."},
         cascade={"type": "object", "description": "The second reader, where there is one."},
-        error={**_SENTENCE, "description": "What is wrong with the model, where it failed."},
+        error={**_SENTENCE, "description": "The reason why the model failed, if it did."},
     ),
     "Status": object_of(
         {"status": {"type": "string", "enum": ["ok", "loading", "failed", "draining"]}}
@@ -228,6 +228,6 @@ SCHEMAS: Mapping[str, Schema] = {
 
 
 def error_schema(errors: tuple[type[CaptchaServiceError], ...]) -> Schema:
-    """Return the schema of the error object where it can only be one of some errors."""
+    """Return the schema of the error object with one of some error types."""
     slugs = list(dict.fromkeys(error.error_type for error in errors))
     return {"allOf": [ref("Error"), {"properties": {"error_type": {"enum": slugs}}}]}
