@@ -1,7 +1,7 @@
 """The answer of the service to one image, made from the output of the model.
 
-`text` is empty without success, so that no refusal and no error message passes for a text. Each
-option that had no effect is named in `warnings`.
+Without success `text` is empty, so that a client never submits a refusal of the model or an error
+message. `warnings` names each option that had no effect.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESPONSE_CUT = "the response of the model was cut at MAX_NEW_TOKENS tokens."
 
 
 class CacheUse(StrEnum):
-    """Whether an answer took a run of the model of its own."""
+    """Whether an answer was cached or shared (hit), or the model read the image for it (miss)."""
 
     HIT = "hit"
     MISS = "miss"
@@ -41,7 +41,7 @@ class Answer:
         text: The text to type; empty without success.
         confidence: Probability that `text` is right, from 0 to 1; 0 without success.
         success: Whether there is a usable text.
-        raw_response: The model's output, unchanged; empty where the model was not asked.
+        raw_response: The model's output, unchanged; empty where the model read nothing.
         error_type: Slug of the error, None with success.
         error: One sentence about the error, None with success.
         warnings: Sentences about options that had no effect and figures that are unknown.
@@ -69,7 +69,7 @@ class Answer:
 
 
 def answer_from_output(output: GenerationOutput, plan: RecognitionPlan) -> Answer:
-    """Return the answer that an output of the model makes under the plan of its request."""
+    """Return the answer in an output of the model, by the plan of the request."""
     candidates = find_candidates(output, plan)
     if not candidates:
         return Answer(
@@ -95,7 +95,7 @@ def answer_from_output(output: GenerationOutput, plan: RecognitionPlan) -> Answe
 
 
 def blank_answer(options: Options) -> Answer:
-    """Return the answer to an image without characters; no model is asked about it."""
+    """Return the answer to an image without characters, which no model reads."""
     return Answer(
         text="",
         confidence=0.0,

@@ -3,8 +3,8 @@
 A confidence is from 0 to 1 and never decreases as the log-probabilities increase.
 
 The form was chosen by fitting on rendered captchas and testing on harder ones and on those of real
-generators. Log-odds of the whole answer and of its weakest token carried over; the number of
-characters did not.
+generators. The log-odds of the whole answer and of its weakest token generalized to them; the
+number of characters did not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Evidence:
 
     Attributes:
         whole: Natural log of the probability of all outputs that make the answer.
-        weakest: Natural log of the least probability of a token; the whole where that is more.
+        weakest: Natural log of the least probability of a token, at least `whole`.
     """
 
     whole: float
@@ -104,7 +104,7 @@ def read_calibration(folder: Path) -> Calibration | None:
 
 
 def log_odds_of(log_probability: float) -> float:
-    """Return log(p / (1 - p)) of a probability given by its natural log, kept finite."""
+    """Return log(p / (1 - p)) of a probability, given by its natural log, as a finite value."""
     probability = min(max(math.exp(log_probability), MIN_PROBABILITY), 1 - MIN_PROBABILITY)
     return math.log(probability / (1 - probability))
 

@@ -1,7 +1,7 @@
 """The candidates for the answer to one image and their confidence, from the outputs of the model.
 
-Outputs that make the same answer (expressions of one value, letters in either case) count as one
-candidate. Candidates outside the constraints are left out, unless all are outside.
+Outputs with the same answer (expressions of one value, letters in either case) are one candidate.
+Candidates outside the constraints are removed, unless all are outside.
 
 A confidence is from 0 to 1. Without a calibration it is the model's own probability of the answer;
 without probabilities it is 0.
@@ -27,9 +27,9 @@ class Candidate:
 
     Attributes:
         extracted: The answer.
-        output: The most probable output that makes it.
-        log_mass: Natural log of the probability of all outputs that make it; None where the
-            engine gives none.
+        output: The most probable output with this answer.
+        log_mass: Natural log of the probability of all outputs with this answer; None where the
+            engine reports none.
     """
 
     extracted: ExtractedAnswer
@@ -38,8 +38,8 @@ class Candidate:
 
 
 def find_candidates(output: GenerationOutput, plan: RecognitionPlan) -> list[Candidate]:
-    """Return the answers that an output and its alternatives make, the most probable first."""
-    makers: dict[ExtractedAnswer, list[GenerationOutput]] = defaultdict(list)
+    """Return the answers in an output and its alternatives, the most probable first."""
+    outputs_of: dict[ExtractedAnswer, list[GenerationOutput]] = defaultdict(list)
     for one in (output, *output.alternatives):
         extracted = extract_answer(
             one.raw_response,
@@ -47,13 +47,13 @@ def find_candidates(output: GenerationOutput, plan: RecognitionPlan) -> list[Can
             answers_questions=plan.capabilities.answers_questions,
         )
         if extracted is not None:
-            makers[extracted].append(one)
+            outputs_of[extracted].append(one)
     allowed = [
         extracted
-        for extracted in makers
+        for extracted in outputs_of
         if extracted.computed or plan.constraints.allows(extracted.text)
     ]
-    candidates = [_candidate(answer, makers[answer]) for answer in allowed or makers]
+    candidates = [_candidate(answer, outputs_of[answer]) for answer in allowed or outputs_of]
     return sorted(candidates, key=lambda candidate: -(candidate.log_mass or 0.0))
 
 
@@ -62,7 +62,7 @@ def evidence_of(candidate: Candidate) -> Evidence | None:
     if candidate.log_mass is None or math.isnan(candidate.log_mass):
         return None
     scores = [token.log_probability for token in candidate.output.tokens]
-    # Among what was allowed, and in either case, an output is more probable than among all.
+    # The tokens' scores are relative to the allowed tokens, in either case: their sum may be more.
     whole = min(0.0, max([candidate.log_mass, sum(scores)] if scores else [candidate.log_mass]))
     weakest = min(0.0, max(whole, min(scores, default=whole)))
     return Evidence(whole, weakest)

@@ -1,6 +1,6 @@
 """Sets of characters of any size, as hashable values, and ddddocr's range numbers.
 
-Equal sets are equal values. A set has whitespace only where it was given by name.
+Equal sets are equal values. A set has whitespace only if that was listed explicitly.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Charset:
         return bool(self.ranges)
 
     def __contains__(self, character: str) -> bool:
-        place = bisect_right(self.ranges, (ord(character), LAST_CODE_POINT))
-        return place > 0 and ord(character) <= self.ranges[place - 1][1]
+        index = bisect_right(self.ranges, (ord(character), LAST_CODE_POINT))
+        return index > 0 and ord(character) <= self.ranges[index - 1][1]
 
     def __and__(self, other: Charset) -> Charset:
         return ~(~self | ~other)

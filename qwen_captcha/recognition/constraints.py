@@ -1,4 +1,4 @@
-"""The texts that a response may be, made from the options of a request.
+"""The texts that a response may be, from the options of a request.
 
 Equal requests give equal constraints.
 """
@@ -38,8 +38,8 @@ class DecodingConstraints:
             not `keep`.
         min_length: Minimum characters of a response.
         max_length: Maximum characters of a response, None for any number.
-        case: `lower` and `upper` make both cases of a letter one: their probabilities add up, and
-            the response may spell either.
+        case: With `lower` and `upper`, both cases of a letter are treated as one: their
+            probabilities are added, and the response may spell either.
         kind: The kind of the captcha; `charset` is restricted to it already.
         alternatives: Number of further outputs, from 0 to `MAX_ALTERNATIVES`.
     """

@@ -23,7 +23,7 @@ def details_of(candidates: Sequence[Candidate], confidence: float) -> Details:
 
     Args:
         candidates: Answers, the most probable first; at least one.
-        confidence: Of the first.
+        confidence: Confidence of the first.
     """
     first, *others = candidates
     return {
@@ -33,13 +33,13 @@ def details_of(candidates: Sequence[Candidate], confidence: float) -> Details:
 
 
 def _characters(candidate: Candidate, confidence: float) -> list[list[object]]:
-    """Return what was read, character by character, each with its confidence."""
+    """Return the characters that were read, each with its confidence."""
     tokens = candidate.output.tokens
     total = sum(token.log_probability for token in tokens)
     log_confidence = math.log(confidence) if confidence > 0 else -math.inf
     characters: list[list[object]] = []
     for token in tokens:
-        # Where the model is sure of all, all are to blame alike.
+        # Where all tokens have probability 1, each has the same share.
         share = token.log_probability / total if total < 0 else 1 / len(tokens)
         for character in token.text:
             part = share / len(token.text)
@@ -53,7 +53,7 @@ def _alternatives(
 ) -> list[dict[str, object]]:
     """Return other answers with their confidence, in proportion to the first one's.
 
-    One that differs in letter case alone is none: the first one's confidence counts either case.
+    An answer that differs only in letter case is left out: the first one's confidence covers both.
     """
     if first.log_mass is None or not math.isfinite(first.log_mass):
         return []

@@ -1,4 +1,4 @@
-"""From the reply of a model to the text to type.
+"""Extraction of the text to type from the reply of a model.
 
 The answer is found among announcements, reasoning and refusals. Spaces in a code are removed,
 arithmetic is computed, and the option `case` is applied. A bare code of letters, digits or Chinese
@@ -47,7 +47,7 @@ class ExtractedAnswer:
 
     Attributes:
         text: Never empty.
-        computed: It is the value of the expression that was read, not what was read.
+        computed: The text is the value of an expression that was read.
     """
 
     text: str
@@ -79,7 +79,7 @@ def extract_answer(
 
     Args:
         raw_response: The output of the model.
-        options: The request's options; `prompt`, `kind` and `case` count here.
+        options: The request's options, of which `prompt`, `kind` and `case` are used.
         answers_questions: Whether the model can answer a question instead of transcribing it.
     """
     folded = fold_forms(raw_response)
@@ -111,8 +111,8 @@ def _apply_case(text: str, case: Case) -> str:
 def _read_text(lines: list[str], kind: Kind) -> str:
     """Return the answer in the lines of a reply, or an empty text.
 
-    The last answer that the model announced counts. Else the lines that are no prose are one code,
-    broken over lines, or answers to a question, of which the shortest is the least explained.
+    The last answer that the model announced is returned. Without one, the lines that are no prose
+    are parts of one code, or answers to a question, of which the shortest is returned.
     """
     lines = [line for line in lines if find_announced(line) != ""]
     alone = kind is Kind.QUESTION or (len(lines) == 1 and len(split_clauses(lines[0])) == 1)
@@ -128,17 +128,17 @@ def _read_text(lines: list[str], kind: Kind) -> str:
 
 
 def _once(texts: list[str]) -> list[str]:
-    """Return one of several equal texts: a model that repeats itself. Single characters stay."""
+    """Return one of several equal texts, which a model has repeated; single characters all stay."""
     repeated = len(set(texts)) == 1 and len(texts[0]) > 1
     return texts[:1] if repeated else texts
 
 
 def _find_candidate(line: str, kind: Kind, *, alone: bool) -> _Candidate | None:
-    """Return what may be the answer in a line: the line, its announced part, or a quoted one.
+    """Return a possible answer in a line: the line, its announced part, or a quoted part.
 
     Args:
         line: One line without markup.
-        kind: What the captcha shows.
+        kind: The kind of the captcha.
         alone: A filler word may be the answer: the line is the whole reply and one clause.
     """
     candidate = _strip_announcement(line, kind)

@@ -1,6 +1,6 @@
 """Removal of full-width forms, Markdown, LaTeX and quotes from model replies.
 
-Letters, digits and Chinese characters outside of LaTeX commands are kept. Every function is linear
+Letters, digits and Chinese characters outside of LaTeX commands remain. Every function is linear
 in its input.
 """
 
@@ -86,14 +86,14 @@ def unquote(text: str, *, marks: bool = False) -> str:
 
 
 def _plain_formula(text: str) -> str:
-    """Return a text with LaTeX commands replaced by what they show."""
+    """Return a text with LaTeX commands replaced by the characters that they show."""
     if "\\" not in text:
         return text
     return _LATEX_TOKEN.sub(_shown, _LATEX_FRACTION.sub(r"(\1)/(\2)", text))
 
 
 def _shown(token: re.Match[str]) -> str:
-    r"""Return what a LaTeX token shows: a sign, an escaped character such as `\_`, or nothing."""
+    r"""Return the text of a LaTeX token: a sign, an escaped character such as `\_`, or nothing."""
     command, escaped = token[1], token[2]
     if command:
         return _LATEX_SIGNS.get(command, "")

@@ -29,7 +29,7 @@ MAX_LENGTH = 64
 
 _LENGTH = re.compile("([0-9]{1,2})(?: *- *([0-9]{1,2}))?")
 
-# The fields of a request, the strongest source first.
+# The fields of a request; an earlier source takes precedence over a later one.
 Sources = tuple[Mapping[str, object], ...]
 _share = decimal_number(0.0, 1.0)
 
@@ -62,8 +62,8 @@ class Options:
 
     Attributes:
         prompt: The caller's own instruction, trimmed; None for the default one.
-        kind: What the captcha shows.
-        case: What happens to the case of letters.
+        kind: The kind of text that the captcha shows.
+        case: The conversion of the case of letters.
         charset: The allowed characters; None allows all.
         length: Minimum and maximum characters of the text that is read; None allows any number.
         details: Also return each character's confidence and other readings.
@@ -86,13 +86,12 @@ def parse_options(
 ) -> Options:
     """Validate the options among the fields of a request.
 
-    An empty or whitespace-only text and a JSON null count as not given, because HTML forms send
+    An empty or whitespace-only text and a JSON null are treated as missing, because HTML forms send
     their empty fields. Unknown fields are ignored, because old callers send extras.
 
     Args:
-        *sources: Fields of the request, the strongest source first: for each option the first
-            source that gives it wins.
-        max_prompt_characters: Longest prompt.
+        *sources: Fields of the request. For each option the first source that has it is used.
+        max_prompt_characters: Maximum length of the prompt.
 
     Raises:
         InvalidOption: A value has the wrong type or is not allowed, or options exclude each
@@ -111,7 +110,7 @@ def parse_options(
 
 
 def _given(sources: Sources, name: str) -> object:
-    """Return the value of an option in the strongest source that gives it, or None."""
+    """Return the value of an option in the first source that has it, or None."""
     for source in sources:
         value = source.get(name)
         if isinstance(value, str):
@@ -150,7 +149,7 @@ def _choice(sources: Sources, name: str, default: Choice) -> Choice:
 
 def _charset(sources: Sources) -> Charset | None:
     """Return the allowed characters from `charset` or `charset_range`, whichever is given."""
-    # The strongest source that gives either of the two counts, as for an option of one name.
+    # Only the first source that has either option is used, as for an option with one name.
     for source in sources:
         given = [_given((source,), name) for name in ("charset", "charset_range")]
         if given != [None, None]:
@@ -259,7 +258,7 @@ def _json_value(sources: Sources, name: str) -> object:
 def _parsed(
     sources: Sources, name: str, default: Parsed, parse: Callable[[str], Parsed], allowed: str
 ) -> Parsed:
-    """Return an option whose value is spelled as a setting's would be, or a JSON scalar."""
+    """Return an option whose value is a JSON scalar, or a text as in a setting."""
     value = _given(sources, name)
     if value is None:
         return default

@@ -1,9 +1,9 @@
 """Announcements, prose and refusals in model replies, in English and Chinese.
 
 An announcement, such as `The captcha text is` or `验证码是：`, is a run of words from a closed
-vocabulary that names a subject and ends with a verb or a colon, followed by something else. No code
-is lost: `a3b9` is not in the vocabulary, and a code that is `is` or `text` stands last, where no
-announcement can end.
+vocabulary that names a subject and ends with a verb or a colon, followed by other text. A code is
+never removed: `a3b9` is not in the vocabulary, and a code such as `is` or `text` is the last word,
+at which no announcement can end.
 
 Up to eight Latin letters and digits without a space are never prose, a refusal or an announcement.
 Every function is linear in its input.
@@ -94,14 +94,14 @@ _REFUSAL = re.compile(
 
 
 def find_announced(text: str) -> str | None:
-    """Return what an announcement at the start of a text announces.
+    """Return the text after an announcement at the start of a line.
 
     Args:
         text: One line, folded, without markup.
 
     Returns:
-        The rest of the text; empty where the text is an announcement and nothing else; None where
-        it does not begin with one.
+        The rest of the line; empty if the line is only an announcement; None if it does not begin
+        with one.
     """
     end = _last_alphanumeric(text)
     position, cut, subject, announces = 0, 0, False, False

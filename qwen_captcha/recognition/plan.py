@@ -51,7 +51,7 @@ class RecognitionPlan:
         Args:
             image: RGB image.
             max_new_tokens: Upper bound of generated tokens, the end token included.
-            deadline: Time of the monotonic clock at which the request gives up.
+            deadline: Time of the monotonic clock at which the request times out.
         """
         shown = image_shown(image, self.capabilities)
         return GenerationRequest(shown, self.prompt, max_new_tokens, self.constraints, deadline)

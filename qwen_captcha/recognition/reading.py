@@ -21,7 +21,7 @@ class Capabilities:
         crops_to_text: It reads images cropped by `crop.crop_to_text`.
         stretch: Horizontal scale of the image before it is resized to whole cells.
         token_probabilities: It reports the probabilities of its tokens.
-        calibration: Turns these into the probability of being right; None where there is none.
+        calibration: Converts these to the probability of a right answer; None where there is none.
     """
 
     follows_prompts: bool = True
@@ -41,7 +41,7 @@ class GenerationRequest:
         prompt: The whole instruction for the model.
         max_new_tokens: Upper bound of generated tokens, the end token included.
         constraints: The texts that the response may be.
-        deadline: Time of the monotonic clock at which the request gives up.
+        deadline: Time of the monotonic clock at which the request times out.
     """
 
     image: Image.Image
@@ -58,7 +58,7 @@ class TokenLogprob:
     Attributes:
         text: Whole characters; empty for the end token.
         log_probability: Natural log of its probability among the tokens that were allowed at its
-            place; with some engines, of the text in either case of its letters.
+            position; with some engines, of the text in either letter case.
     """
 
     text: str
@@ -72,8 +72,8 @@ class GenerationOutput:
     Attributes:
         raw_response: The text, special tokens removed, otherwise unchanged.
         log_probability: Natural log of the probability of the whole token sequence, the end
-            token included (the sum over the generated tokens); None where the engine gives none.
-            Among all texts, also those that the constraints do not allow.
+            token included (the sum over the generated tokens), among all texts, also those that
+            the constraints do not allow. None where the engine reports none.
         complete: The model ended by itself and was not cut at `max_new_tokens`.
         tokens: The tokens of `raw_response`, the end token last if there is one; empty where the
             engine reports no single tokens.

@@ -12,7 +12,7 @@ from qwen_captcha.recognition.reading import Capabilities
 
 
 def likelier(first: Answer, second: Answer) -> Answer:
-    """Return the answer that is likelier right, the first where the second is no likelier."""
+    """Return the answer that is more probably right; the first if both are equally probable."""
     return max(first, second, key=_rank)
 
 

@@ -31,7 +31,7 @@ from qwen_captcha.recognition.arithmetic.expressions import (
 
 # Captchas draw under 20 characters. This also bounds the parser's depth, to about 100 calls.
 MAX_CHARACTERS = 64
-# Of an operand, and of the value.
+# Maximum digits of an operand, and of the value.
 MAX_DIGITS = 12
 
 # Each sign of the grammar, and the equals sign, with its spellings.
@@ -85,14 +85,14 @@ def with_signs(text: str) -> str:
 
 
 def looks_like_arithmetic(text: str) -> bool:
-    """Return whether a text asks for computing, as opposed to a code that is typed as it stands.
+    """Return whether a text is to be computed, instead of typed as it is.
 
     Numbers joined by a sign that codes lack are arithmetic: `64-42`, `3×7`, `三加五`. A letter x
     joins them only where an equals sign or a question mark stands, too, or between two digits
     alone: `13x7=?` and `3x7`, but not `13x7`. A colon or a dot joins two numbers to an integer,
     too: `12:4`, but not `12:30` nor `12:04`. An equals sign beside an operator is arithmetic
-    whatever else was read. A bare number is none, so that the code `0042` stays one. True does not
-    promise a value.
+    whatever else was read. A bare number is not, so that the code `0042` remains a code. The
+    expression may have no value.
     """
     compact = "".join(text.split())
     equals = _EQUALS.search(compact) is not None
@@ -109,8 +109,8 @@ def looks_like_arithmetic(text: str) -> bool:
 def evaluate_expression(text: str) -> int | None:
     """Return the value of an expression, of the unknown in an equation, or of a bare integer.
 
-    An answer that the text already gives is ignored: `3+5=9` is 8. Of a chain of equals signs the
-    first two sides count.
+    An answer that the text already gives is ignored: `3+5=9` is 8. Of a chain of equals signs only
+    the first two sides are used.
 
     Returns:
         None where the text is no expression, or longer than `MAX_CHARACTERS` without its spaces;
@@ -155,7 +155,7 @@ def _parse_number(spelled: str) -> Number:
 
 
 def _integer(tokens: Sequence[Token]) -> int | None:
-    """Return the value that an equation asks for where it is an integer within `MAX_DIGITS`."""
+    """Return the value or the unknown of an equation, if it is an integer within `MAX_DIGITS`."""
     try:
         value = _asked_value(tokens)
     except NoValueError:
@@ -164,7 +164,7 @@ def _integer(tokens: Sequence[Token]) -> int | None:
 
 
 def _asked_value(tokens: Sequence[Token]) -> Number:
-    """Return the unknown where an operand is one, else the value of the side that computes."""
+    """Return the unknown if an operand is one, else the value of the side with an operator."""
     # A side that is only a question mark is the blank for the result.
     sides = [side for side in _split_sides(tokens) if side not in ([], [UNKNOWN])]
     if not sides:

@@ -47,7 +47,7 @@ _COMPUTE: dict[str, _Function] = {
     "*": operator.mul,
     "/": operator.truediv,
 }
-# From the result and the right operand to the left operand. The division takes a detour, so that
+# From the result and the right operand to the left operand. Division is done in two steps, so that
 # ?÷0=5 fails like 5÷0 instead of giving 0.
 _FIND_LEFT: dict[str, _Function] = {
     "+": operator.sub,
@@ -55,7 +55,7 @@ _FIND_LEFT: dict[str, _Function] = {
     "*": operator.truediv,
     "/": lambda result, right: result / (1 / right),
 }
-# From the result and the left operand to the right operand. The division takes a detour, so that
+# From the result and the left operand to the right operand. Division is done in two steps, so that
 # 0÷?=5 fails like 5÷?=0 instead of giving 0.
 _FIND_RIGHT: dict[str, _Function] = {
     "+": operator.sub,

@@ -37,8 +37,8 @@ _SECTION = re.compile(
 def parse_numeral(numeral: str) -> int | None:
     """Return the value of a Chinese numeral, or None where it has none.
 
-    Without units the digits count by place, as in a year: `二〇二四` is 2024. With units, a skipped
-    place before the ones wants its zero: `一百零三` is 103, while `一百三` has no value.
+    Without units, the digits are read in order, as in a year: `二〇二四` is 2024. With units, a
+    skipped unit before the ones requires a zero: `一百零三` is 103, while `一百三` has no value.
     """
     if not 1 <= len(numeral) <= MAX_CHARACTERS:
         return None
