@@ -14,9 +14,9 @@ class RemoteEngine:
     """The use of an engine in another process.
 
     Attributes:
-        concurrency: Maximum threads that call `read` at once, with one request each: such an
+        concurrency: Maximum threads that call `read` at the same time, with one request each: the
             engine forms batches itself.
-        probe: Raises CaptchaServiceError where the engine does not work.
+        probe: Raises CaptchaServiceError if the engine does not work.
         describe: Returns the fields of the engine in the reply of `/health`.
     """
 
@@ -63,7 +63,7 @@ class Backend(Protocol):
         """
 
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
-        """Read a batch; the result has one output a request, in order.
+        """Read a batch; return one output for each request, in order.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.

@@ -23,15 +23,15 @@ log = logging.getLogger(__name__)
 INSTALL_PYTORCH = "pip install -r requirements_qwen.txt (or pip install 'qwen-captcha[qwen]')"
 
 
-# ONNX Runtime reports its use to its maker otherwise, and keeps an identifier in the home folder.
+# Otherwise ONNX Runtime sends usage data to Microsoft, and writes an identifier to the home folder.
 NO_TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1"}
 
 
 def create_backend(settings: Settings) -> Backend:
-    """Return the backend that the settings ask for, checked but not loaded.
+    """Return the backend of the settings, checked but not loaded.
 
-    `QWEN_BACKEND` names it. Where that is `auto`, a checkpoint that has graphs for ONNX Runtime is
-    run by it, unless PyTorch is installed and there is a GPU to use; PyTorch runs all others.
+    With `QWEN_BACKEND=auto`, ONNX Runtime runs a checkpoint with graphs, unless PyTorch is
+    installed and a GPU can be used. PyTorch runs all other checkpoints.
 
     Raises:
         ModelLoadError: There is no such checkpoint, or it cannot be used here.
@@ -74,9 +74,9 @@ def _local_backend(settings: Settings, model_name: str, runtime: str) -> Backend
         return _onnx_backend(settings, model)
     if not has_pytorch:
         raise ModelLoadError(
-            f"{model.model_name} is run by PyTorch, which is not installed here. "
-            f"{INSTALL_PYTORCH}, or serve a checkpoint that has graphs for ONNX Runtime: the "
-            "bundled one, or a folder after `qwen-captcha export FOLDER` elsewhere."
+            f"{model.model_name} needs PyTorch, which is not installed. Install it: "
+            f"{INSTALL_PYTORCH}. Or serve a checkpoint with graphs for ONNX Runtime: the bundled "
+            "one, or a folder after `qwen-captcha export FOLDER` on another machine."
         )
     return _pytorch_backend(settings, model)
 
@@ -100,8 +100,8 @@ def _pytorch_backend(settings: Settings, model: ResolvedModel) -> Backend:
 
     if settings.workers > 1 and settings.use_gpu and count_gpus() > 0:
         raise SettingsError(
-            f"WORKERS={settings.workers} cannot be used: it must be 1 on a GPU, where each worker "
-            "would hold the model once more and they would take turns."
+            f"WORKERS={settings.workers} cannot be used: it must be 1 on a GPU. Each worker would "
+            "load another copy of the model, and only one would use the GPU at a time."
         )
     backend = PyTorchBackend(
         model.checkpoint,
@@ -116,10 +116,10 @@ def _pytorch_backend(settings: Settings, model: ResolvedModel) -> Backend:
 
 
 def remote_backend(settings: Settings, model_name: str) -> Backend:
-    """Return the backend that asks the server of the settings for a model.
+    """Return the backend that reads with a model on the server of the settings.
 
-    A checkpoint that also lies here, where such a server got its path from, says itself what it
-    can do and which range of pixels it wants.
+    If the checkpoint is also in a folder on this machine, its files define the capabilities of the
+    model and its range of pixels.
     """
     from qwen_captcha.backends.openai.backend import OpenAIBackend
     from qwen_captcha.checkpoints.files import CaptchaFacts, read_facts

@@ -1,7 +1,7 @@
 """The hardware available to this process: cores, memory, processor features, GPUs.
 
-The limits of a container count. Nothing here needs torch, starts CUDA (such a process could not
-fork) or fails; a fact that the system does not provide is None or zero.
+The limits of a container are included. Nothing here needs torch or starts CUDA, because a process
+that has started CUDA cannot fork. Facts that the system does not provide are None or zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 KIB = 1024
 
 _NVML_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
-# Where a control group's files lie: version 2 has one tree, version 1 one for each resource.
+# Folders of a control group's files: version 2 has one tree, version 1 one for each resource.
 _MEMORY_TREES = ("", "memory")
 _CPU_TREES = ("", "cpu", "cpu,cpuacct")
 _MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
@@ -24,7 +24,7 @@ _MEMORY_USAGES = ("memory.current", "memory.usage_in_bytes")
 
 
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:
-    """Return the number of threads that run at once, at least 1: affinity and container quota."""
+    """Return the number of usable cores, at least 1, by affinity and container quota."""
     cores = _allowed_cores()
     for folder in _control_groups(_CPU_TREES, proc, cgroups):
         quota = _cpu_quota(folder)
@@ -61,7 +61,7 @@ def cpu_flags(proc: Path = PROC) -> frozenset[str]:
 
 
 def count_gpus() -> int:
-    """Return the number of NVIDIA GPUs of the driver, whatever their use."""
+    """Return the number of NVIDIA GPUs that the driver lists, used or not."""
     for name in _NVML_LIBRARIES:
         try:
             nvml = ctypes.CDLL(name)
@@ -114,7 +114,7 @@ def _cpu_quota(folder: Path) -> float | None:
 
 
 def _free_in_cgroup(folder: Path) -> int | None:
-    """Return the memory that a group may still take, None where it has no limit."""
+    """Return the bytes that a group may still allocate, None where it has no limit."""
     for limit_name, usage_name in zip(_MEMORY_LIMITS, _MEMORY_USAGES, strict=True):
         limit, usage = _text(folder / limit_name), _text(folder / usage_name)
         if limit.isdigit() and usage.isdigit():
@@ -132,7 +132,7 @@ def _reclaimable(folder: Path) -> int:
 
 
 def _kib_field(path: Path, field: str) -> int | None:
-    """Return a `field:  123 kB` of a file in /proc, in bytes."""
+    """Return the value of a line `field:  123 kB` of a file in /proc, in bytes."""
     for line in _lines(path):
         key, _, value = line.partition(":")
         if key == field:

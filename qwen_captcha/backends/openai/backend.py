@@ -1,8 +1,7 @@
 """The backend whose model runs in a server with OpenAI's protocol.
 
-It waits until that server is ready, detects its model and software, and reports whether it still
-works. torch and transformers are not imported. A model that the settings name is never replaced by
-another.
+It waits until the server is ready, detects its model and software, and probes it. torch and
+transformers are not imported. A model that the settings name is never replaced by another one.
 """
 
 from __future__ import annotations
@@ -57,13 +56,13 @@ class OpenAIBackend:
     """A model behind a server of OpenAI's protocol; see `base.Backend`.
 
     Args:
-        base_url: What stands before `/chat/completions`.
+        base_url: The address of the API, without `/chat/completions`.
         api_key: Key of the server; may be empty.
-        server: A name of `SERVERS`, or `auto` to ask.
-        model: Which model to ask for; None: the only one that the server lists.
-        facts: What the model can do, and the range of pixels that it was trained on.
+        server: A name of `SERVERS`, or `auto` to detect it.
+        model: The model to read with; None for the only one that the server lists.
+        facts: The capabilities of the model, and the range of pixels that it was trained on.
         pixel_range: Minimum and maximum pixels at which images are sent.
-        concurrency: Most images that are with the server at once.
+        concurrency: Maximum concurrent requests to the server.
         monotonic: The clock of deadlines, in seconds.
         pause: Waits for a number of seconds.
     """
@@ -91,16 +90,16 @@ class OpenAIBackend:
         self._concurrency = concurrency
         self._monotonic = monotonic
         self._pause = pause
-        # One more than reads, so that a probe is not kept waiting.
+        # One connection more than concurrent readings, so that a probe does not wait.
         self._client = EngineClient(api_key, concurrency + 1, monotonic)
         self._listed: list[str] = []
         self._reachable = False
-        # The last image failed inside the engine, so that its word alone is not enough.
-        self._doubtful = False
+        # Whether the last image failed inside the engine: then a probe also reads an image.
+        self._last_failed = False
 
     @property
     def model_name(self) -> str:
-        """Name of the model, as the server has it or as the settings do."""
+        """Name of the model in the settings, else on the server."""
         return self._model.model_name if self._model else "unknown"
 
     @property
@@ -133,9 +132,9 @@ class OpenAIBackend:
         """Wait until the server reads an image.
 
         Raises:
-            ModelLoadError: It rejects the request, or does not serve the model.
+            ModelLoadError: The server rejects the request, or does not serve the model.
         """
-        said = ""
+        logged = ""
         while True:
             try:
                 self._connect()
@@ -143,22 +142,22 @@ class OpenAIBackend:
             except EngineRejected as error:
                 served = f" It lists {', '.join(self._listed)}." if self._listed else ""
                 raise ModelLoadError(
-                    f"The server at {self._base_url} does not read with the model "
-                    f"{self.model_name}: {error.message}{served}"
+                    f"The server at {self._base_url} does not read images with the model "
+                    f"{self.model_name}: {error.message}{served} Check QWEN_MODEL and "
+                    "OPENAI_API_KEY."
                 ) from error
             except (ServiceUnavailable, DeadlineExceeded) as error:
-                if error.message != said:
-                    said = error.message
-                    log.warning("Waiting for the server at %s: %s", self._base_url, said)
+                if error.message != logged:
+                    logged = error.message
+                    log.warning("Waiting for the server at %s: %s", self._base_url, logged)
                 self._pause(RETRY_S)
         log.info("%s is served by %s at %s", self.model_name, self._server, self._base_url)
 
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
-        """Read images one after the other; the result has one output a request, in order.
+        """Read images one after the other; return one output for each request, in order.
 
         Raises:
-            CaptchaServiceError: The server did not read one of them; `engine_client.py` has the
-                list of what that can be.
+            CaptchaServiceError: The server did not read an image; see `EngineClient.post`.
         """
         return [self._read_one(request) for request in requests]
 
@@ -168,13 +167,14 @@ class OpenAIBackend:
 
     @property
     def _traits(self) -> ServerTraits:
-        """The extensions of the server; of one that is not known yet, only OpenAI's own fields."""
+        """The extensions of the server; OpenAI's own fields only, until it is detected."""
         return SERVERS[self._server or "openai"]
 
     def _read_one(self, request: GenerationRequest) -> GenerationOutput:
-        """Read one image, without its constraints first where it may show arithmetic.
+        """Read one image, first without its constraints if it may show arithmetic.
 
-        A grammar of digits alone would make digits of `3+5=?`; charset and length are not for it.
+        Charset and length do not apply to arithmetic: a grammar of digits would turn `3+5=?` into
+        digits.
         """
         if request.constraints.restricts and request.constraints.kind is Kind.AUTO:
             free = self._ask(replace(request, constraints=UNRESTRICTED))
@@ -192,26 +192,26 @@ class OpenAIBackend:
             reply = self._client.post(f"{self._base_url}/chat/completions", body, request.deadline)
             output = output_of(reply)
         except EngineFailed:
-            self._doubtful = True
+            self._last_failed = True
             raise
-        self._doubtful = False
+        self._last_failed = False
         return output
 
     def _connect(self) -> None:
-        """Ask the server what it is, and have it read an image."""
+        """Detect the software and the model of the server, and read a test image."""
         self._list_models()
         if self._model is None:
             if len(self._listed) != 1:
                 raise ModelLoadError(
                     "QWEN_MODEL is not set, and the server at "
                     f"{self._base_url} lists {', '.join(self._listed) or 'no models'}: set it to "
-                    "the name of one that it serves."
+                    "the name of a model that it serves."
                 )
             self._model = ResolvedModel(self._listed[0], _shown_name(self._listed[0]))
-        self._try_out()
+        self._read_trial()
 
     def _list_models(self) -> None:
-        """Remember which models are served and, unless that is set, by what kind of server."""
+        """Store the models of the server and, unless it is set, its software."""
         deadline = self._monotonic() + PROBE_TIMEOUT_S
         try:
             if self._server and not SERVERS[self._server].lists_models:
@@ -219,14 +219,14 @@ class OpenAIBackend:
                 return
             models = self._client.get(f"{self._base_url}/models", deadline).get("data")
         except EngineRejected:
-            # Some servers have no such route. One that has rejected the key rejects readings, too.
+            # Some servers have no such route. A rejected key is reported by the first reading.
             models = None
         models = models if isinstance(models, list) else []
         entries = [entry for entry in models if isinstance(entry, dict) and "id" in entry]
         self._listed = [str(entry["id"]) for entry in entries]
         self._server = self._server or server_of({str(entry.get("owned_by")) for entry in entries})
 
-    def _try_out(self) -> None:
+    def _read_trial(self) -> None:
         """Read a blank image."""
         deadline = self._monotonic() + MAX_CALL_S
         trial = Image.new("RGB", (160, 60), "white")
@@ -234,18 +234,22 @@ class OpenAIBackend:
         self._reachable = True
 
     def _probe(self) -> None:
-        """Raise CaptchaServiceError where the server does not work."""
+        """Check that the server works.
+
+        Raises:
+            CaptchaServiceError: It does not.
+        """
         try:
             self._list_models()
-            if self._doubtful:
-                self._try_out()
+            if self._last_failed:
+                self._read_trial()
         except CaptchaServiceError as error:
             self._reachable = isinstance(error, EngineBusy)
             raise
         self._reachable = True
 
     def _describe(self) -> dict[str, object]:
-        """Return the server's part of `/health`; its address is private."""
+        """Return the server's part of `/health`, without its address, which is private."""
         return {
             "server": self._server or "unknown",
             "reachable": self._reachable,
@@ -254,5 +258,5 @@ class OpenAIBackend:
 
 
 def _shown_name(name: str) -> str:
-    """Return the name of a model, of a path its last part: callers are shown no paths."""
+    """Return the name of a model, or the last part of a path: replies contain no paths."""
     return Path(name).name if name.startswith("/") else name

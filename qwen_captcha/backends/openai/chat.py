@@ -1,7 +1,6 @@
 """The JSON of a chat completion for one image: request and reply.
 
-A reply of another shape is an EngineFailed, never an exception of Python's own and never a made-up
-answer.
+A reply of another shape raises EngineFailed: never another exception, and never an invented answer.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from qwen_captcha.recognition.reading import (
     TokenLogprob,
 )
 
-# `transformers serve` puts the prompt's own into the response where a chat template has no turns.
+# With a chat template without turns, the response of `transformers serve` has the prompt's tokens.
 SPECIAL_TOKEN = re.compile(r"<\|\w+\|>")
-# zlib's fastest: the server is near, and a captcha is small either way.
+# zlib's fastest level: the server is on the same network, and a captcha is small.
 PNG_COMPRESSION = 1
 
 
@@ -35,9 +34,9 @@ def chat_request(
     """Return the body of a request that reads one image.
 
     Args:
-        request: The image and what is asked.
-        model: Which model of the server reads it.
-        traits: What the server takes.
+        request: The image, prompt and constraints.
+        model: The name of the model on the server.
+        traits: The extensions of the server.
         pixel_range: Minimum and maximum pixels at which the image is sent.
     """
     content = [
@@ -60,7 +59,7 @@ def chat_request(
 
 
 def image_address(image: Image.Image, pixel_range: tuple[int, int]) -> str:
-    """Return an image as a data URI, at a size that the model's processor leaves as it is."""
+    """Return an image as a data URI, in a size that the model's processor does not change."""
     low, high = pixel_range
     shown = with_borders(image).resize(size_shown(image.size, min_pixels=low, max_pixels=high))
     file = io.BytesIO()
@@ -76,13 +75,13 @@ def output_of(reply: dict[str, Any]) -> GenerationOutput:
     """
     try:
         choice = reply["choices"][0]
-        # Nothing but the end token is null in some servers.
+        # Some servers send null for a response that is only the end token.
         raw_response = SPECIAL_TOKEN.sub("", _encodable(choice["message"]["content"] or ""))
         tokens = _tokens(choice.get("logprobs"))
         complete = choice.get("finish_reason") != "length"
     except (LookupError, TypeError, ValueError, AttributeError):
         raise EngineFailed(
-            "What the engine sent is not a chat completion.", retry_after_s=DEFAULT_RETRY_S
+            "The reply of the engine is not a chat completion.", retry_after_s=DEFAULT_RETRY_S
         ) from None
     if not tokens:
         return GenerationOutput(raw_response, None, complete)
@@ -93,24 +92,24 @@ def output_of(reply: dict[str, Any]) -> GenerationOutput:
 
 
 def _encodable(text: str) -> str:
-    """Return a text with `?` for each half of a surrogate pair, which no reply can hold."""
+    """Return a text with `?` for each lone surrogate, which UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
 def _tokens(logprobs: Any) -> list[TokenLogprob]:
-    """Return the tokens of a reply with their probabilities, none where it has none."""
+    """Return the tokens of a reply with their probabilities, empty where it has none."""
     tokens = []
     for entry in (logprobs or {}).get("content") or []:
         text, log_probability = entry["token"], float(entry["logprob"])
         if not isinstance(text, str) or not math.isfinite(log_probability):
             raise ValueError
-        # Rounding makes some a little more than certain.
+        # Rounding makes some log-probabilities slightly positive.
         tokens.append(TokenLogprob(text, min(0.0, log_probability)))
     return tokens
 
 
 def _spelling(tokens: list[TokenLogprob], raw_response: str) -> tuple[TokenLogprob, ...]:
-    """Return the tokens that spell a response; none where they do not, as with parts of one."""
+    """Return the tokens if they spell the response, else none: some split a character."""
     *body, last = tokens
     text = "".join(token.text for token in body)
     if text + last.text == raw_response:

@@ -1,8 +1,8 @@
 """JSON over HTTP to an engine: pooled connections, a deadline, few retries.
 
-Faults on the way are errors of `errors.py`. No call exceeds its deadline, however slowly the server
-sends. The key is in no log line and in no error. No redirect is followed, because the key would go
-with it.
+Network failures are raised as errors of `errors.py`. No call exceeds its deadline, however slowly
+the server sends. The key is never logged and in no error. Redirects are not followed, because the
+key would be sent along.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from qwen_captcha.errors import (
 )
 from qwen_captcha.value_parsers import Secret
 
-# Reading is pure, so it may be tried again; more often than this only adds to an overload.
+# A request may be sent again, because it changes nothing. More retries would add to an overload.
 MAX_RETRIES = 2
-# The first pause is at most this long, each further one at most twice as long, in seconds.
+# Maximum seconds of the first pause; each further maximum is twice as long.
 FIRST_PAUSE_S = 0.25
 CONNECT_TIMEOUT_S = 3.0
 # For calls that no request waits for.
 MAX_CALL_S = 120.0
 MAX_REPLY_BYTES = 4 * 1024 * 1024
-# How much of a reply that cannot be used is logged.
+# Maximum logged characters of an unusable reply.
 LOGGED_CHARACTERS = 300
 MAX_RETRY_AFTER_S = 3600
 
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class _Retriable(Exception):
-    """A failure after which another try may succeed, not before `pause_s`."""
+    """A failure after which a retry may succeed, `pause_s` later at the earliest."""
 
     def __init__(self, error: CaptchaServiceError, pause_s: float = 0.0) -> None:
         super().__init__(error.message)
@@ -59,11 +59,11 @@ class _Retriable(Exception):
 
 
 class EngineClient:
-    """Talks to one server; thread-safe.
+    """Sends requests to one server; thread-safe.
 
     Args:
-        key: Sent as a bearer token where it is not empty.
-        max_connections: Most requests at once.
+        key: The bearer token; empty for none.
+        max_connections: Maximum concurrent requests.
         monotonic: The clock of deadlines, in seconds.
     """
 
@@ -77,7 +77,7 @@ class EngineClient:
         self._max_connections = max_connections
         self._monotonic = monotonic
         self._session: aiohttp.ClientSession | None = None
-        # Blocking clients bound each read, not the call: only a loop can cut one off in time.
+        # Blocking clients limit the time of each read; an event loop can limit a whole call.
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="engine-client", daemon=True
@@ -86,23 +86,23 @@ class EngineClient:
         atexit.register(self.close)
 
     def get(self, url: str, deadline: float) -> dict[str, Any]:
-        """Return the JSON object at an address; raises what `post` raises."""
+        """Return the JSON object at an address; for errors see `post`."""
         return self._run(self._call_until("GET", url, None, deadline))
 
     def post(self, url: str, body: dict[str, object], deadline: float) -> dict[str, Any]:
-        """Send a JSON object and return the one that comes back.
+        """Send a JSON object and return the JSON object of the reply.
 
         Args:
-            url: Where to.
-            body: What is sent.
-            deadline: Time of the clock at which to give up.
+            url: The address.
+            body: The object to send.
+            deadline: Time of the clock at which the call times out.
 
         Raises:
             DeadlineExceeded: There was no reply in time.
             EngineUnreachable: There is no connection.
-            EngineBusy: The server takes no more work now.
+            EngineBusy: The server accepts no more requests now.
             EngineRejected: The server rejects the request.
-            EngineFailed: The server broke, or what it sent is not a JSON object.
+            EngineFailed: The server failed, or its reply is not a JSON object.
         """
         return self._run(self._call_until("POST", url, body, deadline))
 
@@ -133,18 +133,18 @@ class EngineClient:
     async def _call(
         self, method: str, url: str, body: dict[str, object] | None, deadline: float
     ) -> dict[str, Any]:
-        """Try, and try again where that is of use and in time."""
+        """Send a request, and retry it where that may help before the deadline."""
         for attempt in itertools.count():
             try:
                 return await self._attempt(method, url, body)
             except _Retriable as failure:
-                # Half of it by chance, so that requests that failed together come back apart.
+                # Half of the pause is random, so that requests that failed together spread out.
                 pause_s = FIRST_PAUSE_S * 2**attempt * random.uniform(0.5, 1.0)
                 pause_s = max(pause_s, failure.pause_s)
                 if attempt == MAX_RETRIES or self._monotonic() + pause_s >= deadline:
                     raise failure.error from None
                 await asyncio.sleep(pause_s)
-        raise AssertionError  # the loop has no end of its own
+        raise AssertionError  # The loop only ends with a return or an error.
 
     async def _attempt(
         self, method: str, url: str, body: dict[str, object] | None
@@ -155,15 +155,15 @@ class EngineClient:
             ) as response:
                 content = await _read_bounded(response)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            log.debug("No connection to the engine: %s", self._harmless(str(error)))
+            log.debug("No connection to the engine: %s", self._without_key(str(error)))
             raise _Retriable(_unreachable()) from None
         except (aiohttp.ClientError, OSError) as error:
-            log.warning("The engine closed the connection: %s", self._harmless(repr(error)))
+            log.warning("The engine closed the connection: %s", self._without_key(repr(error)))
             raise _Retriable(_failed("The engine closed the connection.")) from None
         return self._object_of(response.status, response.headers.get("Retry-After"), content)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        """Return the session, which belongs to the loop and is made on it."""
+        """Return the session, which is created and used only on the event loop."""
         if self._session is None:
             key = self._key.value
             self._session = aiohttp.ClientSession(
@@ -174,18 +174,18 @@ class EngineClient:
         return self._session
 
     def _object_of(self, status: int, retry_after: str | None, content: bytes) -> dict[str, Any]:
-        """Return the object in a reply; raises where there is none."""
+        """Return the JSON object of a reply, or raise the error for its status or content."""
         if status == 200:
             found = _json_object(content)
             if found is None:
                 self._log_reply(status, content)
-                raise _failed("What the engine sent is not JSON.")
+                raise _failed("The reply of the engine is not a JSON object.")
             return found
         self._log_reply(status, content)
         if status in (429, 503):
             wait_s = _seconds(retry_after)
             busy = EngineBusy(
-                "The engine takes no more work now; please retry.",
+                "The engine accepts no more requests now; please retry.",
                 retry_after_s=DEFAULT_RETRY_S if wait_s is None else max(1, math.ceil(wait_s)),
             )
             raise _Retriable(busy, wait_s or 0.0)
@@ -198,16 +198,18 @@ class EngineClient:
     def _log_reply(self, status: int, content: bytes) -> None:
         text = " ".join(content.decode(errors="replace").split())
         log.warning(
-            "The engine replied with HTTP %d: %s", status, self._harmless(text)[:LOGGED_CHARACTERS]
+            "The engine replied with HTTP %d: %s",
+            status,
+            self._without_key(text)[:LOGGED_CHARACTERS],
         )
 
-    def _harmless(self, text: str) -> str:
+    def _without_key(self, text: str) -> str:
         """Return a text without the key, which some servers repeat."""
         return text.replace(self._key.value, "…") if self._key.value else text
 
 
 async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    """Return the body of a reply, of one that is too long the beginning."""
+    """Return the body of a reply; only the beginning if it is too long."""
     content = b""
     async for chunk in response.content.iter_any():
         content += chunk
@@ -226,7 +228,7 @@ def _json_object(content: bytes) -> dict[str, Any] | None:
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """Return the seconds that a Retry-After asks for; a date counts as nothing."""
+    """Return the seconds of a Retry-After; None for a date or an invalid value."""
     text = (retry_after or "").strip()
     if not (text.isascii() and text.isdigit()):
         return None

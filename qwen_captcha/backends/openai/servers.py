@@ -1,4 +1,4 @@
-"""The table of servers with OpenAI's protocol: extensions, and constraints in the form of each.
+"""The table of servers with OpenAI's protocol: their extensions and formats of constraints.
 
 A server receives only fields in its documentation, because some reject unknown fields and others
 ignore them silently.
@@ -22,11 +22,11 @@ class ServerTraits:
     """One kind of server.
 
     Attributes:
-        owner: The `owned_by` of the models that it lists; None where that does not identify it.
-        token_probabilities: It reports the probabilities of its tokens.
-        further_fields: Sent with each request: greedy decoding without a penalty on repetitions.
-        constraint_fields: The fields that hold a response to constraints; None where it has none.
-        lists_models: `/models` names what it serves.
+        owner: The `owned_by` of the models that it lists; None if that identifies no server.
+        token_probabilities: Whether it reports the probabilities of tokens.
+        further_fields: Fields of each request, against a penalty on repetitions.
+        constraint_fields: Returns the fields for constraints; None if it supports none.
+        lists_models: Whether `/models` lists the models that it serves.
     """
 
     owner: str | None = None
@@ -47,7 +47,7 @@ def grammar_of(constraints: DecodingConstraints) -> str:
 
 
 def _characters(charset: Charset | None) -> str:
-    """Return a class of characters, which both notations write alike."""
+    """Return a class of characters, which both notations write in the same way."""
     if charset is None:
         return r"[^\n]"
     runs = (charset & _WRITABLE).ranges
@@ -55,7 +55,7 @@ def _characters(charset: Charset | None) -> str:
 
 
 def _run(first: int, last: int) -> str:
-    # By number: of the escapes of punctuation the two notations know different ones.
+    # The two notations have different escapes of punctuation, but share those by code point.
     start, end = (f"\\x{ord(c):02X}" if c in _SPECIAL else c for c in (chr(first), chr(last)))
     return start if first == last else f"{start}-{end}"
 
@@ -88,13 +88,13 @@ SERVERS: Mapping[str, ServerTraits] = {
         further_fields={"repeat_penalty": 1.0},
         constraint_fields=lambda wanted: {"grammar": grammar_of(wanted)},
     ),
-    # It makes its repetition penalty 1 + `frequency_penalty`, which is OpenAI's own and sent to
-    # all. Its list is of the model cache, and fails where there is none.
+    # Its repetition penalty is 1 + `frequency_penalty`, a field of OpenAI that every request has.
+    # Its `/models` lists the model cache, and fails where there is none.
     "transformers": ServerTraits(token_probabilities=False, lists_models=False),
     "openai": ServerTraits(),
 }
 
 
 def server_of(owners: set[str]) -> str:
-    """Return the server that lists models with these `owned_by`; `openai` where none is known."""
+    """Return the server whose models have these `owned_by`; `openai` if none is known."""
     return next((name for name, traits in SERVERS.items() if traits.owner in owners), "openai")

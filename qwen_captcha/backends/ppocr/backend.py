@@ -32,7 +32,7 @@ class PPOCRBackend:
         workers: Processes like this one that share the cores.
 
     Raises:
-        ModelLoadError: Its packages are not installed.
+        ModelLoadError: The required packages are not installed.
     """
 
     name = "ppocr"
@@ -58,7 +58,7 @@ class PPOCRBackend:
         """Load the model.
 
         Raises:
-            ModelLoadError: Its file is not what it should be.
+            ModelLoadError: The model file is damaged or of another model.
         """
         from qwen_captcha.backends.ppocr.recognizer import Recognizer
 
@@ -67,10 +67,10 @@ class PPOCRBackend:
         except (KeyError, RuntimeError) as error:
             raise ModelLoadError(f"{self._model.name} cannot be loaded: {error}") from error
 
-    def read(self, tasks: Sequence[GenerationRequest]) -> list[GenerationOutput]:
-        """Read a batch; the result has one output a task, in order."""
+    def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
+        """Read a batch; return one output for each request, in order."""
         transcripts = self._recognizer.read(
-            [task.image for task in tasks], [task.constraints for task in tasks]
+            [request.image for request in requests], [request.constraints for request in requests]
         )
         return [
             GenerationOutput(
@@ -87,7 +87,7 @@ def find_model() -> Path:
     """Return the model's file in the installed package.
 
     Raises:
-        ModelLoadError: It is not there, or onnxruntime is not.
+        ModelLoadError: The file or the package onnxruntime is missing.
     """
     package = find_spec("rapidocr")
     folders = package.submodule_search_locations if package else None

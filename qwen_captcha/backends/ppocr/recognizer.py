@@ -1,8 +1,8 @@
 """PP-OCRv6 small: from images to the probabilities of characters in columns, and to text.
 
 The network reads lines of text, 48 pixels high, and gives a distribution over 18,710 classes for
-every 8 pixels of width: a blank, 18,708 characters and the space. A text is what is left of a
-sequence of classes without repetitions and blanks (CTC).
+every 8 pixels of width: a blank, 18,708 characters and the space. Removing repetitions and blanks
+from a sequence of classes gives the text (CTC).
 
 Source: `rapidocr/ch_ppocr_rec/main.py` and `utils.py` of rapidocr 3.10.0 (Apache-2.0).
 """
@@ -23,9 +23,9 @@ from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Case
 
 HEIGHT = 48
-# Narrower images are padded with grey: the network was trained so.
+# Narrower images are padded with grey, as in the training of the network.
 MIN_WIDTH = 320
-# Of a wider image nothing more could be read: 400 columns.
+# Wider images are compressed to this width, which gives 400 columns.
 MAX_WIDTH = 3200
 BLANK = 0
 # Keeps logarithms finite.
@@ -35,7 +35,7 @@ Floats = NDArray[np.float32]
 
 
 class Character(NamedTuple):
-    """One character of a text, with the natural log of its probability among what was allowed."""
+    """One character of a text, and the natural log of its probability among the allowed ones."""
 
     text: str
     log_probability: float
@@ -45,7 +45,7 @@ class Transcript(NamedTuple):
     """A text that was read.
 
     Attributes:
-        characters: What it consists of.
+        characters: Its characters.
         log_probability: Natural log of its probability among all texts.
     """
 
@@ -77,7 +77,7 @@ class Recognizer:
     ) -> list[Transcript]:
         """Return the text of each RGB image, read as one line and in one call of the network.
 
-        Of the constraints the charset and the case hold; the length does not.
+        The charset and the case of the constraints are applied; the length is not.
         """
         lines = [as_line(image) for image in images]
         batch = pad_together(lines)  # (B, 3, 48, W)
@@ -101,11 +101,11 @@ class Recognizer:
         best = allowed.argmax(axis=1)  # (columns,)
         classes: list[int] = []
         scores: list[float] = []
-        for place, class_ in enumerate(best.tolist()):
+        for column, class_ in enumerate(best.tolist()):
             if class_ == BLANK:
                 continue
-            score = float(allowed[place, class_])
-            if place and best[place - 1] == class_:
+            score = float(allowed[column, class_])
+            if column and best[column - 1] == class_:
                 scores[-1] = max(scores[-1], score)
             else:
                 classes.append(class_)
@@ -119,7 +119,7 @@ class Recognizer:
         )
 
     def _either_case(self, columns: Floats) -> Floats:
-        """Give the probability of each capital letter to its small one."""
+        """Return columns with each capital letter's probability added to its small letter."""
         small, capital = self._cases.T
         merged = columns.copy()
         merged[:, small] += merged[:, capital]
@@ -136,11 +136,11 @@ def as_line(image: Image.Image) -> Floats:
 
 
 def pad_together(lines: Sequence[Floats]) -> Floats:
-    """Return lines of one width, (B, 3, 48, W): the widest one's."""
+    """Return lines padded to the width of the widest one, (B, 3, 48, W)."""
     width = max(MIN_WIDTH, *(line.shape[2] for line in lines))
     batch = np.zeros((len(lines), 3, HEIGHT, width), np.float32)
-    for place, line in zip(batch, lines, strict=True):
-        place[:, :, : line.shape[2]] = line
+    for row, line in zip(batch, lines, strict=True):
+        row[:, :, : line.shape[2]] = line
     return batch
 
 
@@ -148,7 +148,7 @@ def log_probability_of(classes: Sequence[int], columns: Floats) -> float:
     """Return the natural log of the probability of a text: of all its alignments to the columns.
 
     Args:
-        classes: The text's characters.
+        classes: The classes of its characters.
         columns: Probabilities, (columns, classes).
 
     Source: Graves et al., "Connectionist Temporal Classification" (2006), section 4.1.
@@ -159,7 +159,7 @@ def log_probability_of(classes: Sequence[int], columns: Floats) -> float:
     emitted = columns[:, path].astype(np.float64)  # (columns, 2 L + 1)
     # A blank between two equal characters cannot be skipped.
     skips = np.array(
-        [place > 1 and c != BLANK and c != path[place - 2] for place, c in enumerate(path)]
+        [index > 1 and c != BLANK and c != path[index - 2] for index, c in enumerate(path)]
     )
     forward = np.zeros(len(path))
     forward[:2] = emitted[0, :2]
@@ -179,10 +179,10 @@ def log_probability_of(classes: Sequence[int], columns: Floats) -> float:
 
 def _pairs_of_cases(characters: Sequence[str]) -> NDArray[np.int64]:
     """Return the classes of each letter's small and capital form, (pairs, 2)."""
-    places = {text: place for place, text in enumerate(characters)}
+    classes = {text: class_ for class_, text in enumerate(characters)}
     pairs = [
-        (place, places[text.upper()])
-        for text, place in places.items()
-        if text.upper() != text and text.upper() in places and text.upper().lower() == text
+        (class_, classes[text.upper()])
+        for text, class_ in classes.items()
+        if text.upper() != text and text.upper() in classes and text.upper().lower() == text
     ]
     return np.array(pairs, np.int64).reshape(-1, 2)
