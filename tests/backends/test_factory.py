@@ -88,7 +88,7 @@ def test_without_pytorch_other_checkpoints_name_the_install_command(
     machine(monkeypatch, pytorch=False, gpus=1)
     assert chosen(exported) == "onnx"
     for variables in ({}, {"QWEN_BACKEND": "torch"}):
-        with pytest.raises(ModelLoadError, match="not installed. Install it: pip install"):
+        with pytest.raises(ModelLoadError, match=r"not installed\. Install it: pip install"):
             chosen(plain, **variables)
 
 

@@ -1,4 +1,4 @@
-"""Types of the arrays that cross from preprocessing to engines and from there to the search."""
+"""Types of the arrays that preprocessing, engines and the search exchange."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The base class of backends that run a Qwen2-VL checkpoint in this process.
 
-A check needs neither torch nor ONNX Runtime: importing torch takes seconds, so it is imported only
-while loading. One thread loads, and the same thread alone reads.
+`check` needs neither torch nor ONNX Runtime: torch takes seconds to import, so `load` imports it.
+One thread loads, and only that thread reads.
 """
 
 from __future__ import annotations
@@ -121,10 +121,11 @@ class Qwen2VLBackend(ABC):
         )
 
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
-        """Read a batch; the result has one output a request, in order.
+        """Read a batch; return one output for each request, in order.
 
-        Where the checkpoint has several views, images are read in one after the other until the
-        model is sure. The output with the highest probability counts, its letters in either case.
+        If the checkpoint has several views, an image is read in one view after the other until the
+        probability of an output reaches the limit. The most probable output is returned; its
+        probability covers either case of its letters.
 
         Raises:
             MemoryError: The batch does not fit; the caller may try a smaller one.
@@ -153,10 +154,10 @@ class Qwen2VLBackend(ABC):
 
     @abstractmethod
     def _find_files(self) -> CheckpointFiles:
-        """Return the files of the checkpoint, downloaded if need be.
+        """Return the files of the checkpoint, and download them if necessary.
 
         Raises:
-            ModelLoadError: They cannot be found or downloaded.
+            ModelLoadError: The files cannot be found or downloaded.
         """
 
     @abstractmethod
@@ -164,20 +165,20 @@ class Qwen2VLBackend(ABC):
         """Return the engine that reads with these files.
 
         Raises:
-            ModelLoadError: They do not make a model.
+            ModelLoadError: The files are not those of a supported model.
         """
 
     def _agreed_pixel_range(self, files: CheckpointFiles) -> tuple[int, int]:
-        """Return the checkpoint's own range of pixels where it has one, else that of the settings.
+        """Return the checkpoint's own range of pixels if it has one, else that of the settings.
 
-        The log names the settings only where they were changed and have no effect.
+        A warning is logged only if the settings were changed and have no effect.
         """
         own = files.facts.pixel_range
         if own is None:
             return self._pixel_range
         if self._pixel_range not in (own, DEFAULT_PIXEL_RANGE):
             log.warning(
-                "%s was trained on images of %d to %d pixels and keeps that range; "
+                "%s was trained on images of %d to %d pixels, and reads them in that range: "
                 "MIN_PIXELS=%d and MAX_PIXELS=%d have no effect.",
                 self._model_name,
                 *own,
@@ -187,8 +188,8 @@ class Qwen2VLBackend(ABC):
 
 
 def _certainty(output: GenerationOutput) -> float:
-    """Return the log-probability of an output, its letters in either case where that is known."""
-    assert output.log_probability is not None  # An engine in this process knows it.
+    """Return the log-probability of an output, in either case of its letters if it has tokens."""
+    assert output.log_probability is not None  # Only remote engines lack it.
     if not output.tokens:
         return output.log_probability
     return max(output.log_probability, sum(token.log_probability for token in output.tokens))
@@ -207,12 +208,12 @@ def gib(size: int | None) -> str:
 
 
 def freeze_loaded_objects() -> None:
-    """Leave all objects that exist now out of Python's garbage collection.
+    """Exclude all objects that exist now from Python's garbage collection.
 
     Libraries and a model are half a million objects. Collecting them stopped all threads for a
     quarter of a second, several times in a minute under load.
     """
     gc.collect()
     gc.freeze()
-    # Libraries report what is still there when the interpreter ends.
+    # Some libraries report objects that still exist when the interpreter ends.
     atexit.register(gc.unfreeze)

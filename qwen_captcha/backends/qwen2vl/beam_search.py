@@ -31,11 +31,11 @@ class _Hypothesis:
 
     Attributes:
         token_ids: The tokens, without the end token.
-        log_probability: Of all choices, over the whole vocabulary.
+        log_probability: Sum over all choices, relative to the whole vocabulary.
         scores: As in `Decoded`.
         spelling: The bytes of the tokens.
-        pending: Those at its end that are no whole character yet.
-        parent: The place of the row that it goes on from.
+        pending: The bytes at the end of `spelling` that are no whole character yet.
+        parent: The index of the row that it extends.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -46,7 +46,7 @@ class _Hypothesis:
     parent: int = 0
 
     def decoded(self, *, complete: bool) -> Decoded:
-        """Return the result."""
+        """Return the hypothesis as an output."""
         return Decoded(list(self.token_ids), self.log_probability, list(self.scores), complete)
 
 
@@ -55,11 +55,11 @@ class _Choices:
     """The allowed continuations of each live hypothesis: log-probabilities, -inf where forbidden.
 
     Attributes:
-        tokens: (R, k).
-        values: (R, k), of the tokens.
-        other_cases: (R, k), of the same letters in the other case, -inf where `values` has them.
-        ends: (R), of the end.
-        masses: (R), of all that is allowed together.
+        tokens: (R, k), the most probable tokens.
+        values: (R, k), log-probabilities of `tokens`.
+        other_cases: (R, k), those in the other letter case, -inf where `values` includes them.
+        ends: (R), log-probabilities of the end.
+        masses: (R), logs of the total probability of everything allowed.
     """
 
     tokens: list[list[int]]
@@ -75,56 +75,58 @@ def search(
     """Run searches together.
 
     Args:
-        prompts: What the outputs go on from.
+        prompts: The prompts that the outputs continue.
         vocabulary: The model's tokens.
-        plans: One a search; several may have the same row.
+        plans: One plan for each search; several may have the same row.
 
     Returns:
-        For each search its outputs, the most probable first. One that is not complete is there
-        only where none ended before the tokens were used up; none where nothing is allowed.
+        For each search its outputs, the most probable first. It has an incomplete output only if
+        none ended within the maximum of tokens, and no output if nothing is allowed.
 
     Raises:
-        NonFiniteLogitsError: The model's results cannot be used.
+        NonFiniteLogitsError: The model computed infinities or NaN.
     """
     searches = [_Search(plan, number, vocabulary) for number, plan in enumerate(plans)]
-    # The row of the cache that each live hypothesis goes on from.
+    # The row of the cache that each live hypothesis extends.
     rows = np.array([plan.row for plan in plans])
     cache, log_probabilities = prompts.cache, prompts.log_probabilities[rows]
-    kept = 0
+    cached = 0
     while True:
         choices = _choices(log_probabilities[:, 0], searches, vocabulary)
-        place = 0
+        first_row = 0
         for one in searches:
             count = len(one.live)
-            one.go_on(choices, place)
-            place += count
+            one.advance(choices, first_row)
+            first_row += count
         live = [hypothesis for one in searches for hypothesis in one.live]
         if not live:
             return [one.outputs() for one in searches]
         parents = np.array([hypothesis.parent for hypothesis in live])
         tokens = np.array([hypothesis.token_ids[-1:] for hypothesis in live])  # (R, 1)
-        cache, log_probabilities = prompts.model.extend(cache, tokens, kept, rows[parents])
+        cache, log_probabilities = prompts.model.extend(cache, tokens, cached, rows[parents])
         rows = np.arange(len(live))
-        kept += 1
+        cached += 1
 
 
-def _choices(known: Floats, searches: Sequence[_Search], vocabulary: Vocabulary) -> _Choices:
-    """Return the most probable tokens that each live hypothesis may go on with.
+def _choices(
+    log_probabilities: Floats, searches: Sequence[_Search], vocabulary: Vocabulary
+) -> _Choices:
+    """Return the most probable allowed tokens of each live hypothesis.
 
     Args:
-        known: (R, V) log-probabilities.
+        log_probabilities: (R, V).
         searches: Their live hypotheses are the rows, in order.
         vocabulary: The model's tokens.
     """
-    check_finite(known)
+    check_finite(log_probabilities)
     masks = np.stack([mask for one in searches for mask in one.masks()])  # (R, V)
     may_end = np.array([b for one in searches for b in one.may_end()])  # (R,)
     merging = np.array([one.plan.merge_cases for one in searches for _ in one.live])  # (R,)
-    values = known.copy()
+    values = log_probabilities.copy()
     if merging.any():
-        values[merging] = vocabulary.merge_cases(known[merging])
+        values[merging] = vocabulary.merge_cases(log_probabilities[merging])
     values[~masks] = -math.inf  # (R, V)
-    ends = known[:, sorted(vocabulary.end_ids)].max(axis=1)
+    ends = log_probabilities[:, sorted(vocabulary.end_ids)].max(axis=1)
     ends[~may_end] = -math.inf  # (R,)
     masses = np.logaddexp(log_sum(values), ends)  # (R,)
     tokens = _most_probable(values, max(one.plan.width for one in searches))  # (R, k)
@@ -132,7 +134,7 @@ def _choices(known: Floats, searches: Sequence[_Search], vocabulary: Vocabulary)
     other_cases = vocabulary.other_case(values, tokens)  # (R, k)
     if merging.any():
         other_cases[merging] = -math.inf
-        tokens[merging] = vocabulary.spell_case(known[merging], tokens[merging])
+        tokens[merging] = vocabulary.spell_case(log_probabilities[merging], tokens[merging])
     return _Choices(
         tokens.tolist(), best.tolist(), other_cases.tolist(), ends.tolist(), masses.tolist()
     )
@@ -175,14 +177,14 @@ class _Search:
             for hypothesis in self.live
         ]
 
-    def go_on(self, choices: _Choices, place: int) -> None:
-        """Take the choices, of which those for this search begin at a place."""
+    def advance(self, choices: _Choices, first_row: int) -> None:
+        """Extend the live hypotheses; their choices begin at `first_row`."""
         grown: dict[bytes, _Hypothesis] = {}
-        for row, hypothesis in enumerate(self.live, place):
+        for row, hypothesis in enumerate(self.live, first_row):
             if choices.ends[row] > -math.inf:
                 score = choices.ends[row] - choices.masses[row]
                 _add(self._found, _grown(hypothesis, choices.ends[row], score))
-            # A wider search beside this one asked for more choices.
+            # A wider search in the same batch may have needed more choices.
             found = zip(
                 choices.tokens[row], choices.values[row], choices.other_cases[row], strict=True
             )
@@ -216,7 +218,7 @@ class _Search:
         )
 
     def _min_useful(self) -> float:
-        """Return the log-probability that a hypothesis must have to be worth going on with."""
+        """Return the log-probability above which a hypothesis is extended."""
         if not self._found:
             return -math.inf
         found = _by_probability(self._found)
@@ -235,7 +237,7 @@ def _grown(hypothesis: _Hypothesis, value: float, score: float) -> _Hypothesis:
 
 
 def _add(hypotheses: dict[bytes, _Hypothesis], new: _Hypothesis) -> None:
-    """Add a hypothesis; where other tokens spell the same, their probabilities add up."""
+    """Add a hypothesis; add its probability to that of one with the same spelling."""
     old = hypotheses.get(new.spelling)
     if old is not None:
         first, second = sorted((old, new), key=lambda h: -h.log_probability)

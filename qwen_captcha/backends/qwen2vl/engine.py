@@ -31,9 +31,9 @@ class Qwen2VLEngine(Generic[CacheT]):
     """Reads images with a loaded model.
 
     Args:
-        model: Runs the forward passes.
-        preprocessor: Makes its inputs.
-        vocabulary: Its tokens.
+        model: The model of the forward passes.
+        preprocessor: Prepares the inputs of the model.
+        vocabulary: The tokens of the model.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Qwen2VLEngine(Generic[CacheT]):
         """Read a batch.
 
         Args:
-            requests: At least one.
-            pixel_range: Minimum and maximum pixels of an image as the model sees it; None for that
-                of the checkpoint.
+            requests: At least one request.
+            pixel_range: Minimum and maximum pixels of a resized image; None for the range of the
+                checkpoint.
 
         Raises:
             MemoryError: The batch does not fit the device's memory.
-            NonFiniteLogitsError: The model's results cannot be used.
+            NonFiniteLogitsError: The model computed infinities or NaN.
         """
-        # Images of equal size next to each other share the calls of the vision encoder.
+        # Adjacent images of equal size share the calls of the vision encoder.
         order = sorted(
             range(len(requests)),
             key=lambda index: self._preprocessor.size_shown(requests[index].image, pixel_range),
@@ -88,7 +88,7 @@ class Qwen2VLEngine(Generic[CacheT]):
         plans: Sequence[SearchPlan],
         found: list[list[GenerationOutput]],
     ) -> list[GenerationOutput]:
-        """Return the outputs of the searches for their rows, the known ones for the others."""
+        """Return each row's outputs: those of its searches, else the greedy one."""
         for row in {plan.row for plan in plans}:
             found[row] = []
         if plans:
@@ -99,7 +99,8 @@ class Qwen2VLEngine(Generic[CacheT]):
 
     def _draft_tokens(self, rows: int, steps: int) -> Ints:
         """Return the tokens (rows, N - 1) that the prefill reads behind the prompts as drafts."""
-        # Fetching the weights takes most of a pass over a few tokens, arithmetic one over many.
+        # A pass over few tokens mostly waits for weights, so drafts of one row cost little. A pass
+        # over many tokens mostly computes.
         count = min(DRAFT_TOKENS, steps - 1) if rows == 1 else 0
         return np.full((rows, count), self._vocabulary.draft_token)
 
@@ -125,7 +126,7 @@ def _plan_searches(
 def _most_probable_first(outputs: list[GenerationOutput]) -> GenerationOutput:
     """Return the most probable output with the others as its alternatives."""
     if not outputs:
-        # No output of the model is allowed.
+        # The constraints allow no output of the model.
         return GenerationOutput("", -math.inf, complete=True)
     first, *others = sorted(outputs, key=lambda output: -(output.log_probability or 0.0))
     return replace(first, alternatives=tuple(others))

@@ -28,8 +28,8 @@ class Decoded:
         token_ids: The chosen tokens, without the end token.
         log_probability: Natural log of the probability of all choices, the end token included.
         scores: For each choice, the end token included, the natural log of its probability among
-            what was allowed, either case of its letters counted.
-        complete: The end token was chosen before the row's tokens were used up.
+            allowed tokens, in either case of its letters.
+        complete: The end token was chosen within the row's maximum of tokens.
     """
 
     token_ids: list[int] = field(default_factory=list)
@@ -40,12 +40,12 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """The most probable next token of one row, behind certain tokens or behind a draft token.
+    """The most probable token of one row after a certain token or a draft token.
 
     Attributes:
         token: Its id.
         log_probability: Natural log of its probability.
-        other_case: That of the token in the other case of its letters, -inf where it has none.
+        other_case: Log-probability of the token in the other letter case, -inf where it has none.
     """
 
     token: int
@@ -54,7 +54,7 @@ class _Choice:
 
 
 def log_of_sum(first: float, second: float) -> float:
-    """Return the log of the sum of two probabilities, given by theirs; the first is not -inf."""
+    """Return the log of the sum of two probabilities, given by their logs; `first` is finite."""
     return first + math.log1p(math.exp(second - first))
 
 
@@ -63,48 +63,47 @@ def decode_greedily(
 ) -> list[Decoded]:
     """Decode all rows of a batch.
 
-    Each pass reads one token that is certain and the draft tokens behind it, all rows alike; the
-    most probable tokens that it finds are the next drafts. As soon as none is left to try, a pass
-    reads one token.
+    Each pass reads one certain token and the draft tokens after it, for all rows. The most probable
+    tokens of a pass are the drafts of the next one. Without drafts, a pass reads one token.
 
     Source: Jacobi decoding, Song et al. 2021, https://arxiv.org/abs/2002.03629 and Santilli et al.
     2023, https://arxiv.org/abs/2305.10427.
 
     Args:
-        prompts: What the rows go on from.
+        prompts: The prompts that the rows continue.
         vocabulary: The model's tokens.
         max_new_tokens: Maximum tokens of each row, the end token included.
 
     Raises:
-        NonFiniteLogitsError: The model's results cannot be used.
+        NonFiniteLogitsError: The model computed infinities or NaN.
     """
     cache, log_probabilities = prompts.cache, prompts.log_probabilities
-    kept = 0
+    cached = 0
     decoded = [Decoded() for _ in max_new_tokens]
     running = {index for index, limit in enumerate(max_new_tokens) if limit > 0}
     drafted: list[list[int]] = prompts.drafted.tolist()
     while running:
         chosen, choices = _find_choices(log_probabilities, vocabulary)
-        right = 0
-        while _add(choices, right, decoded, running, max_new_tokens, vocabulary):
-            if right == len(choices[0]) - 1 or any(
-                drafted[row][right] != choices[row][right].token for row in running
+        accepted = 0
+        while _add(choices, accepted, decoded, running, max_new_tokens, vocabulary):
+            if accepted == len(choices[0]) - 1 or any(
+                drafted[row][accepted] != choices[row][accepted].token for row in running
             ):
-                # Finished rows go on as ballast: dropping them would copy the whole cache.
-                kept += right
-                tokens = chosen[:, right:][:, : prompts.steps - 1 - kept]
-                cache, log_probabilities = prompts.model.extend(cache, tokens, kept)
-                kept += 1
-                drafted = [[choice.token for choice in row[right + 1 :]] for row in choices]
+                # Finished rows stay in the batch: removing them would copy the whole cache.
+                cached += accepted
+                tokens = chosen[:, accepted:][:, : prompts.steps - 1 - cached]
+                cache, log_probabilities = prompts.model.extend(cache, tokens, cached)
+                cached += 1
+                drafted = [[choice.token for choice in row[accepted + 1 :]] for row in choices]
                 break
-            right += 1
+            accepted += 1
     return decoded
 
 
 def _find_choices(
     log_probabilities: Floats, vocabulary: Vocabulary
 ) -> tuple[Ints, list[list[_Choice]]]:
-    """Return the most probable tokens (B, N) behind each row and each draft token.
+    """Return the most probable tokens (B, N) after the certain token and each draft token.
 
     Args:
         log_probabilities: (B, N, V).
@@ -123,15 +122,15 @@ def _find_choices(
 
 def _add(
     choices: Sequence[Sequence[_Choice]],
-    place: int,
+    position: int,
     decoded: Sequence[Decoded],
     running: set[int],
     max_new_tokens: Sequence[int],
     vocabulary: Vocabulary,
 ) -> bool:
-    """Add the choice at a place to each row that runs; return whether any still does."""
+    """Add the choices at a position to the running rows; return whether any row still runs."""
     for index in list(running):
-        choice, row = choices[index][place], decoded[index]
+        choice, row = choices[index][position], decoded[index]
         row.log_probability += choice.log_probability
         row.scores.append(log_of_sum(choice.log_probability, choice.other_case))
         row.complete = choice.token in vocabulary.end_ids

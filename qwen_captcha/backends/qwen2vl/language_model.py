@@ -1,11 +1,11 @@
 """The interface between the search and an engine: prefill prompts, extend them token by token.
 
-Everything that crosses is a NumPy array, so that one search serves PyTorch and ONNX Runtime. A
-pass may read draft tokens behind those that are certain: where a draft turns out right, what
-follows it is known without a pass of its own.
+All inputs and outputs are NumPy arrays, so that PyTorch and ONNX Runtime share one search. A pass
+may read draft tokens after a certain one: if a draft is right, the token after it needs no further
+pass.
 
-Dims: B rows, R rows that go on, T tokens of the prompts, N tokens of one pass, one certain and the
-others drafted, K keys of a pass, V vocabulary.
+Dims: B rows, R rows that are extended, T tokens of the prompts, N tokens of one pass, one certain
+and the others drafted, K keys of a pass, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.backends.qwen2vl.preprocessing import Batch
 
-# Keys and values of a batch, as an engine keeps them.
+# Keys and values of a batch, in the form of the engine.
 CacheT = TypeVar("CacheT")
 
 
@@ -27,36 +27,35 @@ class NonFiniteLogitsError(ArithmeticError):
 
 
 class LanguageModel(Protocol[CacheT]):
-    """A loaded Qwen2-VL. Log-probabilities that are not finite are left to the caller."""
+    """A loaded Qwen2-VL. The caller checks log-probabilities with `check_finite`."""
 
     def prefill(self, batch: Batch, drafted: Ints, steps: int) -> tuple[CacheT, Floats]:
         """Read the images and prompts of a batch.
 
         Args:
             batch: The images and prompts.
-            drafted: (B, N - 1) draft tokens behind each prompt, fewer than `steps`.
+            drafted: (B, N - 1) draft tokens after each prompt, fewer than `steps`.
             steps: Maximum number of tokens to come, the end token included.
 
         Returns:
-            The cache; and the log-probabilities (B, N, V) of the token behind each prompt and
-            behind each draft token.
+            The cache, and the log-probabilities (B, N, V) of the token after each prompt and
+            after each draft token.
         """
 
     def extend(
-        self, cache: CacheT, tokens: Ints, kept: int, rows: Ints | None = None
+        self, cache: CacheT, tokens: Ints, cached: int, rows: Ints | None = None
     ) -> tuple[CacheT, Floats]:
         """Read more tokens.
 
         Args:
-            cache: What earlier passes returned. One without its draft tokens can be extended any
-                number of times; the drafts of all but the latest are overwritten where `rows` is
-                None.
-            tokens: (R, N), one that is certain and draft tokens behind it.
-            kept: How many of the tokens behind the prompts were right and stay.
-            rows: (R,) the rows of the cache that go on; None: all of them.
+            cache: The result of an earlier pass. It can be extended any number of times, but
+                without `rows` its draft tokens are overwritten.
+            tokens: (R, N), one certain token and the draft tokens after it.
+            cached: Number of tokens after the prompts that remain in the cache.
+            rows: (R,) the rows of the cache that are extended; None for all rows.
 
         Returns:
-            The cache of these rows, and the log-probabilities (R, N, V) behind each token.
+            The cache of these rows, and the log-probabilities (R, N, V) after each token.
         """
 
 
@@ -65,9 +64,9 @@ class Prompts(Generic[CacheT]):
     """A batch of prompts after their prefill, which can be extended any number of times.
 
     Attributes:
-        model: Has read them.
-        cache: Holds them.
-        log_probabilities: (B, N, V) behind each prompt and each draft token.
+        model: The model that has read the prompts.
+        cache: The keys and values of the prompts.
+        log_probabilities: (B, N, V) after each prompt and each draft token.
         drafted: (B, N - 1) draft tokens.
         steps: Maximum number of tokens to come, the end token included.
     """
@@ -87,24 +86,26 @@ class Prompts(Generic[CacheT]):
 
 
 def check_finite(log_probabilities: Floats) -> None:
-    """Refuse log-probabilities of which one is not finite.
+    """Check that all log-probabilities are finite.
+
+    One NaN or infinity among the logits of a row makes its least log-probability not finite.
 
     Raises:
-        NonFiniteLogitsError: One NaN or infinity among the logits makes the least not finite.
+        NonFiniteLogitsError: A log-probability is not finite.
     """
     if not np.isfinite(log_probabilities.min()):
         raise NonFiniteLogitsError("The model's logits are not finite.")
 
 
 def prompt_mask(attention_mask: Bools, drafted: int) -> Bools | None:
-    """Return which tokens of padded prompts and of drafts behind them attend to which.
+    """Return the attention mask of padded prompts and the draft tokens after them.
 
     Args:
         attention_mask: (B, T), False where a row is padded on its left.
-        drafted: Draft tokens behind each prompt.
+        drafted: Number of draft tokens after each prompt.
 
     Returns:
-        (B, 1, K, K); None where attention is causal.
+        (B, 1, K, K), True where a token attends to another; None for causal attention.
     """
     if attention_mask.all():
         return None
@@ -116,27 +117,27 @@ def prompt_mask(attention_mask: Bools, drafted: int) -> Bools | None:
     return mask[:, None]
 
 
-def extension_mask(attention_mask: Bools, kept: int, tokens: int) -> Bools | None:
-    """Return which tokens attend to which in a pass behind the prompts and the tokens kept.
+def extension_mask(attention_mask: Bools, cached: int, tokens: int) -> Bools | None:
+    """Return the attention mask of a pass after the prompts and further cached tokens.
 
     Args:
         attention_mask: (R, T) of the prompts.
-        kept: Tokens between the prompts and those of the pass.
+        cached: Number of tokens between the prompts and those of the pass.
         tokens: N.
 
     Returns:
-        (R, 1, N, K); None where one token attends to all before it.
+        (R, 1, N, K); None if the pass is one token that attends to all before it.
     """
     if tokens == 1 and attention_mask.all():
         return None
-    before = attention_mask.shape[1] + kept
-    visible = _with_later_tokens(attention_mask, kept + tokens)  # (R, K)
+    before = attention_mask.shape[1] + cached
+    visible = _with_later_tokens(attention_mask, cached + tokens)  # (R, K)
     return visible[:, None, None] & np.tri(tokens, before + tokens, before, dtype=np.bool_)
 
 
 def with_later_positions(position_ids: Ints, steps: int) -> Ints:
     """Return M-RoPE positions (3, B, T) and those of the tokens to come, (3, B, T + steps - 1)."""
-    # Text goes on after the largest position, which an image's width may have set.
+    # Text continues after the largest position, which may be that of an image's last column.
     first = position_ids.max(axis=(0, 2)) + 1  # (B,)
     later = first[:, None] + np.arange(steps - 1)  # (B, steps - 1)
     return np.concatenate([position_ids, np.broadcast_to(later, (3, *later.shape))], axis=2)

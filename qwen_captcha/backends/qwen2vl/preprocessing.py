@@ -2,10 +2,10 @@
 
 This covers the size of images, special tokens in callers' prompts, left padding and M-RoPE
 positions. A batch equals the output of the checkpoint's own processor for the same images and
-prompts, but the expensive part of a prompt is computed once and not for each request.
+prompts, but rows of equal prompts and image sizes are cached.
 
 Dims: B batch, T tokens, P patches of the whole batch, N images of one size, L patches of one of
-them, C/H/W, h/w patches that are merged into one token.
+them, C channels, H/W height and width, h/w patches that are merged into one token.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.images.resize import size_shown, with_borders
 from qwen_captcha.recognition.reading import GenerationRequest
 
-# Minimum and maximum pixels of an image as the model sees it.
+# Minimum and maximum pixels of a resized image.
 PixelRange = tuple[int, int]
-# Rows of the same prompt and image size are alike: captchas of one site always are.
+# Rows with the same prompt and image size are equal, as for all captchas of one site.
 CACHED_ROWS = 256
 
 
@@ -39,7 +39,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One prompt with the image's tokens in place.
+    """One prompt with the tokens of its image.
 
     Attributes:
         input_ids: (T,).
@@ -56,7 +56,7 @@ class Batch:
 
     Attributes:
         input_ids: (B, T).
-        is_image: (B, T), True for the tokens that stand for a part of the image.
+        is_image: (B, T), True for the tokens of the image.
         attention_mask: (B, T), False where padded.
         position_ids: (3, B, T).
         pixel_values: (P, channels x 14 x 14), normalised; the second frame that the model expects
@@ -79,15 +79,15 @@ class ProcessorConfig:
     Attributes:
         tokenize: Returns the tokens of a whole chat about one image, given the prompt; the image is
             one token.
-        special_tokens: Texts that a tokenizer takes for one of its special tokens.
-        image_token_id: The token that stands for an image, and then for each part of it.
-        pad_token_id: What rows are padded with.
+        special_tokens: Texts that the tokenizer converts to a special token.
+        image_token_id: The token of an image, which is repeated for each part of it.
+        pad_token_id: The token of padding.
         patch_size: Side of a patch in pixels.
         merge_size: Side of the square of patches that become one token.
         pixel_range: Minimum and maximum pixels of a resized image.
-        rescale_factor: What values from 0 to 255 are multiplied by.
-        mean: What is then subtracted from the values of each channel.
-        deviation: What they are then divided by.
+        rescale_factor: Factor for pixel values from 0 to 255.
+        mean: Mean of each channel, subtracted from the rescaled values.
+        deviation: Standard deviation of each channel, by which they are divided.
     """
 
     tokenize: Callable[[str], list[int]]
@@ -103,11 +103,11 @@ class ProcessorConfig:
 
 
 class Preprocessor:
-    """Turns requests into batches."""
+    """Converts requests to batches."""
 
     def __init__(self, config: ProcessorConfig) -> None:
         self._config = config
-        # As the processor does, instead of rescaling the values.
+        # Like the checkpoint's processor, scale mean and deviation instead of the values.
         scale = np.float32(1 / config.rescale_factor)
         self._mean = np.array(config.mean, np.float32)[:, None] * scale  # (C, 1)
         self._deviation = np.array(config.deviation, np.float32)[:, None] * scale  # (C, 1)
@@ -130,7 +130,7 @@ class Preprocessor:
     def prepare(
         self, requests: Sequence[GenerationRequest], pixel_range: PixelRange | None = None
     ) -> Batch:
-        """Return the batch of at least one request, a row each, in order."""
+        """Return the batch of at least one request, one row for each, in order."""
         images = [
             with_borders(request.image).resize(
                 self.size_shown(request.image, pixel_range), Image.Resampling.BICUBIC
@@ -165,15 +165,15 @@ class Preprocessor:
 
     def _build_row(self, prompt: str, grid: Grid) -> Row:
         """Return the tokens of a prompt about an image of `grid` patches."""
-        # A caller must not be able to end the turn, or to announce an image that is not there.
+        # A prompt must not end the turn or contain the token of an image.
         ids = self._config.tokenize(self._special_tokens.sub(" ", prompt))
         image_id = self._config.image_token_id
         if ids.count(image_id) != 1:
             raise ValueError("The chat template of the checkpoint does not place one image.")
-        place = ids.index(image_id)
+        index = ids.index(image_id)
         rows, columns = (side // self._config.merge_size for side in grid)
-        input_ids = np.array(ids[:place] + [image_id] * (rows * columns) + ids[place + 1 :])  # (T,)
-        return Row(input_ids, _positions(len(ids), place, rows, columns))
+        input_ids = np.array(ids[:index] + [image_id] * (rows * columns) + ids[index + 1 :])  # (T,)
+        return Row(input_ids, _positions(len(ids), index, rows, columns))
 
     def _pad(self, rows: Sequence[Row], pixel_values: Floats, grids: list[Grid]) -> Batch:
         longest = max(len(row.input_ids) for row in rows)
@@ -190,25 +190,25 @@ class Preprocessor:
         return Batch(input_ids, is_image, attention_mask, position_ids, pixel_values, grids)
 
 
-def _positions(tokens: int, place: int, rows: int, columns: int) -> Ints:
+def _positions(tokens: int, index: int, rows: int, columns: int) -> Ints:
     """Return the M-RoPE positions (3, T) of a chat.
 
     Source: `get_rope_index` of Qwen2-VL in transformers.
 
     Args:
-        tokens: Of the chat, the image as one.
-        place: Where among them the image is.
-        rows: Of tokens that the image becomes.
-        columns: The same.
+        tokens: Tokens of the chat, of which the image is one.
+        index: Index of the image's token.
+        rows: Rows of the tokens that replace it.
+        columns: Columns of these tokens.
     """
-    before = np.broadcast_to(np.arange(place), (3, place))
-    image = np.indices((1, rows, columns)).reshape(3, -1) + place
-    after = np.arange(tokens - place - 1) + place + max(rows, columns)
+    before = np.broadcast_to(np.arange(index), (3, index))
+    image = np.indices((1, rows, columns)).reshape(3, -1) + index
+    after = np.arange(tokens - index - 1) + index + max(rows, columns)
     return np.concatenate([before, image, np.broadcast_to(after, (3, len(after)))], axis=1)
 
 
 def runs_of_equal_size(grids: Sequence[Grid]) -> Iterator[tuple[int, int, int]]:
-    """Yield for each run of equal neighbours: images, first patch, patch after the last."""
+    """Yield for each run of equal sizes: number of images, first patch, patch after the last."""
     start = 0
     for grid, run in groupby(grids):
         images = len(list(run))

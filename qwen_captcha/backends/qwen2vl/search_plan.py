@@ -1,7 +1,7 @@
 """Decide whether an output requires a search, and plan it.
 
-Without constraints only arithmetic with an uncertain output is searched for, so that ordinary
-requests cost no more than greedy decoding. This module is importable without torch.
+Without constraints, only an uncertain output that looks like arithmetic requires a search, so that
+ordinary requests cost no more than greedy decoding. This module is importable without torch.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from qwen_captcha.recognition.constraints import DecodingConstraints
 from qwen_captcha.recognition.options import Case, Kind
 
 EVERYTHING = ~Charset(())
-# Of two outputs with this much for one, the other can be neither more probable nor matter.
+# If one output has this probability, no other output is more probable or changes the answer.
 CERTAIN = math.log(0.9)
-# With a charset no arithmetic is expected: an expression has to be this probable to count.
+# With a charset, an expression is accepted as arithmetic only with this probability.
 LIKELY = math.log(0.8)
-# Live hypotheses. The time of a step grows with them; what 8 find beyond 4 was not measured.
+# Live hypotheses. The time of a step grows with them; the benefit of 8 over 4 was not measured.
 BEAM_WIDTH = 4
 
 
@@ -28,14 +28,14 @@ class SearchPlan:
     """The goal of one search.
 
     Attributes:
-        row: The place of its prompt.
-        max_new_tokens: Most tokens of an output, the end token included; at least 1.
-        width: Most live hypotheses.
-        wanted: Readings after which it ends, unless a better one may come.
+        row: The row of its prompt in the batch.
+        max_new_tokens: Maximum tokens of an output, the end token included; at least 1.
+        width: Maximum number of live hypotheses.
+        wanted: Outputs after which it ends, unless a more probable one is still possible.
         charset: The allowed characters.
-        min_length: Fewest characters.
-        max_length: Most characters, None for any number.
-        merge_cases: Letters count as one in either case.
+        min_length: Minimum characters.
+        max_length: Maximum characters, None for any number.
+        merge_cases: Whether both cases of a letter are treated as one.
     """
 
     row: int
@@ -54,14 +54,14 @@ def plan_searches(
     """Return the searches that one image needs after greedy decoding, often none.
 
     Args:
-        row: The place of its prompt.
-        max_new_tokens: Most tokens of an output.
-        constraints: What the output may look like.
-        text: The greedy output, which knows no constraints.
-        certainty: Log-probability of that output; -inf where it was cut.
+        row: The row of its prompt in the batch.
+        max_new_tokens: Maximum tokens of an output.
+        constraints: The allowed outputs.
+        text: The greedy output, without constraints.
+        certainty: Log-probability of that output; -inf if it was cut at `max_new_tokens`.
     """
     computes = constraints.kind is Kind.AUTO and looks_like_arithmetic(text)
-    # Arithmetic knows no charset, but a code that is misread as an expression does.
+    # A charset does not apply to arithmetic, but to a code that is misread as an expression.
     free = not constraints.restricts or (computes and certainty >= LIKELY)
     settled = constraints.alternatives == 0 and (
         (certainty >= CERTAIN and (free or constraints.allows(text)))
@@ -71,7 +71,7 @@ def plan_searches(
         return []
     wanted = 1 + constraints.alternatives
     if (free and computes) or constraints.kind is Kind.MATH:
-        # Expressions of the same value add up.
+        # The probabilities of expressions with the same value are added.
         wanted = max(wanted, BEAM_WIDTH)
     plan = SearchPlan(row, max_new_tokens, max(wanted, BEAM_WIDTH), wanted)
     if free and computes:

@@ -24,13 +24,13 @@ from qwen_captcha.backends.qwen2vl.arrays import Bools, Floats, Ints
 from qwen_captcha.recognition.charsets import Charset
 from qwen_captcha.recognition.reading import TokenLogprob
 
-# Charsets whose masks are kept; a mask takes a byte a token.
+# Charsets whose masks are cached; a mask takes one byte per token.
 CACHED_CHARSETS = 64
-# What a token to come is drafted to be while nothing is known: answers go on after it.
+# The draft for unknown tokens; an answer can continue after it.
 DRAFT_TEXT = "a"
 # Tokens that end an answer of any Qwen2-VL, also where a configuration names only one of them.
 END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-# Of a sequence of 2, 3 and 4 bytes in UTF-8.
+# First code point that UTF-8 encodes in 2, 3 and 4 bytes.
 _FIRST_CODE_POINTS = {2: 0x80, 3: 0x800, 4: 0x10000}
 
 
@@ -38,9 +38,9 @@ class Vocabulary:
     """The tokens of one model.
 
     Args:
-        tokenizer: Spells them.
+        tokenizer: The tokenizer of the model.
         size: V.
-        end_ids: Each of these tokens ends an answer.
+        end_ids: The tokens that end an answer.
     """
 
     def __init__(self, tokenizer: Tokenizer, size: int, end_ids: frozenset[int]) -> None:
@@ -74,18 +74,18 @@ class Vocabulary:
         return np.where(twins == chosen, np.float32(-math.inf), known)
 
     def merge_cases(self, log_probabilities: Floats) -> Floats:
-        """Return log-probabilities (B, V) with those of tokens that differ in case added up.
+        """Return log-probabilities (B, V) in which tokens that differ in case are merged.
 
-        One of the tokens, their key, has the sum; the others are impossible.
+        One of the tokens, their key, has the sum of the probabilities; the others have -inf.
         """
         return self._cases.merge(log_probabilities)
 
     def spell_case(self, log_probabilities: Floats, keys: Ints) -> Ints:
-        """Return for tokens (B, k) of `merge_cases` the most probable of those added up, (B, k).
+        """Return for keys (B, k) of `merge_cases` the most probable of the merged tokens, (B, k).
 
         Args:
-            log_probabilities: (B, V), as they were before.
-            keys: The tokens.
+            log_probabilities: (B, V), before the merge.
+            keys: The keys.
         """
         return self._cases.most_probable(log_probabilities, keys)
 
@@ -99,9 +99,10 @@ class Vocabulary:
         )
 
     def read_tokens(self, token_ids: Sequence[int], scores: Sequence[float]) -> list[TokenLogprob]:
-        """Return the spelling of tokens, whole characters each; a further score is the end token's.
+        """Return tokens with their text; tokens that spell one character together are joined.
 
-        Bytes that are no character are replaced, as the tokenizer does.
+        If there is one score more than tokens, it is that of the end token. Bytes that are no
+        character are replaced, as the tokenizer does.
         """
         read: list[TokenLogprob] = []
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -126,7 +127,7 @@ class CharsetRules:
     Args:
         charset: The allowed characters.
         inside: (V,) bool, the tokens of whole characters that are all allowed.
-        others: The tokens that hold a part of a character.
+        others: The tokens with a part of a character, and their bytes.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class CharsetRules:
     def allowed(self, pending: bytes) -> Bools:
         """Return (V,) bool, the tokens that may follow the first bytes of a character, or none."""
         if pending not in self._masks:
-            # Only bytes that go on with a character can follow its first ones.
+            # After the first bytes of a character, only its further bytes can follow.
             mask = np.zeros_like(self._inside) if pending else self._inside.copy()
             for token, spelling in self._others:
                 mask[token] = self.rest(pending + spelling) is not None
@@ -151,7 +152,7 @@ class CharsetRules:
         return self._masks[pending]
 
     def rest(self, data: bytes) -> bytes | None:
-        """Return the first bytes of a character at the end of some text, None if not allowed."""
+        """Return the incomplete character at the end of bytes, None if they are not allowed."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             text = decoder.decode(data)
@@ -174,7 +175,7 @@ class CharsetRules:
 
 
 class _WholeTokens:
-    """The tokens that spell whole characters, laid out so that a charset is one operation."""
+    """The tokens of whole characters, arranged so that one operation applies a charset."""
 
     def __init__(self, spellings: Sequence[bytes | None]) -> None:
         self._size = len(spellings)
@@ -192,9 +193,9 @@ class _WholeTokens:
         self._code_points = np.fromiter(map(ord, "".join(texts.values())), dtype=np.int64)
 
     def inside(self, charset: Charset) -> Bools:
-        """Return (V,) bool, the tokens of which every character is in a charset."""
+        """Return (V,) bool, the tokens whose characters are all in a charset."""
         borders = np.array([(first, last + 1) for first, last in charset.ranges]).reshape(-1)
-        # Behind an odd number of borders a code point is inside a run.
+        # A code point is inside a run if an odd number of borders precedes it.
         within = np.searchsorted(borders, self._code_points, side="right") % 2 == 1
         mask = np.zeros(self._size, dtype=np.bool_)
         if self._tokens.size:
@@ -203,7 +204,7 @@ class _WholeTokens:
 
 
 class _CaseClasses:
-    """The tokens that are one but for the case of their ASCII letters.
+    """Classes of tokens that differ only in the case of their ASCII letters.
 
     Dims: K classes of several tokens, M tokens of the largest one.
     """
@@ -215,20 +216,20 @@ class _CaseClasses:
                 by_letters[spelling.lower()].append(token)
         classes = [tokens for tokens in by_letters.values() if len(tokens) > 1]
         size = max(map(len, classes), default=1)
-        # Of each class, its first token in the place of those that it lacks; (K, M).
+        # The tokens of each class, padded with its first token; (K, M).
         self._tokens = np.array(
             [tokens + tokens[:1] * (size - len(tokens)) for tokens in classes], dtype=np.int64
         ).reshape(-1, size)
         counts = np.array(list(map(len, classes)), dtype=np.int64)
-        self._lacking = np.arange(size) >= counts[:, None]  # (K, M)
-        # The class of each token, -1 where it is alone; (V,).
+        self._padding = np.arange(size) >= counts[:, None]  # (K, M)
+        # The class of each token, -1 for a token without one; (V,).
         self._class_of = np.full(len(spellings), -1)
         self._class_of[self._tokens] = np.arange(len(classes))[:, None]
 
     def merge(self, log_probabilities: Floats) -> Floats:
-        """Return log-probabilities (B, V) where the first token of a class has its sum."""
+        """Return log-probabilities (B, V) in which the first token of a class has its sum."""
         known = log_probabilities[:, self._tokens]  # (B, K, M)
-        known[:, self._lacking] = -math.inf
+        known[:, self._padding] = -math.inf
         merged = log_probabilities.copy()
         merged[:, self._tokens] = -math.inf
         merged[:, self._tokens[:, 0]] = log_sum(known)
@@ -247,7 +248,7 @@ class _CaseClasses:
 def log_sum(log_probabilities: Floats) -> Floats:
     """Return the log of the sum of probabilities (..., V) along the last dim, (...)."""
     best = log_probabilities.max(axis=-1, keepdims=True)
-    # Where all are impossible, so is their sum.
+    # If all are -inf, so is their sum.
     shift = np.where(np.isfinite(best), best, np.float32(0))
     with np.errstate(divide="ignore"):
         total = np.log(np.exp(log_probabilities - shift).sum(axis=-1))
@@ -258,8 +259,8 @@ def named_end_ids(tokenizer: Tokenizer, *named: int | Sequence[int] | None) -> f
     """Return every token that ends an answer.
 
     Args:
-        tokenizer: Has the tokens that any Qwen2-VL ends with.
-        named: What the configurations name: one token, several or none.
+        tokenizer: The tokenizer of the model.
+        named: The tokens in each configuration: one, several or none.
     """
     ids = {token for text in END_TOKENS if (token := tokenizer.token_to_id(text)) is not None}
     for value in named:
@@ -279,21 +280,21 @@ def _spellings(tokenizer: Tokenizer, size: int) -> list[bytes | None]:
 
 
 def _bytes_of(text: str) -> bytes:
-    """Return the bytes that a token of a byte-level vocabulary stands for."""
+    """Return the bytes of a token of a byte-level vocabulary."""
     return bytes(_BYTES[character] for character in text)
 
 
 def _byte_characters() -> dict[str, int]:
-    """Return the byte that each character of a byte-level vocabulary stands for.
+    """Return the byte that each character of a byte-level vocabulary represents.
 
-    Source: `bytes_to_unicode` of GPT-2: visible characters of Latin-1 stand for themselves, the
-    others for characters from U+0100 on.
+    Source: `bytes_to_unicode` of GPT-2. Visible characters of Latin-1 represent their own byte;
+    characters from U+0100 on represent the other bytes, in order.
     """
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in visible]
     return {
         **{chr(byte): byte for byte in visible},
-        **{chr(0x100 + place): byte for place, byte in enumerate(others)},
+        **{chr(0x100 + index): byte for index, byte in enumerate(others)},
     }
 
 
@@ -302,5 +303,5 @@ _BYTES = _byte_characters()
 
 def count_characters(spelling: bytes) -> int:
     """Return the number of characters that begin in some bytes of UTF-8."""
-    # Bytes 0x80 to 0xBF go on with a character.
+    # Bytes 0x80 to 0xBF continue a character.
     return sum(byte & 0xC0 != 0x80 for byte in spelling)

@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 
 class OnnxBackend(Qwen2VLBackend):
-    """A checkpoint that has its graphs, on the CPU; its folder is the checkpoint."""
+    """A checkpoint in a folder with graphs, on the CPU; see `Qwen2VLBackend`."""
 
     name = "onnx"
     device = "cpu"
 
     def check(self) -> None:
-        """Find out whether the checkpoint can be loaded.
+        """Check whether the checkpoint can be loaded.
 
         Raises:
-            ModelLoadError: It is missing, of another architecture or without graphs.
+            ModelLoadError: The checkpoint is missing, of another architecture or without graphs.
         """
         files = self._find_files()
         if not has_graphs(files.folder):
             raise ModelLoadError(
-                f"{self._model_name} has no graphs for ONNX Runtime. Make them with "
+                f"{self._model_name} has no graphs for ONNX Runtime. Create them with "
                 f"`qwen-captcha export {self._checkpoint}`, or set QWEN_BACKEND=torch."
             )
 
@@ -49,12 +49,12 @@ class OnnxBackend(Qwen2VLBackend):
         return inspect_checkpoint(folder, self._model_name)
 
     def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[OnnxCache]:
-        # Not for a check: a tenth of a second.
+        # Imported here, because it takes a tenth of a second and `check` does not need it.
         from qwen_captcha.backends.qwen2vl.onnx.model import load_engine
 
         precision = choose_precision(files.folder, hardware.cpu_flags())
         cores = max(1, hardware.usable_cores() // self._workers)
-        # OpenMP has no part in it, but this variable is how users divide the cores.
+        # ONNX Runtime does not use OpenMP, but users set this variable to divide the cores.
         threads = min(cores, openmp_threads() or cores)
         log.info("ONNX Runtime in %s, %d CPU threads", precision, threads)
         pixel_range = self._agreed_pixel_range(files)

@@ -1,7 +1,7 @@
 """Read the configuration files of a checkpoint without transformers.
 
-Only the layout that transformers 5 saves is read, which every checkpoint has that was trained or
-fitted with this project.
+Only the layout of transformers 5 is supported. Every checkpoint that was trained or fitted with
+this project has it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from qwen_captcha.backends.qwen2vl.vocabulary import Vocabulary, named_end_ids
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The numbers of a model that are not in the shapes of its weights.
+    """The parameters of a model that the shapes of its weights do not define.
 
     Attributes:
         vision_heads: Heads of the vision encoder.
-        vision_theta: Base of its rotary embedding.
+        vision_theta: Base of the vision encoder's rotary embedding.
         merge_size: Side of the square of patches that become one token.
         heads: Query heads of the text decoder.
-        key_value_heads: Its heads of keys and values.
-        theta: Base of its rotary embedding.
-        mrope_sections: How many of its angles turn with the temporal position, the height and the
-            width.
-        epsilon: Of its norms.
+        key_value_heads: Key-value heads of the text decoder.
+        theta: Base of the text decoder's rotary embedding.
+        mrope_sections: Number of its angles for the temporal position, the height and the width.
+        epsilon: Epsilon of its norms.
     """
 
     vision_heads: int
@@ -46,14 +45,14 @@ class ModelConfig:
 
 
 class UnsupportedModelError(ValueError):
-    """The checkpoint has a part that the graphs lack."""
+    """The graphs do not support a part of the checkpoint."""
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Return the numbers of a checkpoint's model.
+    """Return the parameters of a checkpoint's model.
 
     Raises:
-        UnsupportedModelError: It has a part that the graphs lack.
+        UnsupportedModelError: The graphs do not support a part of it.
     """
     config = _read(folder / "config.json")
     try:
@@ -68,7 +67,9 @@ def read_model_config(folder: Path) -> ModelConfig:
         }
         for name, (found, supported) in expected.items():
             if found != supported:
-                raise UnsupportedModelError(f"{name} is {found}, the graphs have {supported}")
+                raise UnsupportedModelError(
+                    f"{name} is {found}, but the graphs support only {supported}"
+                )
         return ModelConfig(
             vision_heads=vision["num_heads"],
             vision_theta=vision_rope["rope_theta"],
@@ -86,7 +87,7 @@ def read_model_config(folder: Path) -> ModelConfig:
 
 
 def read_processor_config(folder: Path, pixel_range: tuple[int, int]) -> ProcessorConfig:
-    """Return what a checkpoint's processor does with images and prompts."""
+    """Return the preprocessing of a checkpoint's processor."""
     images = _read(folder / "processor_config.json")["image_processor"]
     names = _read(folder / "tokenizer_config.json")
     tokenizer = _tokenizer(folder)
@@ -106,7 +107,7 @@ def read_processor_config(folder: Path, pixel_range: tuple[int, int]) -> Process
 
 
 def read_vocabulary(folder: Path, size: int) -> Vocabulary:
-    """Return the tokens of a model that chooses among `size`."""
+    """Return the vocabulary of a model whose logits have `size` entries."""
     tokenizer = _tokenizer(folder)
     ends = named_end_ids(
         tokenizer,
@@ -129,8 +130,8 @@ def _token_id(tokenizer: Tokenizer, token: str) -> int:
 
 
 def _renderer(folder: Path) -> Callable[[str], str]:
-    """Return the function that puts a prompt about one image into the text of a chat."""
-    # As transformers does: a template is a checkpoint's, which must not run code.
+    """Return the function that renders the chat with a prompt about one image."""
+    # A sandbox, as in transformers: the template of a checkpoint must not run code.
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     source = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     template = environment.from_string(source)

@@ -1,6 +1,6 @@
-"""The graphs of a checkpoint written beside its weights.
+"""Export of the graphs of a checkpoint to its folder.
 
-Only here and in `graphs` the package onnx is needed, which a process that serves does without.
+This module and `graphs` need the package onnx; serving does not.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from qwen_captcha.backends.qwen2vl.onnx.weights import (
 from qwen_captcha.checkpoints.files import SINGLE_WEIGHTS, inspect_checkpoint
 from qwen_captcha.errors import ModelLoadError
 
-# The graphs are for models that a CPU reads with in milliseconds. ONNX Runtime would hold larger
-# ones in fp32, or quantised in a way that was never measured with them.
+# The graphs are for models with which a CPU reads in milliseconds. Larger ones would take much
+# memory in fp32, and their accuracy in int8 was not measured.
 MAX_PARAMETERS = 100_000_000
 
 
@@ -32,13 +32,13 @@ def export_graphs(folder: Path, precisions: Sequence[Precision] = tuple(Precisio
     """Write the graphs of a checkpoint, and remove those of other precisions; return their files.
 
     Raises:
-        ModelLoadError: It is no complete checkpoint, or one that the graphs cannot represent.
+        ModelLoadError: The checkpoint is incomplete, or the graphs do not support it.
     """
     try:
         from qwen_captcha.backends.qwen2vl.onnx.graphs import text_graph, vision_graph
     except ModuleNotFoundError as error:
         raise ModelLoadError(
-            "Graphs are made with the package onnx, which is not installed here: "
+            "The export needs the package onnx, which is not installed: "
             "pip install -r requirements_qwen.txt."
         ) from error
     parameters = inspect_checkpoint(folder, folder.name).weights.parameters
@@ -50,7 +50,7 @@ def export_graphs(folder: Path, precisions: Sequence[Precision] = tuple(Precisio
     try:
         config = read_model_config(folder)
         tensors = Tensors(folder / SINGLE_WEIGHTS)
-        # What a start reads beside the graphs.
+        # Check that the other files that are read at the start are valid, too.
         read_processor_config(folder, pixel_range=(0, 0))
         read_vocabulary(folder, len(tensors[EMBEDDING]))
     except (KeyError, OSError, ValueError) as error:
@@ -73,10 +73,9 @@ def export_graphs(folder: Path, precisions: Sequence[Precision] = tuple(Precisio
 
 
 def export_if_possible(folder: Path) -> bool:
-    """Write the graphs of a checkpoint that can have them; return whether it has them now.
+    """Write the graphs of a checkpoint if that is possible; return whether they were written.
 
-    A checkpoint that is saved may be too large, or the package onnx may be missing where it is
-    trained. Neither is a reason to lose it.
+    Saving a checkpoint must not fail because it is too large or the package onnx is missing.
     """
     try:
         export_graphs(folder)

@@ -1,7 +1,7 @@
 """The graph files of a checkpoint, and the choice of those for this processor.
 
-A checkpoint has graphs in fp32, and in int8 where its maker found them as accurate: int8 is used
-where it is there and the processor multiplies it fast.
+A checkpoint has graphs in fp32, and also in int8 if they are as accurate. The int8 graphs are used
+if they exist and the processor has fast int8 instructions.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from enum import StrEnum
 from pathlib import Path
 
 FOLDER = "onnx"
-# Of x86 and of ARM. Without them, x86 processors add up products of int8 with saturation, which
-# changes results.
+# Features of x86 and ARM. Without them, x86 processors add up products of int8 with saturation,
+# which changes results.
 FAST_INT8_FLAGS = frozenset({"avx512_vnni", "avx_vnni", "asimddp"})
 
 
 class Part(StrEnum):
-    """The computation of a graph."""
+    """The part of the model that a graph computes."""
 
     VISION = "vision"
     TEXT = "text"
@@ -51,5 +51,5 @@ def choose_precision(folder: Path, flags: frozenset[str]) -> Precision:
 
 
 def computes_int8_fast(flags: frozenset[str]) -> bool:
-    """Return whether a processor has instructions that add up products of int8."""
+    """Return whether a processor has fast int8 instructions."""
     return not flags.isdisjoint(FAST_INT8_FLAGS)

@@ -1,11 +1,11 @@
-"""The graphs of a small Qwen2-VL for ONNX Runtime, made from its weights' shapes.
+"""The graphs of a small Qwen2-VL for ONNX Runtime, from the shapes of its weights.
 
-One graph is the vision encoder, one the text decoder, which prefills prompts and goes on from
-them. They hold no weights, see `weights`: a graph has some tens of kB and fits all checkpoints of
-its shape.
+One graph is the vision encoder, the other the text decoder, which prefills prompts and extends
+them. They contain no weights, see `weights`: a graph has some tens of kB and fits all checkpoints
+of its shape.
 
 Dims: N images of one size, L patches of one of them, B rows, T tokens of a pass, K tokens so far,
-W tokens whose results are wanted, C width, H heads, G key-value heads, S size of a head.
+W last tokens whose results are returned, C width, H heads, G key-value heads, S size of a head.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from qwen_captcha.backends.qwen2vl.onnx.config import ModelConfig
 from qwen_captcha.backends.qwen2vl.onnx.weights import BIAS, SCALE, WEIGHT, Arrays
 
 OPSET = 23
-# Of the fused operators of ONNX Runtime.
+# Domain of the fused operators of ONNX Runtime.
 CONTRIB = "com.microsoft"
-# Of files; older versions of ONNX Runtime read it.
+# Version of the file format; older versions of ONNX Runtime read it, too.
 IR_VERSION = 11
-# A place in a file, which no loader looks at: the arrays come from memory.
+# Required by the format and never read: the arrays come from memory.
 EXTERNAL_LOCATION = "model.safetensors"
 
 
@@ -52,7 +52,7 @@ class _Graph:
         return names
 
     def numbers(self, *values: int) -> str:
-        """Return a constant vector of whole numbers."""
+        """Add a constant vector of integers; return its name."""
         name = "numbers_" + "_".join(map(str, values))
         self._constants[name] = helper.make_tensor(name, TensorProto.INT64, [len(values)], values)
         return name
@@ -67,11 +67,11 @@ class _Graph:
         return self.add("Add", product, bias) if bias else product
 
     def shaped(self, states: str, *shape: int) -> str:
-        """Add a change of shape; 0 keeps a dim, -1 is what is left."""
+        """Add a reshape; 0 copies a dim, -1 is the rest."""
         return self.add("Reshape", states, self.numbers(*shape))
 
     def last(self, states: str, wanted: str, axis: int) -> str:
-        """Cut off all but the last `wanted` positions of an axis; `wanted` is negative."""
+        """Add a slice of the last positions of an axis; `wanted` names their negative number."""
         return self.add("Slice", states, wanted, self.numbers(2**31 - 1), self.numbers(axis))
 
     def model(
@@ -80,7 +80,7 @@ class _Graph:
         inputs: Mapping[str, Sequence[int | str]],
         outputs: Mapping[str, tuple[str, Sequence[int | str]]],
     ) -> onnx.ModelProto:
-        """Return the model; outputs are given by the names that they have in the graph."""
+        """Return the model; outputs map names to the results in the graph, with their shapes."""
         for output, (source, _) in outputs.items():
             self._nodes.append(helper.make_node("Identity", [source], [output]))
         initializers = [_external(key, array) for key, array in self._arrays.items()]
@@ -218,7 +218,7 @@ def _value(name: str, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
 
 
 def _external(name: str, array: NDArray[np.generic]) -> onnx.TensorProto:
-    """Return an initializer whose values come when the graph is loaded."""
+    """Return an initializer whose values are set when the graph is loaded."""
     tensor = onnx.TensorProto(
         name=name,
         dims=array.shape,

@@ -49,7 +49,7 @@ from qwen_captcha.backends.qwen2vl.preprocessing import (
 from qwen_captcha.checkpoints.files import SINGLE_WEIGHTS
 
 CACHED_ROTATIONS = 64
-# Of ONNX Runtime's log: errors alone.
+# Level of ONNX Runtime's log: errors only.
 ERRORS_ONLY = 3
 
 
@@ -58,9 +58,9 @@ class OnnxCache:
     """A batch after a pass.
 
     Attributes:
-        states: Keys and values (B, G, K, S) by the names that the graph takes them by.
+        states: Keys and values (B, G, K, S), by their names in the graph.
         attention_mask: (B, T) of the prompts.
-        rotary: (B, steps - 1, S / 2) of the tokens to come.
+        rotary: (B, steps - 1, S / 2) of the tokens after the prompts.
     """
 
     states: Mapping[str, Floats]
@@ -71,7 +71,7 @@ class OnnxCache:
 def load_engine(
     folder: Path, precision: Precision, threads: int, pixel_range: tuple[int, int]
 ) -> Qwen2VLEngine[OnnxCache]:
-    """Return the engine of a checkpoint that has its graphs.
+    """Return the engine of a checkpoint with graphs.
 
     Raises:
         KeyError: A weight or an entry of a file is missing.
@@ -88,9 +88,9 @@ class OnnxModel:
 
     Args:
         folder: The checkpoint.
-        config: Its numbers.
-        precision: Which of its graphs are run.
-        threads: How many threads share one operator of the vision encoder.
+        config: The parameters of its model.
+        precision: Precision of the graphs to run.
+        threads: Threads that share one operator of the vision encoder.
     """
 
     def __init__(
@@ -99,18 +99,18 @@ class OnnxModel:
         tensors = Tensors(folder / SINGLE_WEIGHTS)
         self._config = config
         self._embeddings = tensors[EMBEDDING]  # (V, C)
-        # Kept, because the sessions use their memory.
+        # The sessions use the memory of these arrays.
         self._arrays = vision_arrays(tensors, precision), text_arrays(tensors, precision)
         vision_values, text_values = self._arrays
         path = graph_path(folder, Part.VISION, precision)
-        # A lone image is read by all threads, of several images each by one.
+        # All threads read a single image; of several images, each is read by one thread.
         self._vision = _session(path, vision_values, threads)
         self._vision_beside_others = (
             self._vision if threads == 1 else _session(path, vision_values, 1)
         )
         self._pool = ThreadPoolExecutor(threads, "vision")
-        # Its operators are small. With a pool of its own, whose threads wait actively beside the
-        # vision encoder's, two cores read 86 images a second from 16 clients instead of 118.
+        # One thread, because its operators are small. With a pool, whose threads would spin beside
+        # the vision encoder's, two cores read 86 images a second from 16 clients instead of 118.
         self._text = _session(graph_path(folder, Part.TEXT, precision), text_values, 1)
         self._vision_head_size = _dim(self._vision, "cos") * 2
         self._head_size = _dim(self._text, "cos") * 2
@@ -150,18 +150,18 @@ class OnnxModel:
         return OnnxCache(states, batch.attention_mask, later), log_probabilities
 
     def extend(
-        self, cache: OnnxCache, tokens: Ints, kept: int, rows: Ints | None = None
+        self, cache: OnnxCache, tokens: Ints, cached: int, rows: Ints | None = None
     ) -> tuple[OnnxCache, Floats]:
         """Read more tokens."""
         attention_mask, rotary, states = cache.attention_mask, cache.rotary, cache.states
-        before, count = attention_mask.shape[1] + kept, tokens.shape[1]
+        before, count = attention_mask.shape[1] + cached, tokens.shape[1]
         if rows is not None:
             attention_mask, rotary = attention_mask[rows], rotary.rows(rows)
             states = {name: array[rows] for name, array in states.items()}
         states, log_probabilities = self._forward(
             self._embeddings[tokens],
-            rotary.between(kept, kept + count),
-            extension_mask(attention_mask, kept, count),
+            rotary.between(cached, cached + count),
+            extension_mask(attention_mask, cached, count),
             {name: array[:, :, :before] for name, array in states.items()},
             wanted=count,
         )
@@ -170,8 +170,8 @@ class OnnxModel:
     def _encode_images(self, batch: Batch) -> Floats:
         """Return the image tokens (P / 4, C) of a batch, image after image.
 
-        Each image is a call of its own: the scale of an int8 operator is that of its whole input,
-        and an image is not to be read otherwise because of those beside it.
+        Each image has a call of its own. An int8 operator scales its whole input, so that in one
+        call the result of an image would depend on the others.
         """
         if len(batch.grids) == 1:
             return self._encode_image(self._vision, batch.pixel_values, batch.grids[0])
@@ -229,16 +229,16 @@ def _session(path: Path, arrays: Arrays, threads: int) -> onnxruntime.InferenceS
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = ERRORS_ONLY
-    # Threads wait actively for the next operator, but not for the next image.
+    # Threads spin while they wait for the next operator, but not for the next image.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
     options.add_external_initializers(list(arrays), values)
-    # From memory: of a file, the weights would be looked for beside it.
+    # Loaded from bytes: with a path, ONNX Runtime would look for the weights in its folder.
     try:
         return onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # ONNX Runtime's errors have no base of their own.
+    except Exception as error:  # ONNX Runtime's errors have no base class.
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path.name} does not fit the weights: {reason}") from error
 

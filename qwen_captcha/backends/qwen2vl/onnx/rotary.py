@@ -23,20 +23,20 @@ class Rotary(NamedTuple):
         """Return the positions from `start` to before `end`, along the second dim."""
         return Rotary(self.cos[:, start:end], self.sin[:, start:end])
 
-    def rows(self, places: Ints) -> Rotary:
-        """Return the rotations at some places of the first dim."""
-        return Rotary(self.cos[places], self.sin[places])
+    def rows(self, indices: Ints) -> Rotary:
+        """Return the rotations of some rows, the first dim."""
+        return Rotary(self.cos[indices], self.sin[indices])
 
 
 def vision_rotary(grid: Grid, *, head_size: int, theta: float, merge_size: int) -> Rotary:
     """Return the rotation of one image's patches (L, S / 2), the patches of a token together.
 
-    Half of the angles turn with a patch's row, half with its column.
+    Half of the angles depend on the row of a patch, half on its column.
     """
     shape = (grid.rows // merge_size, merge_size, grid.columns // merge_size, merge_size)
     row, column = np.indices(grid).reshape(2, *shape).transpose(0, 1, 3, 2, 4).reshape(2, -1)
     frequencies = _frequencies(head_size // 2, theta)
-    angles = [np.multiply.outer(place.astype(np.float32), frequencies) for place in (row, column)]
+    angles = [np.multiply.outer(axis.astype(np.float32), frequencies) for axis in (row, column)]
     return _rotary(np.concatenate(angles, axis=1))
 
 
@@ -45,12 +45,12 @@ def text_rotary(
 ) -> Rotary:
     """Return the rotation (B, T, S / 2) of M-RoPE positions (3, B, T)."""
     axes = np.repeat(np.arange(3), sections)  # (S / 2,)
-    places = np.moveaxis(position_ids[axes], 0, -1).astype(np.float32)  # (B, T, S / 2)
-    return _rotary(places * _frequencies(head_size, theta))
+    positions = np.moveaxis(position_ids[axes], 0, -1).astype(np.float32)  # (B, T, S / 2)
+    return _rotary(positions * _frequencies(head_size, theta))
 
 
 def _frequencies(size: int, theta: float) -> Floats:
-    """Return by how much each of `size` / 2 angles turns from one position to the next."""
+    """Return the change of each of `size` / 2 angles from one position to the next."""
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)
     return np.asarray(1 / np.float32(theta) ** exponents, dtype=np.float32)
 

@@ -1,9 +1,9 @@
-"""A checkpoint's weights as the graphs of ONNX Runtime take them.
+"""A checkpoint's weights in the layout of the graphs of ONNX Runtime.
 
 The graphs hold no weights: their initializers are filled from `model.safetensors` when a model is
-loaded, so that a checkpoint has one file of weights for every precision. Matrices lie (inputs,
-outputs), layers that share their input are one matrix, and the patch embedding is that of one
-frame, because the frames of a still image are equal.
+loaded, so that a checkpoint has one file of weights for every precision. Matrices have the
+shape (inputs, outputs), layers that share their input are one matrix, and the patch embedding is
+that of one frame, because the frames of a still image are equal.
 
 Dims: I inputs and O outputs of a linear layer, C width, V vocabulary.
 """
@@ -33,14 +33,14 @@ WEIGHT, BIAS, SCALE = ".weight", ".bias", ".scale"
 class Tensors(Mapping[str, Floats]):
     """The tensors of a safetensors file of bf16 or fp32, by name.
 
-    Each is read and converted to fp32 when it is asked for, so that no more than one of them takes
-    memory beside what is made of it.
+    A tensor is read and converted to fp32 on access, so that only one of them is in memory beside
+    the initializers.
 
     Args:
         path: The file.
 
     Raises:
-        DamagedWeightsError: It is not in the format.
+        DamagedWeightsError: The file is not in the format.
     """
 
     def __init__(self, path: Path) -> None:
@@ -123,7 +123,7 @@ def _norm(tensors: Mapping[str, Floats], source: str, name: str) -> Arrays:
 def _linear(
     tensors: Mapping[str, Floats], sources: list[str], name: str, precision: Precision
 ) -> Arrays:
-    """Return the initializers of linear layers of one input, side by side."""
+    """Return the initializers of linear layers with the same input, as one matrix."""
     weight = _transposed(np.concatenate([tensors[source + WEIGHT] for source in sources]))  # (I, O)
     arrays: Arrays = {}
     if precision is Precision.INT8:

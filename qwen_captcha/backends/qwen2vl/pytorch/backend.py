@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
     from qwen_captcha.backends.qwen2vl.pytorch.model import PyTorchCache
 
-# For each shape that a layer meets, torch's bridge to oneDNN and oneDNN itself keep a kernel, up to
-# 1,024 each by default and half a MiB apiece. Captchas of one size need a few dozen; images of any
-# size and batches of any composition filled both, 0.7 GiB, and read no faster for it.
+# torch's bridge to oneDNN and oneDNN itself each cache a kernel of half a MiB for every input shape
+# of a layer, by default up to 1,024. Captchas of one size need a few dozen. Images and batches of
+# many sizes filled both caches, 0.7 GiB, and were read no faster.
 LIMITS = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256"}
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,9 @@ class PyTorchBackend(Qwen2VLBackend):
 
     Args:
         checkpoint: Folder or hub name.
-        model_name: What `/health` calls it.
-        use_gpu: Use CUDA where there is some.
-        options: Further ones of `Qwen2VLBackend`.
+        model_name: Name of the model in the log and in `/health`.
+        use_gpu: Whether to use CUDA if a GPU is available.
+        options: Further arguments of `Qwen2VLBackend`.
     """
 
     name = "torch"
@@ -46,7 +46,7 @@ class PyTorchBackend(Qwen2VLBackend):
     def __init__(self, checkpoint: str, *, model_name: str, use_gpu: bool, **options: int) -> None:
         super().__init__(checkpoint, model_name=model_name, **options)
         self._use_gpu = use_gpu
-        # The driver's answer, until torch gives its own.
+        # According to the driver; `load` sets it according to torch.
         self._device = "cuda" if use_gpu and self._gpu_available else "cpu"
 
     @property
@@ -55,13 +55,14 @@ class PyTorchBackend(Qwen2VLBackend):
         return self._device
 
     def check(self) -> None:
-        """Find out within seconds whether the checkpoint can be loaded.
+        """Check within seconds whether the checkpoint can be loaded.
 
-        A hub name that is not in the cache is looked up on the hub, a few kB. Memory is checked
-        for the CPU; GPUs tell theirs only to torch, in `load`.
+        For a hub name that is not in the cache, a few kB are downloaded. Memory is checked for the
+        CPU only: that of GPUs requires torch, and `load` checks it.
 
         Raises:
-            ModelLoadError: It is missing, half-downloaded, of another architecture or too
+            ModelLoadError: The checkpoint is missing, half-downloaded, of another architecture or
+            too
                 large; the message has the remedy.
         """
         files = checkpoint_files.find_checkpoint(self._checkpoint)
@@ -77,7 +78,7 @@ class PyTorchBackend(Qwen2VLBackend):
         return files
 
     def _weights_on_the_hub(self) -> Weights | None:
-        """Return the size of weights that are not here, None where the hub does not provide it."""
+        """Return the size of weights on the hub, None where the hub does not provide it."""
         folder = checkpoint_files.download_description(self._checkpoint)
         checkpoint_files.check_architecture(folder, self._checkpoint)
         log.info("%s is not complete on this machine and will be downloaded.", self._checkpoint)
@@ -85,13 +86,13 @@ class PyTorchBackend(Qwen2VLBackend):
 
     def _load_engine(self, files: CheckpointFiles) -> Qwen2VLEngine[PyTorchCache]:
         limit_kernel_caches()
-        # Seconds: torch and transformers are imported here and not before.
+        # torch and transformers take seconds to import, so they are imported only here.
         from qwen_captcha.backends.qwen2vl.pytorch import loading
         from qwen_captcha.backends.qwen2vl.pytorch.processor import create_engine
 
         plan = self._plan(files, loading.visible_gpus())
         threads = loading.use_available_cores(self._workers)
-        loading.keep_freed_memory()
+        loading.retain_freed_memory()
         log.info(
             "%s of weights in %s on the device %s, %d CPU threads",
             gib(files.weights.loaded_bytes(plan.precision.bytes_per_parameter)),
@@ -101,7 +102,8 @@ class PyTorchBackend(Qwen2VLBackend):
         )
         if plan.slow:
             log.warning(
-                "%s does not fit the memory in float32, and this processor computes %s slowly.",
+                "%s does not fit the memory in float32, and this processor computes %s slowly: "
+                "add memory, or choose a smaller model with QWEN_MODEL.",
                 self._model_name,
                 plan.precision,
             )
@@ -129,5 +131,5 @@ class PyTorchBackend(Qwen2VLBackend):
 
 
 def limit_kernel_caches() -> None:
-    """Set the limits; it has no effect on a process that has imported torch."""
+    """Set `LIMITS` in the environment; no effect if torch is imported already."""
     set_unset_variables(LIMITS)

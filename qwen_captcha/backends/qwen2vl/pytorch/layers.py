@@ -1,11 +1,10 @@
 """Linear layers and the rotary position embedding, run with as few operations as possible.
 
 Layers that share their input (queries, keys and values; gate and up) are one matrix product, and
-small weights are stored in the order in which a CPU multiplies them. The results are those of the
-layers one by one. Weights exist once in memory, except small ones; the layers themselves keep views
-of the joined ones. The rotation gives exactly the values of the usual x * cos + rotate_half(x) *
-sin, where rotate_half swaps the halves of x and negates the first one; here the sign is in the
-sine.
+small weights are also stored in the order in which a CPU multiplies them. The results equal those
+of the separate layers. All but small weights exist once in memory: the layers have views of the
+joined ones. The rotation equals x * cos + rotate_half(x) * sin, where rotate_half swaps the halves
+of x and negates the first one; here the sign is part of the sine.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ from torch import nn
 from torch.backends import mkldnn
 from torch.nn import functional
 
-# A second copy of a matrix of up to so many numbers is worth its memory: a captcha takes a fifth
-# less time. The bundled checkpoint's are smaller, most of the 2B's are larger.
+# Maximum size of a matrix that is stored a second time, which reduces the time of a captcha by a
+# fifth. Matrices of the bundled checkpoint are smaller, most of the 2B's are larger.
 MAX_PACKED_PARAMETERS = 2 * 1024**2
 
 
 class FusedLinear:
-    """One linear layer, or several of the same input whose results are wanted side by side.
+    """One linear layer, or several with the same input, whose results are concatenated.
 
-    Layers that only look like linear ones, as those of a quantised checkpoint, are called as
-    they are.
+    Layers of another class than `nn.Linear`, as in a quantised checkpoint, are called unchanged.
 
     Args:
-        layers: On one device; all with a bias, or none.
+        layers: Layers on one device; all of them with a bias, or none.
     """
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -44,7 +42,7 @@ class FusedLinear:
         self._packed = None if self._weight is None else _pack(self._weight)
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the layers' results for states (..., C), side by side along the last dim."""
+        """Return the layers' results for states (..., C), concatenated along the last dim."""
         if self._packed is not None:
             return _multiply(states, self._packed, self._bias)
         if self._weight is not None:
@@ -53,7 +51,7 @@ class FusedLinear:
 
 
 def _join(layers: Sequence[nn.Linear], name: str) -> torch.Tensor:
-    """Return a parameter of all layers, one below the other; each keeps a view of its part."""
+    """Return a parameter of all layers, concatenated; each layer's becomes a view of its part."""
     parts: list[torch.Tensor] = [getattr(layer, name).detach() for layer in layers]
     if len(parts) == 1:
         return parts[0]
@@ -65,17 +63,17 @@ def _join(layers: Sequence[nn.Linear], name: str) -> torch.Tensor:
 
 
 def _pack(weight: torch.Tensor) -> torch.Tensor | None:
-    """Return a small weight matrix as oneDNN multiplies it, None where that brings nothing.
+    """Return a small weight matrix in the layout of oneDNN, None where that has no benefit.
 
-    Otherwise oneDNN puts it into that order in each call. These operators are what torch's own
-    compiler calls for a linear layer whose weight it has frozen.
+    Otherwise oneDNN reorders it in each call. torch's compiler uses the same operators for a linear
+    layer with a frozen weight.
     """
     present: bool = mkldnn.is_available()  # type: ignore[no-untyped-call]
     if weight.device.type != "cpu" or weight.numel() > MAX_PACKED_PARAMETERS or not present:
         return None
     try:
         packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
-    except (AttributeError, RuntimeError):  # This processor's build of torch is without it.
+    except (AttributeError, RuntimeError):  # Builds of torch for some processors lack it.
         return None
     return packed
 
@@ -97,13 +95,13 @@ class Rotation:
 
     @classmethod
     def from_cos_sin(cls, cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
-        """Return the rotation by angles of which cosine and sine are known."""
+        """Return the rotation by angles, given by their cosine and sine."""
         first, second = sin.chunk(2, dim=-1)
         return cls(cos, torch.cat([-first, second], dim=-1))
 
     @classmethod
     def concatenated(cls, rotations: Sequence[Rotation]) -> Rotation:
-        """Return the rotations of one position after the other, along the first dim."""
+        """Return rotations concatenated along the first dim."""
         if len(rotations) == 1:
             return rotations[0]
         return cls(
@@ -112,7 +110,7 @@ class Rotation:
         )
 
     def turn_in_place(self, states: torch.Tensor) -> None:
-        """Turn the states; their shape must broadcast with the rotation's."""
+        """Rotate the states in place; their shape must broadcast with the rotation's."""
         swapped = states.roll(states.shape[-1] // 2, dims=-1).mul_(self.signed_sin)
         states.mul_(self.cos).add_(swapped)
 
@@ -126,7 +124,7 @@ class Rotation:
         """Return the positions from `start` to before `end`, along the second dim."""
         return Rotation(self.cos[:, start:end], self.signed_sin[:, start:end])
 
-    def rows(self, places: torch.Tensor) -> Rotation:
-        """Return the rotations at some places of the first dim."""
-        places = places.to(self.cos.device)
-        return Rotation(self.cos[places], self.signed_sin[places])
+    def rows(self, indices: torch.Tensor) -> Rotation:
+        """Return the rotations of some rows, the first dim."""
+        indices = indices.to(self.cos.device)
+        return Rotation(self.cos[indices], self.signed_sin[indices])

@@ -1,7 +1,7 @@
 """Load a model and its processor from a checkpoint on disk.
 
-Only safetensors and no code of a checkpoint are loaded. The network is not used. Weights exist once
-in memory.
+Weights are loaded only from safetensors files, once into memory. No code of a checkpoint is run,
+and the network is not used.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from qwen_captcha.backends.hardware import usable_cores
 from qwen_captcha.backends.qwen2vl.pytorch.placement import Gpu, LoadPlan
 from qwen_captcha.errors import ModelLoadError
 
-# Of glibc's `mallopt`.
+# Parameters of glibc's `mallopt`.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-# Freed memory that the process keeps, and the largest piece that may lie in it: tensors of a batch
-# of 32 captchas take a few MiB each.
+# Maximum freed memory that the process retains, and the largest allocation that is retained:
+# tensors of a batch of 32 captchas take a few MiB each.
 TRIM_THRESHOLD_BYTES = 128 * 1024**2
-MAX_RETAINED_BYTES = 32 * 1024**2  # glibc takes no more.
+MAX_RETAINED_BYTES = 32 * 1024**2  # The maximum of glibc.
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def visible_gpus() -> list[Gpu]:
     return [
         Gpu(
             free_bytes=torch.cuda.mem_get_info(number)[0],
-            # Before Ampere bf16 is emulated, slower than fp32.
+            # GPUs before Ampere emulate bf16, slower than fp32.
             computes_bf16=torch.cuda.get_device_capability(number) >= (8, 0),
         )
         for number in range(torch.cuda.device_count())
@@ -43,18 +43,18 @@ def visible_gpus() -> list[Gpu]:
 
 
 def use_available_cores(workers: int) -> int:
-    """Give torch this worker's share of the threads that can really run; return how many."""
-    # OpenMP counts the host's cores, also where a container may use a fraction of one; a smaller
-    # number that OMP_NUM_THREADS sets stays.
+    """Set torch's number of threads to this worker's share of the usable cores; return it."""
+    # By default OpenMP uses all cores of the host, also in a container with a quota. A smaller
+    # number from OMP_NUM_THREADS is not changed.
     threads = min(torch.get_num_threads(), max(1, usable_cores() // workers))
     torch.set_num_threads(threads)
     return threads
 
 
-def keep_freed_memory() -> None:
-    """Have glibc keep some of the memory that is freed, for the next batch.
+def retain_freed_memory() -> None:
+    """Configure glibc to retain some freed memory for the next batch.
 
-    Otherwise it goes back to the system after each, whose fresh pages took 7 % of a batch's time.
+    Otherwise glibc returns it to the system after each batch. New pages took 7 % of a batch's time.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -66,13 +66,13 @@ def load_model(folder: Path, plan: LoadPlan) -> Qwen2VLForConditionalGeneration:
     """Return the model of a complete checkpoint, ready for inference.
 
     Raises:
-        ModelLoadError: The files do not make a model.
+        ModelLoadError: The files are damaged, or weights are missing.
     """
     placement: dict[str, object] = {"device_map": {"": plan.device}}
     if plan.gpu is not None:
         placement = {"device_map": {"": plan.gpu}}
     elif plan.gpu_budgets:
-        # No budget for the CPU and the disk: the plan has made sure that the GPUs suffice.
+        # Without a budget for the CPU and the disk: the plan has checked that the GPUs suffice.
         placement = {"device_map": "auto", "max_memory": plan.gpu_budgets}
     try:
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
@@ -88,18 +88,19 @@ def load_model(folder: Path, plan: LoadPlan) -> Qwen2VLForConditionalGeneration:
         raise _broken(folder, error) from error
     missing = sorted(report["missing_keys"])
     if missing:
-        # transformers fills the gap with random numbers and a warning.
+        # transformers only warns, and fills missing weights with random numbers.
         raise ModelLoadError(
-            f"The checkpoint {folder.name} lacks {len(missing)} weights, {missing[0]} among them."
+            f"The checkpoint {folder.name} lacks {len(missing)} weights, {missing[0]} among them: "
+            "download or save it again."
         )
     return model.eval()
 
 
 def load_processor(folder: Path, pixel_range: tuple[int, int]) -> Qwen2VLProcessor:
-    """Return the checkpoint's processor, which shows the model images of `pixel_range` pixels.
+    """Return the checkpoint's processor, which resizes images to the range of pixels.
 
     Raises:
-        ModelLoadError: The files do not make a processor.
+        ModelLoadError: A file of the processor is missing or damaged.
     """
     try:
         processor = AutoProcessor.from_pretrained(

@@ -2,7 +2,8 @@
 
 One thread uses a model. Running out of memory is a MemoryError on every device.
 
-Dims: B rows, R rows that go on, T tokens of the prompts, N tokens of one pass, S size of a head.
+Dims: B rows, R rows that are extended, T tokens of the prompts, N tokens of one pass, S size of a
+head.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class PyTorchCache:
     Attributes:
         states: Keys and values.
         attention_mask: (B, T) of the prompts.
-        rotation: (B, steps - 1, 1, S) of the tokens to come.
+        rotation: (B, steps - 1, 1, S) of the tokens after the prompts.
     """
 
     states: KeyValueCache
@@ -81,32 +82,32 @@ class PyTorchModel:
             return cache, _log_probabilities(logits)
 
     def extend(
-        self, cache: PyTorchCache, tokens: Ints, kept: int, rows: Ints | None = None
+        self, cache: PyTorchCache, tokens: Ints, cached: int, rows: Ints | None = None
     ) -> tuple[PyTorchCache, Floats]:
         """Read more tokens."""
         count = tokens.shape[1]
         with torch.inference_mode(), _memory_errors():
-            cache = self._shortened(cache, kept, rows)
+            cache = self._shortened(cache, cached, rows)
             logits = self.decoder.forward(
                 self.decoder.embed(self._tensor(tokens)),
-                cache.rotation.between(kept, kept + count),
-                self._mask(extension_mask(cache.attention_mask, kept, count)),
+                cache.rotation.between(cached, cached + count),
+                self._mask(extension_mask(cache.attention_mask, cached, count)),
                 cache.states,
                 wanted=count,
             )
             return cache, _log_probabilities(logits)
 
-    def _shortened(self, cache: PyTorchCache, kept: int, rows: Ints | None) -> PyTorchCache:
-        """Return a cache of some rows without the tokens behind those kept."""
-        length = cache.attention_mask.shape[1] + kept
+    def _shortened(self, cache: PyTorchCache, cached: int, rows: Ints | None) -> PyTorchCache:
+        """Return a cache of some rows: the prompts and the first `cached` tokens after them."""
+        length = cache.attention_mask.shape[1] + cached
         if rows is None:
             states = cache.states.shared(length)
             return PyTorchCache(states, cache.attention_mask, cache.rotation)
-        places = torch.from_numpy(rows)
+        indices = torch.from_numpy(rows)
         return PyTorchCache(
-            cache.states.selected(places, length),
+            cache.states.selected(indices, length),
             cache.attention_mask[rows],
-            cache.rotation.rows(places),
+            cache.rotation.rows(indices),
         )
 
     def _embed(self, batch: Batch) -> torch.Tensor:
@@ -129,7 +130,7 @@ def _log_probabilities(logits: torch.Tensor) -> Floats:
 
 @contextmanager
 def _memory_errors() -> Iterator[None]:
-    """Turn every device's way of running out of memory into MemoryError."""
+    """Raise MemoryError where torch raises an error of the GPU or the CPU about memory."""
     try:
         yield
     except torch.OutOfMemoryError as error:

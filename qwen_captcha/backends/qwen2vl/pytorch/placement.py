@@ -16,7 +16,7 @@ from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.errors import ModelLoadError
 
 GIB = 1024**3
-# Buffers, images and the caches of a batch, beside the weights.
+# Memory for buffers, images and the caches of a batch, in addition to the weights.
 CPU_SPARE_BYTES = GIB // 2
 GPU_SPARE_BYTES = GIB
 # Processors without these compute bf16 far slower than fp32.
@@ -53,10 +53,11 @@ class LoadPlan:
     """The placement of the weights.
 
     Attributes:
-        precision: What they are converted to.
-        gpu: The one GPU that holds them; None: the CPU, or several GPUs.
-        slow: The processor computes this precision slowly, but the faster one does not fit.
-        gpu_budgets: With several GPUs, how many bytes of weights each may take, by its number.
+        precision: The type to which they are converted.
+        gpu: Number of the GPU; None for the CPU or several GPUs.
+        slow: Whether the processor computes this precision slowly, because the faster one does not
+            fit.
+        gpu_budgets: With several GPUs, maximum bytes of weights on each, by its number.
     """
 
     precision: Precision
@@ -76,10 +77,10 @@ def plan_for_cpu(
     """Return the placement of a checkpoint on the CPU.
 
     Args:
-        name: What the user calls the checkpoint.
-        weights: Their size.
+        name: Name of the checkpoint in errors.
+        weights: The size of its weights.
         flags: The processor's features.
-        available_bytes: Memory left, None where it is unknown and taken to be enough.
+        available_bytes: Available memory; None if it is unknown, which is treated as enough.
 
     Raises:
         ModelLoadError: The weights do not fit.
@@ -94,12 +95,12 @@ def plan_for_cpu(
 
 
 def plan_for_gpus(name: str, weights: Weights, gpus: Sequence[Gpu]) -> LoadPlan:
-    """Return the placement of a checkpoint on the GPUs: on the emptiest one, else spread.
+    """Return the placement on the GPU with the most free memory, else on several GPUs.
 
     Args:
-        name: What the user calls the checkpoint.
-        weights: Their size.
-        gpus: At least one.
+        name: Name of the checkpoint in errors.
+        weights: The size of its weights.
+        gpus: At least one GPU.
 
     Raises:
         ModelLoadError: The weights do not fit all GPUs together.
@@ -124,12 +125,12 @@ def plan_for_gpus(name: str, weights: Weights, gpus: Sequence[Gpu]) -> LoadPlan:
 
 
 def _needed_bytes(weights: Weights, precision: Precision) -> int:
-    # A tenth more: alignment, and layers that do not fill a device to the brim.
+    # A tenth more, for alignment and for layers that cannot be split between devices.
     return weights.loaded_bytes(precision.bytes_per_parameter) * 11 // 10
 
 
 def _too_large(name: str, needed: int, free: str, also: str = "") -> ModelLoadError:
-    # The default is the smallest of those published.
+    # The default is the smallest published Qwen2-VL.
     smaller = "" if name == DEFAULT_MODEL else f"QWEN_MODEL={DEFAULT_MODEL} (5 GiB in bf16) or "
     return ModelLoadError(
         f"{name} needs {_gib(needed)} and only {free}. Choose a smaller model: {also}{smaller}"

@@ -1,4 +1,4 @@
-"""Read the facts for the search from a checkpoint's processor and configurations."""
+"""The engine of a model of transformers, with the configuration of its processor."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def processor_config(processor: Qwen2VLProcessor) -> ProcessorConfig:
 def end_token_ids(
     model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor
 ) -> frozenset[int]:
-    """Return every token that the configurations, the tokenizer or Qwen2-VL itself ends with."""
+    """Return every token with which an answer of this checkpoint can end."""
     return named_end_ids(
         processor.tokenizer.backend_tokenizer,
         model.config.text_config.eos_token_id,

@@ -1,10 +1,10 @@
-"""The text model of Qwen2-VL, run step by step over a cache of known size.
+"""The text decoder of Qwen2-VL, run step by step with a cache of fixed capacity.
 
-The logits equal those of the model's own forward pass over the same weights, whose bookkeeping
-costs more than the arithmetic of a small model.
+The logits equal those of the model's own forward pass. For a small model, that one spends more time
+outside of arithmetic than in it.
 
-Dims: B batch, T tokens of this pass, N those whose logits are wanted, K tokens so far, C width, H
-heads, G key-value heads, S size of a head, V vocabulary.
+Dims: B batch, T tokens of this pass, N last tokens whose logits are returned, K tokens so far, C
+width, H heads, G key-value heads, S size of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwen_captcha.backends.qwen2vl.pytorch.layers import FusedLinear, Rotation
 
 
 class KeyValueCache:
-    """Keys and values of all layers, with room for every token of one batch."""
+    """Keys and values of all layers, allocated for every token of one batch."""
 
     def __init__(self, layers: int, capacity: int) -> None:
         self.length = 0
@@ -29,7 +29,7 @@ class KeyValueCache:
         """Store the states of a pass; return all so far.
 
         Args:
-            layer: Its number.
+            layer: Number of the layer.
             states: (B, T, 2 * G, S), keys before values.
 
         Returns:
@@ -46,18 +46,18 @@ class KeyValueCache:
         return store[:, :, :end]
 
     def shared(self, tokens: int) -> KeyValueCache:
-        """Return a cache of the first tokens that goes on in the same memory."""
+        """Return a cache of the first tokens, which shares the memory of this one."""
         cache = KeyValueCache(len(self._stores), self._capacity)
         cache.length, cache._stores = tokens, list(self._stores)
         return cache
 
     def selected(self, rows: torch.Tensor, tokens: int) -> KeyValueCache:
-        """Return a copy of the first tokens of the rows at some places."""
+        """Return a cache with a copy of the first tokens of some rows."""
         cache = KeyValueCache(len(self._stores), self._capacity)
         for layer, store in enumerate(self._stores):
             if store is not None:
-                kept = store[rows.to(store.device), :, :tokens]  # (R, 2 * G, K, S)
-                cache.append(layer, kept.transpose(1, 2))
+                states = store[rows.to(store.device), :, :tokens]  # (R, 2 * G, K, S)
+                cache.append(layer, states.transpose(1, 2))
         cache.advance(tokens)
         return cache
 
@@ -72,7 +72,9 @@ class TextDecoder:
     def __init__(self, model: Qwen2VLForConditionalGeneration) -> None:
         self._text = model.model.language_model
         if self._text.has_sliding_layers:
-            raise ValueError("The checkpoint uses sliding-window attention, which is not served.")
+            raise ValueError(
+                "The checkpoint uses sliding-window attention, which is not supported."
+            )
         self._layers = [_Layer(layer, number) for number, layer in enumerate(self._text.layers)]
         self._head = FusedLinear(model.lm_head)
         self._head_device = model.lm_head.weight.device
@@ -110,9 +112,9 @@ class TextDecoder:
         Args:
             embeddings: (B, T, C).
             rotation: (B, T, 1, S), of these tokens.
-            mask: (B, 1, T, K) bool, False where a token does not attend to another; None where each
-                attends to all up to itself.
-            cache: Of the tokens before.
+            mask: (B, 1, T, K) bool, True where a token attends to another; None for causal
+                attention.
+            cache: The cache of the tokens before.
             wanted: N.
         """
         hidden = embeddings
@@ -128,11 +130,11 @@ class TextDecoder:
 
 
 class _Layer:
-    """One layer; the modules of the checkpoint keep its weights.
+    """One layer, with the weights of a loaded layer.
 
     Args:
-        layer: The checkpoint's.
-        number: Its place in the cache.
+        layer: The loaded layer.
+        number: Index of the layer in the cache.
     """
 
     def __init__(self, layer: Qwen2VLDecoderLayer, number: int) -> None:
@@ -169,7 +171,7 @@ class _Layer:
         keys, values = known.chunk(2, dim=1)  # (B, G, K, S) each
         query = states[:, :, : self._heads]  # (B, T, H, S)
         if last_only:
-            # The keys of all tokens are kept; of the result only the last token matters.
+            # The cache has the keys of all tokens; only the last token's result is used.
             hidden, query = hidden[:, -1:], query[:, -1:]
             mask = None if mask is None else mask[:, :, -1:]
         hidden = hidden + self._mix(self._attend(query, keys, values, mask))
@@ -186,7 +188,7 @@ class _Layer:
         """Return the attention of queries (B, T, H, S), as (B, T, H * S)."""
         rows, tokens, _, size = query.shape
         if tokens == 1:
-            # Heads that share keys are then like further tokens, and keys need no copies.
+            # Treat heads that share keys as further tokens, so that keys need no copies.
             query = query.reshape(rows, self._groups, self._sharing, size)  # (B, G, H / G, S)
         else:
             query = query.transpose(1, 2)  # (B, H, T, S)
@@ -201,6 +203,6 @@ class _Layer:
 
 
 def _norm(norm: Qwen2VLRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
-    """Normalise by the root mean square, as `norm` does in six operations instead of one."""
+    """Return the result of `norm`, computed by one operation instead of six."""
     weight = norm.weight
     return functional.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)

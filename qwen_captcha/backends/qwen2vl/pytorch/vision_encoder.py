@@ -1,8 +1,8 @@
 """The vision encoder of Qwen2-VL, run over all images of a batch at once.
 
-The result equals that of the model's own forward pass over the same weights. That one is slower on
-a CPU: it runs the patch embedding as a three-dimensional convolution over two frames, which are
-equal in a still image, and attention image by image. Here images of equal size share one call.
+The result equals that of the model's own forward pass. That one is slower on a CPU: it runs the
+patch embedding as a three-dimensional convolution over two frames, which are equal in a still
+image, and attention image by image. Here, adjacent images of equal size share one call.
 
 Dims: P patches of the whole batch, N images of one size, L patches of one of them, C width, H
 heads, S size of a head.
@@ -37,7 +37,10 @@ class VisionEncoder:
 
     def __init__(self, visual: Qwen2VisionTransformerPretrainedModel) -> None:
         if visual.config.hidden_act != ACTIVATION:
-            raise ValueError(f"The vision encoder has the activation {visual.config.hidden_act}.")
+            raise ValueError(
+                f"The vision encoder has the activation {visual.config.hidden_act}; only "
+                f"{ACTIVATION} is supported."
+            )
         self._visual = visual
         self._blocks = [_Block(block) for block in visual.blocks]
         self._project = FusedLinear(_linear_layer(visual.patch_embed.proj))
@@ -50,7 +53,7 @@ class VisionEncoder:
 
         Args:
             pixel_values: (P, values of a patch of one frame).
-            grids: The images' sizes. Neighbours of equal size are run together.
+            grids: The images' sizes. Adjacent images of equal size are run together.
         """
         hidden = self._embed(pixel_values)  # (P, C)
         rotation = Rotation.concatenated([self._rotation(grid) for grid in grids])  # (P, S)
@@ -74,7 +77,7 @@ class VisionEncoder:
 
 
 class _Block:
-    """One block; the modules of the checkpoint keep its weights."""
+    """One block, with the weights of a loaded block."""
 
     def __init__(self, block: Qwen2VLVisionBlock) -> None:
         self.device: torch.device = block.norm1.weight.device
@@ -97,7 +100,7 @@ class _Block:
     def _attend(
         self, normed: torch.Tensor, rotation: Rotation, grids: Sequence[Grid]
     ) -> torch.Tensor:
-        """Let the patches (P, C) of each image attend to each other."""
+        """Return the attention (P, C) between the patches (P, C) of each image."""
         states = self._states(normed).view(len(normed), 3, self._heads, -1)  # (P, 3, H, S)
         # Rotated in fp32, as the model does.
         turned = states[:, :2].float()  # (P, 2, H, S)
@@ -120,7 +123,7 @@ class _Block:
 
 
 class _Merger:
-    """Makes one image token of the four patches of a square."""
+    """Merges the four patches of a square into one image token."""
 
     def __init__(self, merger: PatchMerger) -> None:
         self._device: torch.device = merger.ln_q.weight.device
@@ -137,9 +140,9 @@ class _Merger:
 
 
 def _linear_layer(convolution: nn.Conv3d) -> nn.Linear:
-    """Return the layer that a convolution is for equal frames if its stride is its kernel.
+    """Return the linear layer that equals a patch embedding for a still image.
 
-    As a matrix product it is 7 times faster.
+    The stride of that convolution is the size of its kernel. The matrix product is 7 times faster.
     """
     kernel = still_image_kernel(convolution.weight.detach())
     layer = nn.Linear(kernel.shape[1], kernel.shape[0], bias=False, device="meta")
@@ -150,7 +153,7 @@ def _linear_layer(convolution: nn.Conv3d) -> nn.Linear:
 def still_image_kernel(weight: torch.Tensor) -> torch.Tensor:
     """Return the kernel for one frame of a patch embedding (C, channels, frames, 14, 14).
 
-    The frames of a still image are equal, so the sum of the kernel's frames does for all.
+    The frames of a still image are equal, so the sum of the kernel's frames replaces them.
 
     Returns:
         (C, values of one frame), summed in fp32.

@@ -75,8 +75,8 @@ def flat(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (sliding, "text_config.use_sliding_window is True, the graphs have False"),
-        (relu, "text_config.hidden_act is relu, the graphs have silu"),
+        (sliding, "text_config.use_sliding_window is True, but the graphs support only False"),
+        (relu, "text_config.hidden_act is relu, but the graphs support only silu"),
         (flat, "config.json has no text_config"),
     ],
 )

@@ -51,7 +51,7 @@ from qwen_captcha.backends.qwen2vl.pytorch import loading
 def batch():
     assert sum(part[0].item() for part in [torch.ones(2**20) for _ in range(6)]) == 6  # 4 MiB each
 
-loading.keep_freed_memory()
+loading.retain_freed_memory()
 for _ in range(3):
     batch()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
