@@ -83,9 +83,9 @@ class Competitor:
     """Another reader of captchas.
 
     Attributes:
-        name: What it is called.
-        read: Returns what it makes of one image.
-        read_all: Returns what it makes of many, as fast as it can.
+        name: Name in the report.
+        read: Returns the text of one image.
+        read_all: Returns the texts of many images, in its fastest way.
     """
 
     name: str
@@ -101,18 +101,18 @@ def service_environment(plan: Plan) -> dict[str, str]:
         "HOST": "127.0.0.1",
         "OMP_NUM_THREADS": str(plan.threads),
         "LOG_LEVEL": "warning",
-        # A large model on a slow machine is to be measured, not to be cut off.
+        # Long enough for a large model on a slow machine.
         "OCR_TIMEOUT_S": "600",
         "BATCH_OCR_TIMEOUT_S": "600",
     }
 
 
 def measure(plan: Plan) -> BenchReport:
-    """Run everything.
+    """Run all measurements.
 
     Raises:
         ServiceStartError: The service did not become ready.
-        ServiceError: The service rejected an image, or a cache took part.
+        ServiceError: The service rejected an image, or answered from its cache.
         ModelLoadError: The checkpoint cannot be loaded.
         SettingsError: The environment holds a setting that cannot be used.
     """
@@ -172,18 +172,18 @@ def load_plain(plan: Plan, device: str) -> PlainGenerate:
 
 
 def load_competitors(name: str, plan: Plan, stack: ExitStack) -> list[Competitor]:
-    """Return ready competitors, which end with the stack.
+    """Return ready competitors; their services end with the stack.
 
     Args:
         name: One of `Plan.against`.
-        plan: What is measured.
-        stack: Holds their services.
+        plan: The plan of the measurement.
+        stack: The stack that closes their services.
 
     Raises:
         ReaderError: ddddocr or rapidocr is not installed.
         ServiceStartError: The service did not become ready.
     """
-    if name == "ddddocr":  # Its models take the threads that they choose.
+    if name == "ddddocr":  # Its number of threads cannot be set.
         return [_in_process(DdddocrReader(beta=beta)) for beta in (True, False)]
     if name == "rapidocr":
         return [_in_process(PPOCRReader(plan.threads))]
@@ -207,7 +207,7 @@ def _in_process(reader: DdddocrReader | PPOCRReader) -> Competitor:
 
 
 def measure_single(url: str, images: Sequence[bytes], competitor: Competitor) -> SingleImageTimes:
-    """Read the images one at a time, here and there in turns."""
+    """Read the images one at a time, with the service and the competitor in turns."""
     with ServiceClient(url) as client:
         return SingleImageTimes(competitor.name, *single_latencies(client, competitor.read, images))
 
@@ -225,11 +225,12 @@ def measure_ways(
         url: The running service.
         images: Distinct images, a multiple of `BATCH_IMAGES`.
         rounds: How often each way is measured.
-        plain_read: The old way of reading one image.
+        plain_read: Plain `generate` of one image.
         competitors: Other readers, measured with the rest.
 
     Returns:
-        The ways, the old one first, and each of the others' share of images that it reads alike.
+        The ways, plain `generate` first, and for the service's ways the share of images with the
+        same text as plain `generate`.
     """
     with ServiceClient(url) as client, concurrent_clients(url, CLIENTS) as clients:
         ways: dict[str, Callable[[], list[str | None]]] = {
@@ -247,7 +248,7 @@ def measure_ways(
 def plan_of(argv: Sequence[str] | None) -> tuple[Plan, Path | None]:
     """Return the arguments of the command line: the plan, and where to write JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m evaluation.bench", description="How fast the service is."
+        prog="python -m evaluation.bench", description="Measure the speed of the service."
     )
     parser.add_argument("--model", default=BUNDLED, help="bundled, a folder or a hub name")
     parser.add_argument("--images", type=_images, default=64, help="images each way and round")

@@ -34,8 +34,8 @@ class Point:
 
     Attributes:
         below: Answers with less confidence are passed on.
-        passed_on: Share of images.
-        accuracy: Share right.
+        passed_on: Share of images that are passed on.
+        accuracy: Share of right answers.
         seconds: Mean time of an image, both readings one after the other.
     """
 

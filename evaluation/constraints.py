@@ -1,11 +1,11 @@
-"""Measure whether a charset is obeyed, and its effect on the accuracy.
+"""Measure whether answers stay inside a charset, and its effect on the accuracy.
 
     python -m evaluation.constraints FOLDER [--url URL | --model MODEL]
 
-Digit families are read with `charset_range=0` and letter families with `charset_range=6`, each
-beside an unrestricted run of the same images. A character outside the charset counts in the answer
-and in the model's output, so that deleting it afterwards does not pass. The exit status is 0 only
-if every charset was obeyed and no accuracy fell.
+Digit families are read with `charset_range=0` and letter families with `charset_range=6`, and the
+same images are read without it. The answer and the model's output are both checked, so that
+removing a character afterwards does not pass. The exit status is 0 only if all characters were
+inside the charset and no accuracy fell.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Effect:
 
     Attributes:
         name: The kind and the option.
-        images: How many.
+        images: Number of images.
         free_outside: Images read with a character outside, unrestricted.
         free_accuracy: Mean accuracy over the families, unrestricted.
         outside: Images read with a character outside although restricted.
@@ -65,7 +65,7 @@ class Effect:
 
     @property
     def holds(self) -> bool:
-        """Whether the charset was obeyed and the accuracy did not fall."""
+        """Whether all characters were inside the charset and the accuracy did not fall."""
         return self.outside == 0 and self.accuracy >= self.free_accuracy
 
 
@@ -98,7 +98,7 @@ def measure(arguments: argparse.Namespace) -> list[Effect]:
 
     Raises:
         SampleError: The folder holds no labelled captchas of these kinds.
-        ReaderError: The reader is missing, not ready, or breaks down.
+        ReaderError: The reader is missing, not ready, or fails.
     """
     families = read_families(arguments.folder)
     effects = []
@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     command = argparse.ArgumentParser(
         prog="python -m evaluation.constraints",
-        description="Whether charsets are obeyed, and what that does to the accuracy.",
+        description="Measure whether answers stay inside a charset, and its effect.",
     )
     add_reader_arguments(command)
     try:

@@ -47,7 +47,7 @@ def evaluate(arguments: argparse.Namespace) -> Report:
 
     Raises:
         SampleError: The folder holds no labelled captchas.
-        ReaderError: A reader is missing, not ready, or breaks down.
+        ReaderError: A reader is missing, not ready, or fails.
     """
     families = read_families(arguments.folder)
     options = dict(arguments.option)
@@ -68,7 +68,7 @@ def evaluate(arguments: argparse.Namespace) -> Report:
 
 
 def _competitors(names: Sequence[str]) -> list[Reader]:
-    """Return the readers to compare with, before anything is read."""
+    """Return the readers to compare with; a missing one is reported before any reading."""
     readers: list[Reader] = []
     if "ddddocr" in names:
         from evaluation.accuracy.readers.ddddocr import DdddocrReader
@@ -82,7 +82,7 @@ def _competitors(names: Sequence[str]) -> list[Reader]:
 
 
 def _competitor(reader: Reader, families: Sequence[Family], ours: ScoredFamilies) -> Competitor:
-    # One at a time: ddddocr's engine does not promise thread safety.
+    # One image at a time: ddddocr does not document thread safety.
     return compare(reader.name, ours, read_with_bar(families, reader, workers=1))
 
 
@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     command = argparse.ArgumentParser(
         prog="python -m evaluation.evaluate",
-        description="How often labelled captchas are read right, and what the confidence is worth.",
+        description="Measure the accuracy on labelled captchas, and the calibration.",
     )
     add_reader_arguments(command)
     command.add_argument(
@@ -121,7 +121,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--mistakes",
         choices=["tune", "all", "none"],
-        help="whose mistakes the page shows; tune where the manifest marks families, else all",
+        help="families whose mistakes the page shows; default: tune if the manifest has it, "
+        "else all",
     )
     return command
 

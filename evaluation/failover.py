@@ -46,10 +46,10 @@ class Tally:
     """Counts of the outcomes of requests so far; guarded by its lock.
 
     Attributes:
-        outcomes: `answered`, `wrong answer` or what went wrong -> how many.
-        phases: Phase -> answered in it.
-        slowest_s: Longest that a caller waited.
-        phase: What is happening now.
+        outcomes: `answered`, `wrong answer` or an error -> number of requests.
+        phases: Phase -> number of answered requests in it.
+        slowest_s: Maximum wait of a client, in seconds.
+        phase: The current phase.
     """
 
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -72,7 +72,7 @@ class Tally:
             self.phase = phase
 
     def wait_for(self, requests: int) -> None:
-        """Wait until so many requests have been counted."""
+        """Wait until this number of requests has been counted."""
         while self.outcomes.total() < requests:
             time.sleep(0.01)
 
@@ -119,14 +119,14 @@ def _outcome(client: ServiceClient, image: bytes, text: str) -> str:
 
 
 def kill(service: RunningService) -> None:
-    """End an instance and its workers without a warning."""
+    """Kill an instance and its workers with SIGKILL."""
     os.killpg(service.pid, signal.SIGKILL)
 
 
 def measure(
     requests: int, command: tuple[str, ...], environment: Mapping[str, str]
 ) -> tuple[Tally, list[str]]:
-    """Run everything; return the tally, and the replies in the two other cases.
+    """Run all phases; return the tally, and the replies to a large body and without an instance.
 
     Raises:
         ServiceStartError: An instance did not become ready.
@@ -150,15 +150,15 @@ def measure(
                 tally.enter("both up again")
                 tally.wait_for(max(requests, tally.outcomes.total() + requests // 4))
                 with ServiceClient(url) as client:
-                    seen = [_seen("a body of 80 MiB", client, bytes(OVER_THE_LIMIT_BYTES))]
+                    replies = [_reply_line("a body of 80 MiB", client, bytes(OVER_THE_LIMIT_BYTES))]
                 kill(again)
         kill(one)
         with ServiceClient(url) as client:
-            seen.append(_seen("no instance up", client, images[0]))
-    return tally, seen
+            replies.append(_reply_line("no instance up", client, images[0]))
+    return tally, replies
 
 
-def _seen(case: str, client: ServiceClient, image: bytes) -> str:
+def _reply_line(case: str, client: ServiceClient, image: bytes) -> str:
     _, exchange = client.ocr(image)
     return f"{case}: {exchange.status} {dict(exchange.fields)}"
 
@@ -169,18 +169,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m evaluation.failover",
         description="Kill and restart one of two instances behind nginx under load.",
     )
-    parser.add_argument("--requests", type=int, default=2000, help="at least so many")
+    parser.add_argument("--requests", type=int, default=2000, help="minimum number of requests")
     chosen = parser.parse_args(argv)
     exit_on_sigterm()
     try:
-        tally, seen = measure(chosen.requests, SERVICE_COMMAND, BUNDLED)
+        tally, replies = measure(chosen.requests, SERVICE_COMMAND, BUNDLED)
     except (ServiceStartError, NginxStartError, ServiceError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"{cpu_model()}, {os.cpu_count()} cores, commit {commit_of(PROJECT)}")
     print(f"{tally.outcomes.total()} requests: {dict(tally.outcomes)}")
     print(f"answered while {dict(tally.phases)}; slowest {tally.slowest_s:.2f} s")
-    print("\n".join(seen))
+    print("\n".join(replies))
     return 0 if set(tally.outcomes) == {"answered"} else 1
 
 

@@ -1,8 +1,8 @@
 """Measure the accuracy of a fit to a user's captchas, before and after, for each family.
 
-For every family of a folder a stated number of images is the user's, the others are the test. The
-fitted checkpoints are thrown away. Time is processor time of one thread, so that other work on the
-machine does not count.
+In every family of a folder, a given number of images is for the fit and the others are the test.
+The fitted checkpoints are deleted. Time is processor time of one thread, so that other work on the
+machine has no effect.
 
 Run: `python -m evaluation.fit FOLDER [--others FOLDER] [--images 20 40 80 120] [--minutes 4]
 [--families NAME ...] [--base bundled] [--json FILE] [--picture FILE.svg]`.
@@ -60,14 +60,14 @@ class Row:
     """One family, fitted to a number of its images.
 
     Attributes:
-        family: Its name.
-        images: That were learnt from or held out by `fit`.
-        before: The base on the rest.
-        after: The fitted checkpoint on the rest.
-        others_before: The base on the second folder, None where there is none.
-        others_after: The fitted checkpoint on it.
-        steps: Of the training.
-        seconds: Of the training.
+        family: Name of the family.
+        images: Number of images that `fit` trained on or held out.
+        before: The base checkpoint on the test images.
+        after: The fitted checkpoint on the test images.
+        others_before: The base checkpoint on the second folder, None where there is none.
+        others_after: The fitted checkpoint on the second folder.
+        steps: Training steps.
+        seconds: Seconds of training.
     """
 
     family: str

@@ -38,7 +38,7 @@ LOST = "lost"
 
 
 def one_request(port: int, image: bytes) -> str:
-    """Send an image over a connection of its own; return what came of it."""
+    """Send an image over a new connection; return the outcome."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     try:
         connection.connect()
@@ -60,11 +60,10 @@ def one_request(port: int, image: bytes) -> str:
 def measure(
     command: tuple[str, ...], environment: Mapping[str, str], load_s: float
 ) -> tuple[Counter[str], float, int]:
-    """Load a service, stop it, wait for its end.
+    """Send requests to a service, stop it, and wait until it has ended.
 
     Returns:
-        How many requests had which outcome, the seconds from SIGTERM to the end, and the exit
-        status.
+        The number of requests by outcome, the seconds from SIGTERM to the end, and the exit status.
 
     Raises:
         ServiceStartError: The service did not become ready.
@@ -75,7 +74,7 @@ def measure(
 
     def call(number: int, port: int) -> None:
         outcome = ""
-        # Each caller goes on until it finds the door shut.
+        # Each client continues until its connection is refused.
         while outcome != TURNED_AWAY:
             outcome = one_request(port, images[number % len(images)])
             number += CLIENTS
@@ -93,7 +92,7 @@ def measure(
         time.sleep(load_s)
         os.kill(service.pid, signal.SIGTERM)
         start = time.monotonic()
-        # Without reaping it, which is left to its parent.
+        # WNOWAIT: `running_service` reaps the process.
         ended = os.waitid(os.P_PID, service.pid, os.WEXITED | os.WNOWAIT)
         stopped_s = time.monotonic() - start
         for thread in threads:

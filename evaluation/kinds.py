@@ -1,7 +1,8 @@
 """Measure a reader on plain print of kinds that are often read wrongly.
 
-Right is the text that a person would type, in either case; for images that show nothing, no answer.
-Beside the number of right ones stand those that are wrong although the reader was sure of them.
+An answer is right if it is the text that a person would type, in either case. An image without text
+is read right if there is no answer. The table has the number of right answers, and of wrong answers
+with a high confidence.
 
 Run: `python -m evaluation.kinds [--url URL | --model MODEL] [--count 40] [--misses]`.
 """
@@ -28,7 +29,7 @@ HEADER = ["kind", "n", "right", f"wrong at {SURE}+", "confidence right", "wrong"
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One captcha and what the reader answered."""
+    """One captcha and the answer of the reader."""
 
     drawing: Drawing
     answer: Answer
@@ -44,8 +45,8 @@ def measure(reader: Reader, count: int) -> dict[str, list[Outcome]]:
     """Have `count` captchas of each kind read.
 
     Raises:
-        ReaderError: The reader cannot go on.
-        OSError: There is no font to draw with.
+        ReaderError: The reader cannot continue.
+        OSError: No font is installed.
     """
     outcomes: dict[str, list[Outcome]] = {}
     # `disable=None`: no bar where the output is not a terminal.
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     command = argparse.ArgumentParser(
         prog="python -m evaluation.kinds",
-        description="How a reader does on plain print of kinds that are often read wrongly.",
+        description="Measure a reader on plain print of kinds that are often read wrongly.",
     )
     choose_reader(command)
     command.add_argument("--count", type=int, default=40, help="captchas of each kind")

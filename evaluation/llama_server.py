@@ -1,10 +1,10 @@
-"""llama-server for real: build it, convert a small checkpoint, run the contract against it.
+"""Build llama-server, convert a small checkpoint, and run the contract against it.
 
     python -m evaluation.llama_server /tmp/llama
 
-The folder gets the sources of llama.cpp out of the package llama-cpp-python, the server built of
-them (some ten minutes of a core), a checkpoint with random weights in the published layout, and the
-two GGUF files that llama.cpp's own converter makes of it. A second run uses what is there.
+The folder gets the sources of llama.cpp from the package llama-cpp-python, the server (about ten
+minutes of one core), a checkpoint with random weights in the published layout, and the two GGUF
+files of llama.cpp's own converter. A second run uses the existing files.
 
 cmake, ninja, a C++ compiler and PyPI are needed, and what `make test` installs.
 """
@@ -32,7 +32,7 @@ from evaluation.services.service_process import (
 )
 
 PACKAGE, VERSION = "llama_cpp_python", "0.3.36"
-# The converter imports it, also for a model that has no use for it.
+# The converter imports it, also for a model that does not need it.
 CONVERTER_PACKAGE = "sentencepiece==0.2.3"
 # Names the folder to the tests of `CONTRACT`, which pytest collects only by this path.
 FOLDER_VARIABLE = "LLAMA_SERVER_FOLDER"
@@ -45,7 +45,7 @@ SMALL = Shape(
     heads=4,
     key_value_heads=2,
     mrope_section=(2, 3, 3),
-    # Of fewer the converter does not know the merger's layers, which it counts as blocks.
+    # The converter counts the merger's layers as blocks, and rejects a lower depth.
     vision_depth=3,
     vision_width=64,
     vision_heads=4,
@@ -56,11 +56,11 @@ BUILD_OPTIONS = {
     "BUILD_SHARED_LIBS": "OFF",
     "LLAMA_BUILD_TESTS": "OFF",
     "LLAMA_BUILD_EXAMPLES": "OFF",
-    # Its page would be downloaded.
+    # The build would download the page.
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_OPENSSL": "OFF",
 }
-# Tokens of the memory that all requests at once share: an image has at most some 500.
+# Tokens of the cache that concurrent requests share: an image has at most about 500.
 CONTEXT_TOKENS, SLOTS = 16384, 4
 
 Run = Callable[[Sequence[str]], None]
@@ -68,10 +68,10 @@ Run = Callable[[Sequence[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class LlamaFolder:
-    """Where things are.
+    """The paths in the folder.
 
     Attributes:
-        root: The folder that was given.
+        root: The folder itself.
     """
 
     root: Path
@@ -83,22 +83,22 @@ class LlamaFolder:
 
     @property
     def llama_cpp(self) -> Path:
-        """Those of llama.cpp."""
+        """The sources of llama.cpp."""
         return self.sources / "vendor" / "llama.cpp"
 
     @property
     def server(self) -> Path:
-        """The program."""
+        """The server program."""
         return self.root / "build" / "bin" / "llama-server"
 
     @property
     def packages(self) -> Path:
-        """What the converter imports beside the project's own packages."""
+        """Packages that the converter needs beside the project's own."""
         return self.root / "packages"
 
     @property
     def checkpoint(self) -> Path:
-        """What is converted."""
+        """The checkpoint that is converted."""
         return self.root / "checkpoint"
 
     @property
@@ -116,18 +116,18 @@ def run_command(command: Sequence[str]) -> None:
     """Run a command; its output is shown.
 
     Raises:
-        CalledProcessError: It failed.
+        CalledProcessError: The command failed.
     """
     print("$", *command, flush=True)
     subprocess.run(command, check=True)
 
 
 def prepare(folder: LlamaFolder, run: Run = run_command) -> None:
-    """Make what is missing in the folder.
+    """Create the missing files in the folder.
 
     Args:
-        folder: Need not exist.
-        run: Runs a command and raises where it fails.
+        folder: The folder; it may be missing.
+        run: Runs a command and raises CalledProcessError if it fails.
     """
     folder.root.mkdir(parents=True, exist_ok=True)
     steps: list[tuple[Path, Callable[[Path], None]]] = [
@@ -140,7 +140,7 @@ def prepare(folder: LlamaFolder, run: Run = run_command) -> None:
     ]
     for target, make in steps:
         if not target.exists():
-            # What was interrupted is not taken for done.
+            # Written under another name first, so that an interrupted step is repeated.
             part = target.with_name(f"part-{target.name}")
             make(part)
             if part.exists():
@@ -169,7 +169,7 @@ def _build(folder: LlamaFolder, run: Run) -> None:
 
 
 def _install(target: Path, run: Run) -> None:
-    """Install what the converter imports, outside of the project's environment."""
+    """Install the packages of the converter outside of the project's environment."""
     where = ["--no-deps", "--target", str(target)]
     run([sys.executable, "-m", "pip", "install", *where, CONVERTER_PACKAGE])
 
@@ -182,7 +182,7 @@ def _write_checkpoint(target: Path) -> None:
 
 
 def _convert(folder: LlamaFolder, target: Path, run: Run, *options: str) -> None:
-    """Convert the checkpoint without a loss: its bf16 weights are exact in fp32."""
+    """Convert the checkpoint without loss: its bf16 weights are exact in fp32."""
     converter = str(folder.llama_cpp / "convert_hf_to_gguf.py")
     output = ["--outtype", "f32", "--outfile", str(target)]
     python = ["env", f"PYTHONPATH={folder.packages}", sys.executable]
@@ -191,10 +191,10 @@ def _convert(folder: LlamaFolder, target: Path, run: Run, *options: str) -> None
 
 @contextmanager
 def llama_server(folder: LlamaFolder, port: int | None = None) -> Iterator[RunningService]:
-    """Run the server on a loopback port; a free one is taken where none is given.
+    """Run the server on a loopback port; None chooses a free one.
 
     Raises:
-        ServiceStartError: It ended or was not ready in time.
+        ServiceStartError: The server ended or was not ready in time.
     """
     port = free_port() if port is None else port
     files = ["--model", str(folder.model), "--mmproj", str(folder.vision)]
@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, help="gets 1.5 GB, or has them")
+    parser.add_argument("folder", type=Path, help="folder for 1.5 GB of files")
     folder = LlamaFolder(parser.parse_args(arguments).folder.resolve())
     prepare(folder)
     run_command([str(folder.server), "--version"])

@@ -1,4 +1,4 @@
-"""Send malformed images to a service in every form of request, and judge the replies.
+"""Send malformed images to a service in every form of request, and check the replies.
 
     python -m evaluation.malformed_images [--every 10] [--cache ~/.cache/qwen-captcha]
 
@@ -42,7 +42,7 @@ from qwen_captcha.errors import IMAGE_FAILED, REQUEST_FAILED
 SLOWEST_S = 2.0
 # The messages of the service for its own bugs, for dialects without a status.
 BUGS = (REQUEST_FAILED, IMAGE_FAILED)
-# Of resident memory from the first round of all images in all forms to the second.
+# Maximum growth of resident memory from the first round of all images to the second.
 MAX_GROWTH = 0.05
 CAPTCHAS = 20
 TIMEOUT_S = 30.0
@@ -73,9 +73,9 @@ class Record:
     """The reply to one form of request.
 
     Attributes:
-        statuses: How many replies had which status.
-        slowest_s: Seconds that the slowest one took.
-        faults: A line for each reply that should not have been.
+        statuses: Number of replies by status.
+        slowest_s: Seconds of the slowest reply.
+        faults: A line for each faulty reply.
         resident_bytes: Memory of the service afterwards; None where its process is not known.
     """
 
@@ -101,7 +101,7 @@ def send_all(url: str, images: Iterable[NamedImage], pid: int | None = None) -> 
 def _send(
     session: requests.Session, url: str, arguments: dict[str, Any], name: str, record: Record
 ) -> None:
-    """Send one image and note what came back."""
+    """Send one image and record the reply."""
     start = time.perf_counter()
     try:
         reply = session.post(url, timeout=TIMEOUT_S, **arguments)
@@ -136,13 +136,13 @@ def fault_of(reply: requests.Response, seconds: float) -> str | None:
 
 
 def growth(first: dict[str, Record], second: dict[str, Record]) -> float | None:
-    """Return by which share memory grew from one round's end to the next's, where it is known."""
+    """Return the relative growth of memory from one round to the next, None if unknown."""
     before, after = ([*records.values()][-1].resident_bytes for records in (first, second))
     return None if before is None or after is None else after / before - 1
 
 
 def report(records: dict[str, Record]) -> str:
-    """Return the table of what came back."""
+    """Return the table of the replies."""
     statuses = sorted({status for record in records.values() for status in record.statuses})
     rows: list[Sequence[str] | None] = [
         ["", *map(str, statuses), "slowest s", "MiB after", "faults"], None
@@ -158,10 +158,10 @@ def report(records: dict[str, Record]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the service on malformed images and print what came back."""
+    """Run the service on malformed images and print the results."""
     command = argparse.ArgumentParser(description="Send malformed images in every form.")
     command.add_argument("--cache", type=Path, default=Path("~/.cache/qwen-captcha").expanduser(),
-                         help="folder that keeps Pillow's source distribution")  # fmt: skip
+                         help="folder for Pillow's source distribution")  # fmt: skip
     command.add_argument("--every", type=int, default=1, help="send only each N-th image")
     options = command.parse_args(arguments)
     options.cache.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,8 @@
     python -m evaluation.openvino /tmp/shape /tmp/int4
 
 docs/engines.md describes how the two folders are made. The package `openvino-genai` is needed
-beside the project's own. Both engines are loaded, each in its process, and read by turns, so that
-other work on the machine slows down both. Processor time leaves such work out.
+beside the project's own. Both engines are loaded, each in its process, and read in turns, so that
+other work on the machine slows down both. Processor time excludes such work.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from qwen_captcha.recognition.reading import GenerationRequest
 PIXELS = {"min_pixels": shape.MIN_PIXELS, "max_pixels": shape.MAX_PIXELS}
 # fp32 does not fit into it, so that the 2B is loaded in bf16.
 FREE_GIB = 8
-# In the process of an engine: reads one captcha with so many tokens.
+# In the process of an engine: a function that reads one captcha with a number of tokens.
 _loaded: list[Callable[[int], object]] = []
 
 
@@ -56,7 +56,7 @@ def load_torch(folder: Path) -> None:
 
 
 def load_openvino(folder: Path) -> None:
-    """Load an exported checkpoint; its image gets the size at which the service shows it."""
+    """Load an exported checkpoint; its image is resized as in the service."""
     import openvino
     import openvino_genai
 

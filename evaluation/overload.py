@@ -34,7 +34,7 @@ BUSY_CLIENTS = 16
 MAX_CLIENTS = 400
 PROBES = ("/health", "/metrics")
 PROBE_INTERVAL_S = 0.2
-# The goals.
+# Limits of the checks.
 REJECTED_WITHIN_S = 0.1
 PROBED_WITHIN_S = 0.1
 ANSWERED_WITHIN_S = 8.0
@@ -43,17 +43,17 @@ MIN_THROUGHPUT = 0.9
 
 @dataclass
 class Tally:
-    """A reply.
+    """The replies so far.
 
     Attributes:
         answers_s: Seconds of each answer.
         rejections_s: Seconds of each 503 with `Retry-After`.
         probes_s: Seconds of each probe.
         others: A line for every other reply, and for requests without one.
-        changed: Answers that are not the image's own when nothing else was asked.
-        swapped: Those among them that are another image's.
-        seconds: How long requests were sent.
-        in_time: Answers until then.
+        changed: Answers that differ from the answer of the same image on an idle service.
+        swapped: Changed answers that equal the answer of another image.
+        seconds: Duration of sending.
+        in_time: Answers within that duration.
     """
 
     answers_s: list[float] = field(default_factory=list)
@@ -72,11 +72,11 @@ class Tally:
 
 
 class Caller:
-    """Sends images to one service and notes what comes back.
+    """Sends images to one service and records the replies.
 
     Args:
-        url: The service's root.
-        images: Sent in turn, again and again.
+        url: The root URL of the service.
+        images: The images, which are sent in turn repeatedly.
     """
 
     def __init__(self, url: str, images: Sequence[bytes]) -> None:
@@ -85,15 +85,15 @@ class Caller:
         self.own: dict[int, str] = {}
 
     def learn(self) -> None:
-        """Ask for each image alone, and keep the answers."""
+        """Store the answer to each image on the idle service."""
         asyncio.run(self._learn())
 
     def capacity(self, seconds: float) -> float:
-        """Return the images a second that are answered to clients that wait for their answers."""
+        """Return the images per second that are answered to clients that wait for each answer."""
         return asyncio.run(self._capacity(seconds))
 
     def overload(self, rate: float, seconds: float) -> Tally:
-        """Send `rate` images a second for some seconds, whatever comes back."""
+        """Send `rate` images per second for some seconds, independent of the replies."""
         return asyncio.run(self._overload(rate, seconds))
 
     async def _learn(self) -> None:
@@ -133,11 +133,11 @@ class Caller:
             if (early_s := start + number / rate - time.monotonic()) > 0:
                 await asyncio.sleep(early_s)
             elif number % 16 == 0:
-                await asyncio.sleep(0)  # behind: replies must be seen nevertheless
+                await asyncio.sleep(0)  # Behind schedule: let the loop handle replies.
             task = asyncio.create_task(self._read(client, requests, number, tally))
             reading.add(task)
             task.add_done_callback(reading.discard)
-        # What is answered after the last request was sent is not its throughput.
+        # Later answers are not part of the throughput.
         tally.seconds, tally.in_time = time.monotonic() - start, len(tally.answers_s)
         for task in probing:
             task.cancel()
@@ -151,7 +151,7 @@ class Caller:
     async def _read(
         self, client: AsyncClient, requests: Sequence[bytes], number: int, tally: Tally
     ) -> None:
-        """Send the image with a number, counted round, and note what came back."""
+        """Send the image of a number, modulo the images, and record the reply."""
         index = number % len(requests)
         try:
             reply = await client.ask(requests[index])
@@ -216,8 +216,10 @@ def checks_of(tally: Tally, unloaded: float) -> Checks:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Overload a service with the bundled checkpoint and print what it did."""
-    command = argparse.ArgumentParser(description="Send ten times what a service can do.")
+    """Overload a service with the bundled checkpoint and print the results."""
+    command = argparse.ArgumentParser(
+        description="Send ten times the load that a service can serve."
+    )
     command.add_argument("--seconds", type=float, default=60.0, help="of overload")
     seconds: float = command.parse_args(arguments).seconds
     images = [image for image, _ in draw_captchas(IMAGES)]

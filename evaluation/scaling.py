@@ -42,10 +42,10 @@ QUOTA = "1 worker, quota of one core"
 
 @contextmanager
 def one_core_group(cgroups: Path = CGROUPS) -> Iterator[Path]:
-    """Make a control group with a quota of one core; yield its folder.
+    """Create a control group with a quota of one core; yield its folder.
 
     Raises:
-        OSError: This process may not make one.
+        OSError: This process may not create one.
     """
     first = (cgroups / "cpu" / "cpu.cfs_quota_us").exists()
     group = cgroups / ("cpu" if first else "") / f"captcha-scaling-{os.getpid()}"
@@ -73,16 +73,16 @@ def threads_of(service: RunningService) -> list[int]:
 
 
 def wait_for_workers(service: RunningService, workers: int) -> None:
-    """Wait until all workers are ready, of which `/health` asks only one."""
+    """Wait until all workers are ready; `/health` reports only one of them."""
     while service.log_text.count("Ready: reading") < workers:
         time.sleep(0.1)
 
 
 def start_all(stack: ExitStack) -> Mapping[str, RunningService]:
     """Start every kind of service that can be measured here."""
-    # More threads than cores, so that a log shows what the service makes of it.
+    # More threads than cores, so that the log shows how the service limits them.
     environment = {**BUNDLED, "OMP_NUM_THREADS": str(2 * usable_cores())}
-    # A slow machine is to be measured, not to be cut off.
+    # Long enough for a slow machine.
     environment["OCR_TIMEOUT_S"] = "600"
     services = {
         f"{workers} worker{'s' * (workers > 1)}": stack.enter_context(

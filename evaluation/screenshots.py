@@ -32,7 +32,7 @@ DESKTOP = (1180, 840)  # Width and height in CSS pixels.
 PHONE = (375, 760)
 CAPTCHAS = 12  # Each is shown once, so that none of the answers is from the cache.
 SEED = 3
-COLOURS = 128  # Of a palette: text and flat panels need no more.
+COLOURS = 128  # Size of the palette, enough for text and flat panels.
 
 
 def main() -> int:
@@ -111,7 +111,7 @@ def _page(
 
 
 def _read(page: Page, captchas: list[FilePayload], *, before: int = 0) -> None:
-    """Give images to a page that has some already, and wait for their answers."""
+    """Add images to a page with `before` images, and wait for their answers."""
     page.locator("#files").set_input_files(captchas)
     count = before + len(captchas)
     expect(page.locator('.card[aria-busy="false"]')).to_have_count(count)
@@ -128,7 +128,7 @@ def _picture(page: Page) -> bytes:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", default="bundled", help="what QWEN_MODEL is set to")
+    parser.add_argument("--model", default="bundled", help="value of QWEN_MODEL")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the pictures")
     return parser.parse_args()
 

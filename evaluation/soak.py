@@ -38,7 +38,7 @@ WARM_UP_SHARE = 0.1
 COMPARED_SHARE = 0.02
 MAX_MEMORY_GROWTH = 0.05
 MAX_SLOWDOWN = 0.2
-# Kept-alive connections come and go.
+# Additional descriptors and threads are allowed for keep-alive connections.
 SPARE = 4
 IMAGES = 300
 
@@ -57,9 +57,9 @@ class Run:
     """The measurements of a run.
 
     Attributes:
-        latencies_s: Of each request, in order.
-        faults: A line for each reply that should not have been.
-        states: By the number of requests before it.
+        latencies_s: Seconds of each request, in order.
+        faults: A line for each faulty reply.
+        states: State of the service by the number of requests before it.
     """
 
     latencies_s: list[float] = field(default_factory=list)
@@ -87,10 +87,10 @@ def mixed_images(count: int) -> list[NamedImage]:
 
 
 def run_soak(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Run:
-    """Send `count` requests, images and forms in turns, and look at the service now and then."""
+    """Send `count` requests, images and forms in turns; record the service's state ten times."""
     run = Run()
     forms = list(FORMS.values())
-    looks = {int(count * share / 10) for share in range(1, 11)}
+    recorded = {int(count * share / 10) for share in range(1, 11)}
     with requests.Session() as session:
         for number in range(1, count + 1):
             route, arguments = forms[number % len(forms)]
@@ -100,7 +100,7 @@ def run_soak(url: str, pid: int, images: Sequence[NamedImage], count: int) -> Ru
             run.latencies_s.append(time.perf_counter() - start)
             if (fault := fault_of(reply, 0.0)) is not None:
                 run.faults.append(f"{route} {name}: {fault}")
-            if number in looks:
+            if number in recorded:
                 run.states[number] = state_of(pid)
                 _print_progress(run)
     return run
@@ -136,7 +136,7 @@ def checks_of(run: Run) -> Checks:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a service with the bundled checkpoint for long and print what became of it."""
+    """Run a service with the bundled checkpoint for many requests and print the checks."""
     command = argparse.ArgumentParser(description="Send many mixed requests.")
     command.add_argument("--requests", type=int, default=REQUESTS)
     count: int = command.parse_args(arguments).requests

@@ -43,14 +43,14 @@ class PairedComparison:
 
 @dataclass(frozen=True, slots=True)
 class Competitor:
-    """Another reader of the same images, and ours against it.
+    """Another reader of the same images, and the comparison of ours with it.
 
     Attributes:
-        name: What to call it.
+        name: Name in the report.
         scored: Its predictions.
-        summary: Its own figures.
-        families: A comparison a family, by its name.
-        groups: A comparison for each kind and each further group, by its name.
+        summary: Its figures.
+        families: A comparison for each family, by name.
+        groups: A comparison for each kind and each further group, by name.
     """
 
     name: str
@@ -63,8 +63,8 @@ class Competitor:
 def mcnemar(only_ours: int, only_theirs: int) -> float:
     """Return the exact two-sided p-value of McNemar's test.
 
-    Under equal readers each image that only one of them reads is a fair coin. Source: McNemar,
-    Note on the sampling error of the difference between correlated proportions, 1947.
+    If both readers are equally good, each image that only one of them reads is a fair coin. Source:
+    McNemar, Note on the sampling error of the difference between correlated proportions, 1947.
 
     Raises:
         ValueError: A count is negative.
@@ -83,7 +83,7 @@ def compare(name: str, ours: ScoredFamilies, theirs: ScoredFamilies) -> Competit
         ValueError: The images differ.
     """
     if [_files(item) for item in ours] != [_files(item) for item in theirs]:
-        raise ValueError("the readers saw different images")
+        raise ValueError("the readers read different images")
     paired = list(zip(ours, theirs, strict=True))
     families = {
         our[0].name: _paired_comparison(our[0].name, [our], [their]) for our, their in paired

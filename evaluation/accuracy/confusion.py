@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from evaluation.accuracy.predictions import ScoredFamilies, text_pairs
 from qwen_captcha.scores import edit_costs
 
-# Stands for "nothing" on either side: a lost or an invented character.
+# In a pair, no character: one is missing in the answer, or in the label.
 NOTHING = ""
 
 
@@ -22,8 +22,8 @@ class Confusions:
     """Counts of aligned characters.
 
     Attributes:
-        drawn: How often each character was drawn.
-        mistakes: (drawn, read) -> how often; `NOTHING` where there was none.
+        drawn: Number of times that each character was drawn.
+        mistakes: (drawn, read) -> number of times; `NOTHING` for a missing character.
     """
 
     drawn: Counter[str]
@@ -47,8 +47,7 @@ def confusions(scored: ScoredFamilies) -> Confusions:
 def aligned_pairs(label: str, text: str) -> Iterable[tuple[str, str]]:
     """Return (drawn, read) pairs of one cheapest alignment, from left to right.
 
-    Of several alignments with the fewest edits, the one that pairs characters rather than losing
-    one and inventing another.
+    Of several alignments with the fewest edits, the one with the most pairs of two characters.
     """
     costs = edit_costs(label, text)
     pairs = []

@@ -1,7 +1,7 @@
 """Accuracy and share of answers at each threshold of the confidence.
 
-A threshold keeps every answer whose confidence is not below it, so that equal confidences are kept
-or dropped together. Shares are of all images, those without an answer included.
+An answer is accepted if its confidence is not below the threshold, so that answers with equal
+confidence are treated alike. Shares are of all images, those without an answer included.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99)
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The answers that remain above a threshold of the confidence.
+    """The accepted answers at a threshold of the confidence.
 
     Attributes:
-        threshold: The lowest confidence that is kept, a request's `min_confidence`.
-        answered: Share of all images that keep an answer.
-        accuracy: Share of right ones among the kept answers, or None where none is kept.
-        read: Share of all images with a kept and right answer.
+        threshold: The lowest accepted confidence, a request's `min_confidence`.
+        answered: Share of all images with an accepted answer.
+        accuracy: Share of right ones among the accepted answers, None if there are none.
+        read: Share of all images with an accepted and right answer.
     """
 
     threshold: float
@@ -40,7 +40,7 @@ class Bin:
 
     Attributes:
         low: Lower end of the bin.
-        images: How many fall into it, at least one.
+        images: Number of images in it, at least one.
         confidence: Their mean confidence.
         accuracy: Their share of right answers.
     """
@@ -52,13 +52,13 @@ class Bin:
 
 
 def point_at(threshold: float, predictions: Sequence[Prediction]) -> Point:
-    """Return the answers above a threshold; there is at least one prediction."""
-    kept = [p for p in predictions if p.answered and p.confidence >= threshold]
-    right = sum(p.correct for p in kept)
+    """Return the point at a threshold; there is at least one prediction."""
+    accepted = [p for p in predictions if p.answered and p.confidence >= threshold]
+    right = sum(p.correct for p in accepted)
     return Point(
         threshold=threshold,
-        answered=len(kept) / len(predictions),
-        accuracy=right / len(kept) if kept else None,
+        answered=len(accepted) / len(predictions),
+        accuracy=right / len(accepted) if accepted else None,
         read=right / len(predictions),
     )
 
@@ -66,20 +66,21 @@ def point_at(threshold: float, predictions: Sequence[Prediction]) -> Point:
 def coverage_curve(predictions: Sequence[Prediction]) -> list[Point]:
     """Return a point for each confidence that occurs, the highest first."""
     answered = sorted((p for p in predictions if p.answered), key=lambda p: -p.confidence)
-    points, kept, right = [], 0, 0
+    points, accepted, right = [], 0, 0
     for confidence, group in groupby(answered, key=lambda p: p.confidence):
         outcomes = [p.correct for p in group]
-        kept += len(outcomes)
+        accepted += len(outcomes)
         right += sum(outcomes)
         images = len(predictions)
-        points.append(Point(confidence, kept / images, right / kept, right / images))
+        points.append(Point(confidence, accepted / images, right / accepted, right / images))
     return points
 
 
 def at_accuracy(target: float, curve: Sequence[Point]) -> Point | None:
-    """Return the point that keeps the most answers at an accuracy of at least `target`.
+    """Return the point with the most answers at an accuracy of at least `target`.
 
-    The threshold is chosen on the same images that it is measured on, which flatters it a little.
+    The threshold is chosen on the same images as the measurement, so the share is slightly too
+    high.
     """
     reaching = [p for p in curve if p.accuracy is not None and p.accuracy >= target]
     return max(reaching, key=lambda p: p.answered, default=None)
@@ -92,7 +93,7 @@ def answered_share(target: float, predictions: Sequence[Prediction]) -> float:
 
 
 def reliability(predictions: Sequence[Prediction]) -> list[Bin]:
-    """Return the bins that hold images, in order; without an answer the confidence is 0."""
+    """Return the bins with images, in order; the confidence without an answer is 0."""
     members: list[list[Prediction]] = [[] for _ in range(ECE_BINS)]
     for prediction in predictions:
         members[bin_of(prediction.confidence)].append(prediction)

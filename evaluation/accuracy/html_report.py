@@ -1,7 +1,7 @@
 """The report of a run as one self-contained HTML page.
 
-The page loads nothing from outside. Where the manifest reserves families for judging, the page
-shows their mistakes only on request.
+The page loads nothing from outside. If the manifest reserves families for the final evaluation, the
+page shows their mistakes only on request.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from evaluation.accuracy.table import (
 from qwen_captcha.samples import Family
 
 TEMPLATE = "report_template.html"
-# A page that a browser opens at once; captchas have 2 to 10 kB each.
+# Maximum pictures, for a small page: captchas have 2 to 10 kB each.
 MAX_MISTAKES = 120
 MAX_CHARACTERS = 18
 MAX_PAIRS = 24
@@ -55,7 +55,7 @@ class ConfusionTable:
     Attributes:
         drawn: Row heads, the most mistaken first.
         read: Column heads, `NOTHING` for a lost character.
-        counts: A row a drawn character, a column a read one.
+        counts: One row for each drawn character, one column for each read one.
         pairs: (drawn, read, count, share of the drawn character) of the most frequent mistakes.
     """
 
@@ -113,7 +113,7 @@ def render_page(report: Report, mistakes_of: str | None = None) -> str:
 
 
 def shown_families(scored: ScoredFamilies, mistakes_of: str | None) -> tuple[ScoredFamilies, str]:
-    """Return the families whose mistakes are shown, and the word for them."""
+    """Return the families whose mistakes are shown, and the scope: `tune`, `all` or `none`."""
     marked = any(family.tune is not None for family, _ in scored)
     scope = mistakes_of or ("tune" if marked else "all")
     if scope == "none":
@@ -122,7 +122,7 @@ def shown_families(scored: ScoredFamilies, mistakes_of: str | None) -> tuple[Sco
 
 
 def wrong_answers(scored: ScoredFamilies) -> list[tuple[Family, int, Prediction]]:
-    """Return (family, index in it, prediction) of all mistakes, the surest first."""
+    """Return (family, index in it, prediction) of all mistakes, the highest confidence first."""
     wrong = [
         (family, index, prediction)
         for family, predictions in scored

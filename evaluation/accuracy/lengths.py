@@ -14,9 +14,9 @@ class LengthFigures:
     """The images that show one number of characters.
 
     Attributes:
-        characters: Of the expression as drawn, else of the label; spaces do not count.
-        images: How many there are.
-        right: How many are read right.
+        characters: Length of the drawn expression, else of the label, without spaces.
+        images: Number of images.
+        right: Number of images that are read right.
     """
 
     characters: int

@@ -1,7 +1,7 @@
 """Captchas in plain print of kinds that readers get wrong, drawn with fonts that Debian has.
 
-Nothing disturbs the print: what is read wrongly here is a kind that the reader does not know. The
-same arguments and fonts give the same pixels.
+The print has no noise and no distortion, so a mistake means that the reader cannot read the kind.
+The same arguments and fonts give the same pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FONTS = (
 FONT_PIXELS = (22, 30)
 # Levels of ink on white: of ordinary print, and of a character that is still visible.
 DARK, PALE = (10, 70), (200, 226)
-# Without those that print alike.
+# Without characters that look alike in print.
 CHARACTERS = "ABCDEFGHJKLMNPQRTUVWXY346789"
 
 
@@ -32,8 +32,8 @@ class Drawing:
 
     Attributes:
         png: The image file.
-        label: What is to be typed; empty where the right answer is none.
-        shown: What is drawn.
+        label: The text to type; empty for an image without text.
+        shown: The text that is drawn.
     """
 
     png: bytes
@@ -56,13 +56,13 @@ def draw_kinds(count: int, seed: int = 0) -> Iterator[tuple[str, list[Drawing]]]
         yield name, [draw(rng) for _ in range(count)]
 
 
-def _pale(place: str) -> Draw:
-    """Return a painter of a word with one pale character: the first, the last, or one inside."""
+def _pale(position: str) -> Draw:
+    """Return the function that draws a word with a pale character: first, last or inside."""
 
     def draw(rng: random.Random) -> Drawing:
         word = _code(rng, rng.randint(4, 6), CHARACTERS)
         last = len(word) - 1
-        pale = {"first": 0, "last": last, "inside": rng.randrange(1, last)}[place]
+        pale = {"first": 0, "last": last, "inside": rng.randrange(1, last)}[position]
         inks = [rng.randint(*(PALE if index == pale else DARK)) for index in range(len(word))]
         return Drawing(_print(rng, [word], inks, gap=rng.randint(2, 12)), word, word)
 
@@ -98,7 +98,7 @@ def _other_signs(rng: random.Random) -> Drawing:
 
 
 def _long(characters: str) -> Draw:
-    """Return a painter of 9 to 16 of some characters."""
+    """Return the function that draws 9 to 16 of some characters."""
 
     def draw(rng: random.Random) -> Drawing:
         code = _code(rng, rng.randint(9, 16), characters)
@@ -168,14 +168,14 @@ def _print(rng: random.Random, lines: Sequence[str], inks: Sequence[int], gap: i
     for number, line in enumerate(lines):
         x = float(margin)
         for character in line:
-            place = (x, margin + number * height)
-            ImageDraw.Draw(image).text(place, character, (next(ink),) * 3, font)
+            corner = (x, margin + number * height)
+            ImageDraw.Draw(image).text(corner, character, (next(ink),) * 3, font)
             x += font.getlength(character) + gap
     return _png(image)
 
 
 def _font(rng: random.Random) -> ImageFont.FreeTypeFont:
-    """Return one of the fonts in some size; those that are missing are passed over."""
+    """Return a random installed font in a random size."""
     pixels = rng.randint(*FONT_PIXELS)
     missing: OSError | None = None
     for name in rng.sample(FONTS, len(FONTS)):

@@ -18,7 +18,7 @@ from evaluation.accuracy.lengths import by_length
 from evaluation.accuracy.predictions import ScoredFamilies, all_predictions
 from qwen_captcha.scores import wilson_interval
 
-# Ours first; the competitors in quieter colours.
+# Our reader first, then the competitors.
 COLOURS = ("#1f5fa8", "#c8663a", "#7a8b2f")
 SIZE_INCHES = (5.6, 4.2)
 GREY = "#8a8a8a"
@@ -58,7 +58,7 @@ def reliability_diagram(readers: Named) -> str:
 
 
 def coverage_diagram(readers: Named) -> str:
-    """Return accuracy of the answers kept against the share of images that keep one."""
+    """Return accuracy of the accepted answers against the share of images with one."""
     with rc_context(STYLE):
         figure = Figure(figsize=SIZE_INCHES, layout="constrained")
         axes = figure.subplots()

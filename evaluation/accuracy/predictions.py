@@ -1,4 +1,4 @@
-"""The label of one image beside one reader's answer.
+"""The label of one image and one reader's answer.
 
 An answer without success is never right, whatever its text.
 """
@@ -17,20 +17,20 @@ NO_ANSWER = "no_answer"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One image's truth and answer.
+    """One image's label and answer.
 
     Attributes:
         file: Name of the image file.
-        label: The truth.
-        expression: What is drawn, where that is not the label.
+        label: The text of the image, as in the labelled folder.
+        expression: The text that is drawn, where it differs from the label.
         text: The answer, empty where there is none.
         raw_response: The output of the model, where the reply had it.
         confidence: The reader's probability that `text` is right.
         answered: Whether there was an answer.
-        error_type: Why there was none, or None.
-        correct: Whether `text` is the label, ignoring case unless the family counts it.
+        error_type: The reason why there was none, or None.
+        correct: Whether `text` is the label; case matters only in a case-sensitive family.
         latency_s: Seconds from request to reply.
-        warnings: What was asked for and had no effect.
+        warnings: Warnings of the reply.
     """
 
     file: str
@@ -51,7 +51,7 @@ ScoredFamilies = Sequence[tuple[Family, Sequence[Prediction]]]
 
 
 def score(family: Family, sample: Sample, answer: Answer, latency_s: float) -> Prediction:
-    """Compare an answer with the truth."""
+    """Return an answer with its comparison with the label."""
     matches = scores.exact_match if family.case_sensitive else scores.caseless_match
     return Prediction(
         file=sample.path.name,
@@ -74,7 +74,7 @@ def all_predictions(scored: ScoredFamilies) -> list[Prediction]:
 
 
 def text_pairs(family: Family, predictions: Iterable[Prediction]) -> list[tuple[str, str]]:
-    """Return (text, label) pairs, in one case where the family does not count it."""
+    """Return (text, label) pairs, in lower case unless the family is case-sensitive."""
     if family.case_sensitive:
         return [(p.text, p.label) for p in predictions]
     return [(p.text.casefold(), p.label.casefold()) for p in predictions]

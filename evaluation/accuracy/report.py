@@ -1,6 +1,6 @@
 """The results of one run as data: readings, figures of each reader, and the JSON file.
 
-Table and page show nothing that this data lacks.
+Table and page show only this data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evaluation.accuracy.summary import Summary
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The readings of one reader, and their source.
+    """The origin of the readings of a run.
 
     Attributes:
         folder: The labelled folder.
@@ -25,7 +25,7 @@ class Source:
         url: The service, or None where the model ran in this process.
         options: Request options of every image.
         workers: Images that were read at the same time.
-        created: When, as ISO 8601.
+        created: Time of the run, as ISO 8601.
         commit: This project's commit, `+` after it where files differ; None where unknown.
     """
 
@@ -43,7 +43,7 @@ class Report:
     """One run.
 
     Attributes:
-        source: What was read by what.
+        source: The origin of the readings.
         scored: Our predictions.
         summary: Our figures.
         warnings: Sentences of the replies, and how many replies had each.

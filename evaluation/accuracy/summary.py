@@ -1,8 +1,8 @@
 """Figures of predictions: per family, per kind, per half, and overall.
 
-Shares of right answers are means over families, so that a large family counts no more than a small
-one. Scores of confidence, characters and time, which a few images do not define, are over all
-images of the group.
+Shares of right answers are means over families, so that large and small families have the same
+weight. Scores of confidence, characters and time need many images, so they are over all images of
+the group.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ class Figures:
     """Figures of the images of one or more families.
 
     Attributes:
-        images: How many.
-        accuracy: Share of right answers, ignoring case except in families that count it.
+        images: Number of images.
+        accuracy: Share of right answers; case matters only in case-sensitive families.
         interval: Wilson 95 % interval of `accuracy`.
         exact: Share of answers equal to the label, case included.
         caseless: Share of answers equal to the label, case ignored.
-        cer: Character error rate, about case as `accuracy`.
+        cer: Character error rate, with case as in `accuracy`.
         ned: Normalised edit distance score (1 is identical), as `cer`.
         ece: Expected calibration error.
-        auroc: How well confidence separates right from wrong, or None where all are the one.
+        auroc: How well confidence separates right from wrong answers, None if all are alike.
         confidence: Mean confidence.
         answered_at_99: Largest share of images answered at an accuracy of at least 0.99.
         answered_at_95: The same at 0.95.
         median_latency_s: Median seconds from request to reply.
-        unanswered: How many images got no answer.
+        unanswered: Number of images without an answer.
         baseline: ddddocr's accuracy as known beforehand, or None unless known for each family.
     """
 
@@ -69,11 +69,11 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class FamilyScore:
-    """One family's figures, and what it is.
+    """The description and the figures of one family.
 
     Attributes:
         tune: Whether development may look at this family, or None where it is unknown.
-        thresholds: What each of `THRESHOLDS` keeps.
+        thresholds: The accepted answers at each of `THRESHOLDS`.
     """
 
     name: str
@@ -89,10 +89,10 @@ class GroupScore:
     """The figures of a group of families.
 
     Attributes:
-        name: What the group holds.
-        families: How many families.
-        figures: Over all of them.
-        thresholds: What each of `THRESHOLDS` keeps.
+        name: Name of the group.
+        families: Number of families.
+        figures: Figures of all families.
+        thresholds: The accepted answers at each of `THRESHOLDS`.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Summary:
         families: In order of kind, then name.
         kinds: One group a kind, in the order of `KINDS`.
         groups: Digits + Latin, all, and the tune and held-out halves, where they have members.
-        errors: How often each error type was met.
+        errors: Number of images for each error type.
     """
 
     families: tuple[FamilyScore, ...]
@@ -141,11 +141,11 @@ def figures_of(scored: ScoredFamilies) -> Figures:
     correct = [prediction.correct for prediction in everything]
     pairs = [pair for item in scored for pair in text_pairs(*item)]
     accuracy = _mean_share(scored, lambda p: p.correct)
-    worth = _images_worth(scored)
+    effective = _effective_images(scored)
     return Figures(
         images=len(everything),
         accuracy=accuracy,
-        interval=scores.wilson_interval(min(1.0, accuracy) * worth, worth),
+        interval=scores.wilson_interval(min(1.0, accuracy) * effective, effective),
         exact=_mean_share(scored, _matches(scores.exact_match)),
         caseless=_mean_share(scored, _matches(scores.caseless_match)),
         cer=scores.cer(pairs),
@@ -162,7 +162,7 @@ def figures_of(scored: ScoredFamilies) -> Figures:
 
 
 def _mean_share(scored: ScoredFamilies, holds: Callable[[Prediction], bool]) -> float:
-    """Return the mean over families of the share of predictions for which something holds."""
+    """Return the mean over families of the share of predictions with a property."""
     return fmean(fmean(map(holds, predictions)) for _, predictions in scored)
 
 
@@ -170,7 +170,7 @@ def _matches(match: Callable[[str, str], bool]) -> Callable[[Prediction], bool]:
     return lambda p: p.answered and match(p.text, p.label)
 
 
-def _images_worth(scored: ScoredFamilies) -> float:
+def _effective_images(scored: ScoredFamilies) -> float:
     """Return the number of images of one family with the same precision as the mean over families.
 
     The mean of F shares of n_i images each has the variance p (1 - p) Σ 1/n_i / F².

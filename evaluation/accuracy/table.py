@@ -29,7 +29,7 @@ CASE_NOTE = "* case counts; elsewhere upper and lower case are one"
 
 
 def render(summary: Summary, competitors: Sequence[Competitor] = ()) -> str:
-    """Return the table: families by kind, each kind's mean, overall means, confidence, notes."""
+    """Return the table of families by kind, with means, confidence and notes."""
     rows: list[list[str] | None] = [["", *COLUMNS, *_competitor_header(summary, competitors)], None]
     for kind in summary.kinds:
         rows.append([kind.name])
@@ -48,7 +48,7 @@ def render(summary: Summary, competitors: Sequence[Competitor] = ()) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str] | None]) -> list[str]:
-    """Return one line a row: the first column to the left, the others to the right.
+    """Return one line for each row: the first column left-aligned, the others right-aligned.
 
     Args:
         rows: Cells; a row may be short, and None is a rule across the whole table.
@@ -91,7 +91,7 @@ def _group_row(label: str, group: GroupScore, competitors: Sequence[Competitor])
 def _row(
     label: str, figures: Figures, comparisons: Sequence[tuple[Figures, PairedComparison]]
 ) -> list[str]:
-    """Return one line's cells, a competitor's own accuracy and the test against it at the end."""
+    """Return one line's cells; the last are each competitor's accuracy and p-value."""
     cells = [label, *_figure_cells(figures)]
     for theirs, comparison in comparisons:
         cells += [share(theirs.accuracy), p_value(comparison)]
@@ -127,12 +127,12 @@ def milliseconds(seconds: float) -> str:
 
 
 def p_value(comparison: PairedComparison) -> str:
-    """Return a p-value with three decimals, however small."""
+    """Return a p-value with three decimals, `<.001` for a smaller one."""
     return "<.001" if comparison.p_value < 0.001 else f"{comparison.p_value:.3f}"
 
 
 def _confidence_lines(summary: Summary) -> list[str]:
-    """Return the table of what confidences are worth, for all families together."""
+    """Return the table of accepted answers by confidence, for all families together."""
     figures = summary.overall.figures
     rows: list[list[str] | None] = [["min_confidence", "answered", "right of them", "read"], None]
     rows += [_threshold_row(point) for point in summary.overall.thresholds]

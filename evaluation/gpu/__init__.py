@@ -1,1 +1,1 @@
-"""What Qwen2-VL costs on a GPU, on random weights of the published shapes."""
+"""Measurements of Qwen2-VL on a GPU, with random weights of the published shapes."""

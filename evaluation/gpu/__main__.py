@@ -2,9 +2,9 @@
 
     python -m evaluation.gpu
 
-It is to take less than eight minutes on an H100: each figure is printed as soon as it is known, and
-what would begin after `LIMIT_S` is left out. Needed are torch, transformers and the packages of
-requirements_lite.txt; no network, no checkpoint.
+A run takes less than eight minutes on an H100. Each figure is printed as soon as it is known, and
+no measurement begins after `LIMIT_S`. A run needs torch, transformers and the packages of
+requirements_lite.txt, but no network and no checkpoint.
 
 A captcha is 160 x 60 pixels and takes six tokens. The limit of a further token is the time in
 which the memory delivers the decoder's weights once, at the speed of a copy on the same device.
@@ -50,14 +50,14 @@ MS, GB = 1e3, 1e9
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured.
+    """The extent of a measurement.
 
     Attributes:
-        repeats: Of each measurement; the median counts.
-        batch_sizes: Captchas at once.
-        clients: Threads that ask for one captcha after the other.
-        captchas: For each of them.
-        copied_bytes: By which the memory's speed is measured.
+        repeats: Repetitions of each measurement, of which the median is printed.
+        batch_sizes: Captchas in a batch.
+        clients: Threads that each read one captcha after the other.
+        captchas: Captchas of each client.
+        copied_bytes: Bytes of the copy that measures the speed of the memory.
     """
 
     repeats: int = 10
@@ -71,11 +71,11 @@ class Measurement:
     """Measures one shape, line by line.
 
     Args:
-        shape: Of the model.
-        device: Where it runs.
-        effort: How much is measured.
-        show: Is given the name of each figure and the figure, as soon as it is known.
-        time_left: Whether a further measurement may begin.
+        shape: Shape of the model.
+        device: Device of the model.
+        effort: The extent of the measurement.
+        show: Called with the name and the value of each figure, as soon as it is known.
+        time_left: Returns whether a further measurement may begin.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Measurement:
         self._effort = effort
         self._show = show
         self._time_left = time_left
-        # Set by the first measurement; the others are compared with them.
+        # The first measurement sets these references.
         self._limit_s = self._captcha_s = math.nan
         self._random: RandomModel = random_model(shape, device)
         self._model = PyTorchModel(self._random.model)
@@ -184,7 +184,7 @@ class Measurement:
                 self._show_step("  CUDA graph", self._step_s(decoding, graph))
 
     def _compiled_steps(self) -> None:
-        """Measure further tokens as compiled by torch; CUDA only, where a recording repeats it."""
+        """Measure further tokens with steps that torch has compiled, as a CUDA graph; CUDA only."""
         if self._device != "cuda":
             return
         decoding, _ = self._decoding(1)
@@ -199,7 +199,7 @@ class Measurement:
         self._show_step("  CUDA graph of it", self._step_s(decoding, graph))
 
     def _decoding(self, rows: int) -> tuple[StaticDecoding, str]:
-        """Return decoding that is ready to run, and how many tokens are those of the loop."""
+        """Return decoding that is ready to run, and the number of tokens equal to the loop's."""
         batch = self._random.preprocessor.prepare(self._requests(rows))
         drafted = np.empty((rows, 0), dtype=np.int64)
         prompts = Prompts.read(self._model, batch, drafted, TOKENS)
@@ -233,7 +233,7 @@ class Measurement:
 
 
 def median_seconds(action: Callable[[], object], device: str, repeats: int) -> float:
-    """Return the median time of an action, after one that does not count."""
+    """Return the median time of an action, after one run that is not measured."""
     seconds = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
@@ -245,7 +245,7 @@ def median_seconds(action: Callable[[], object], device: str, repeats: int) -> f
 
 
 def copy_speed(device: str, effort: Effort) -> float:
-    """Return bytes a second that a copy within the device's memory reads and writes."""
+    """Return the bytes per second that a copy within the device's memory reads and writes."""
     source = torch.zeros(effort.copied_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     seconds = median_seconds(lambda: target.copy_(source), device, effort.repeats)
@@ -262,12 +262,12 @@ def main(
 
     Args:
         shapes: Name -> shape.
-        device: Where the models run.
-        effort: How much is measured; None: what the module's docstring says.
-        clock: Of the time that is left, in seconds.
+        device: Device of the models.
+        effort: The extent of the measurement; None for the default.
+        clock: The clock of the time limit, in seconds.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        sys.exit("There is no CUDA GPU that this torch can use.")
+        sys.exit("torch finds no CUDA GPU: install a CUDA build of torch on a machine with a GPU.")
     deadline = clock() + LIMIT_S
     chip = torch.cuda.get_device_name() if device == "cuda" else device
     print(f"{chip}, torch {torch.__version__}, bf16, {TOKENS} tokens\n{GOALS}", flush=True)

@@ -21,12 +21,12 @@ PIXEL_RANGE = (64_000, 360_000)
 
 @dataclass(frozen=True, slots=True)
 class RandomModel:
-    """A model with what reading needs beside it.
+    """A model with its preprocessor and vocabulary.
 
     Attributes:
-        model: In bf16, on its device.
-        preprocessor: As the published checkpoints', with a prompt of as many tokens.
-        vocabulary: Spells no text and has no end token, so that each answer takes all its tokens.
+        model: The model in bf16, on its device.
+        preprocessor: Like that of the published checkpoints, with as many tokens in the prompt.
+        vocabulary: A vocabulary without an end token: each answer has the maximum of tokens.
     """
 
     model: Qwen2VLForConditionalGeneration

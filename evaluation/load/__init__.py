@@ -1,1 +1,1 @@
-"""Workloads, their images, and what a measurement ran on."""
+"""Workloads, their images, and facts about the machine of a measurement."""

@@ -22,8 +22,8 @@ class Reply:
     Attributes:
         status: HTTP status.
         retry_after: Whether there is a `Retry-After`.
-        body: Without its head.
-        seconds: From sending to the last byte.
+        body: The body of the reply.
+        seconds: Seconds from sending to the last byte.
     """
 
     status: int
@@ -33,7 +33,7 @@ class Reply:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, which carries one request at a time."""
+    """One connection, with one request at a time."""
 
     def __init__(self) -> None:
         self._received = bytearray()
@@ -46,7 +46,7 @@ class _Connection(asyncio.Protocol):
         return self._transport is None or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -69,7 +69,11 @@ class _Connection(asyncio.Protocol):
             self._reply.set_exception(error or ConnectionResetError("closed without a reply"))
 
     async def ask(self, request: bytes) -> Reply:
-        """Send a request and return its reply; raises OSError where there is none."""
+        """Send a request and return its reply.
+
+        Raises:
+            OSError: There was no reply.
+        """
         if self._transport is None:
             raise ConnectionResetError("closed before the request")
         start = time.perf_counter()
@@ -116,7 +120,11 @@ class AsyncClient:
         return f"GET {path} HTTP/1.1\r\nHost: {self._host}:{self._port}\r\n\r\n".encode()
 
     async def ask(self, request: bytes) -> Reply:
-        """Send a request over an idle connection, or a new one; raises OSError without a reply."""
+        """Send a request over an idle connection, or a new one.
+
+        Raises:
+            OSError: There was no reply.
+        """
         async with self._slots:
             connection = await self._connection()
             try:
@@ -137,6 +145,6 @@ class AsyncClient:
         return connection
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all idle connections."""
         for connection in self._idle:
             connection.close()

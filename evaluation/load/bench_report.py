@@ -1,6 +1,6 @@
 """The plan and the results of one speed run, as data and as text.
 
-The text has nothing that the JSON file lacks.
+The text shows only data of the JSON file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Plan:
     Attributes:
         model: Value of `QWEN_MODEL`: `bundled`, a folder or a hub name.
         images: Images that each way reads in a round.
-        rounds: How often each way is measured.
+        rounds: Number of measurements of each way.
         threads: Threads that each model may use.
         backend: Value of `QWEN_BACKEND`.
         against: Further readers of the same images: `ddddocr`, both of its models in this process;
@@ -40,10 +40,10 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SingleImageTimes:
-    """One captcha at a time, ours over HTTP and by the competitor, read in turns.
+    """One captcha at a time, read in turns by the service over HTTP and by a competitor.
 
     Attributes:
-        competitor: Its name, also that of its way.
+        competitor: Name of the competitor, and of its way.
         ours_s: Median seconds of one `/ocr`.
         theirs_s: Median seconds of one call.
     """
@@ -58,17 +58,17 @@ class BenchReport:
     """The measurements of one run.
 
     Attributes:
-        machine: Where it ran.
-        commit: The commit that ran, with `+` after it where files differ from it.
-        plan: What was asked for.
-        backend: What runs the service's model.
-        device: `cpu` or `cuda`, on both sides.
-        precision: Number type of the yardstick's weights.
-        ways: The yardstick, then the service's ways.
-        single_times: One captcha against each competitor that was asked for.
-        agreement: Way -> share of images that it reads exactly as the yardstick does.
-        start_to_ready_s: Seconds from process start to the first 200 of `/health`, each start.
-        peak_resident_bytes: Peak memory of the service's processes, or None where unknown.
+        machine: The machine of the measurement.
+        commit: The measured commit, with `+` after it if files differ from it.
+        plan: The plan of the measurement.
+        backend: The backend of the service.
+        device: `cpu` or `cuda`, of the service and of plain `generate`.
+        precision: Number type of the weights of plain `generate`.
+        ways: Plain `generate`, then the ways of the service and the competitors.
+        single_times: The times of one captcha, with each competitor.
+        agreement: Way -> share of images with the same text as plain `generate`.
+        start_to_ready_s: Seconds from process start to the first 200 of `/health`, of each start.
+        peak_resident_bytes: Peak memory of the service's processes, None where unknown.
         cached_reply_s: Median seconds of a repeated `/ocr` image.
         health_s: Median seconds of `/health`, measured in turns with it.
     """
@@ -89,7 +89,7 @@ class BenchReport:
 
 
 def render_report(report: BenchReport) -> str:
-    """Return the report as text: where it ran, the table of ways, the single figures."""
+    """Return the report as text: machine, table of ways, other figures."""
     before = [
         ["machine", _machine_line(report.machine)],
         ["commit", report.commit or ABSENT],
@@ -114,7 +114,7 @@ def render_report(report: BenchReport) -> str:
 
 
 def _pairs(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return one line a row: name and value, both to the left."""
+    """Return one line for each row: name and value, left-aligned."""
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
 

@@ -1,6 +1,6 @@
-"""The properties that a script checked, in one printed form, and its exit status.
+"""Print the properties that a script checked, and exit.
 
-The status is 0 only if every property holds.
+The exit status is 0 only if every property holds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Facts about the machine: processor, cores, versions, commit, and memory of processes.
 
-Nothing here fails; a fact that the system does not provide is None.
+A fact that the system does not provide is None.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def _versions(*packages: str) -> dict[str, str]:
 def peak_resident_bytes(pid: int, proc: Path = PROC) -> int | None:
     """Return the peak resident memory of a process and its descendants.
 
-    Pages that they share count once for each, and their peaks may lie at different moments, so this
-    is an upper bound; None without /proc.
+    This is an upper bound: shared pages are counted for each process, and peaks may be at different
+    times. None without /proc.
     """
     return _summed(pid, "VmHWM", proc)
 
@@ -100,7 +100,7 @@ def resident_bytes(pid: int, proc: Path = PROC) -> int | None:
 
 
 def _summed(pid: int, field: str, proc: Path) -> int | None:
-    """Return the bytes of a field over the live ones of a process and its descendants."""
+    """Return the sum of a field over a process and its running descendants, in bytes."""
     statuses = _statuses(proc)
     family = {pid}
     # A child's number may be below its parent's, so repeat until no new one is found.
@@ -112,7 +112,7 @@ def _summed(pid: int, field: str, proc: Path) -> int | None:
 
 
 def _statuses(proc: Path) -> dict[int, dict[str, str]]:
-    """Return each live process's `status` file as name -> value."""
+    """Return the `status` file of each running process as name -> value."""
     statuses = {}
     for path in proc.glob("[0-9]*/status"):
         try:

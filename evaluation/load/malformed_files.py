@@ -14,24 +14,24 @@ from pathlib import Path
 
 from evaluation.load.synthetic_captchas import draw_captchas
 
-# The release whose images are used; another one than the service runs on would do as well.
+# The release whose test images are used; it need not be the installed one.
 PILLOW = "13.0.0"
 IMAGES = f"pillow-{PILLOW}/Tests/images/"
-# Shares of a file that are kept.
-KEPT = (0.0, 0.01, 0.1, 0.5, 0.9, 0.999)
+# Shares of a file that remain.
+REMAINING = (0.0, 0.01, 0.1, 0.5, 0.9, 0.999)
 FLIPS = (1, 4, 64)
 
 NamedImage = tuple[str, bytes]
 
 
 def pillow_images(cache: Path) -> list[NamedImage]:
-    """Return every file of Pillow's `Tests/images` by name, downloaded from PyPI where need be.
+    """Return every file of Pillow's `Tests/images` by name, downloaded from PyPI if necessary.
 
     Args:
-        cache: Folder that keeps the source distribution.
+        cache: Folder for the source distribution.
 
     Raises:
-        subprocess.CalledProcessError: pip cannot get it.
+        subprocess.CalledProcessError: pip cannot download it.
     """
     archive = cache / f"pillow-{PILLOW}.tar.gz"
     if not archive.is_file():
@@ -49,17 +49,17 @@ def pillow_images(cache: Path) -> list[NamedImage]:
 
 
 def damaged_captchas(count: int) -> Iterator[NamedImage]:
-    """Yield `count` captchas, each cut short at several places and with flipped bits."""
+    """Yield `count` captchas, each truncated to several shares and with flipped bits."""
     rng = random.Random(0)
     for image, label in draw_captchas(count):
-        for kept in KEPT:
-            yield f"{label} cut to {kept:.1%}", image[: int(len(image) * kept)]
+        for share in REMAINING:
+            yield f"{label} cut to {share:.1%}", image[: int(len(image) * share)]
         for flips in FLIPS:
             yield f"{label} with {flips} flipped bits", flipped(image, flips, rng)
 
 
 def flipped(data: bytes, flips: int, rng: random.Random) -> bytes:
-    """Return bytes of which some bits, chosen by `rng`, are the other way round."""
+    """Return bytes with some bits inverted, which `rng` chooses."""
     changed = bytearray(data)
     for _ in range(flips):
         changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)

@@ -29,14 +29,14 @@ from qwen_captcha.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class PlainSettings:
-    """The settings that must be the same on both sides.
+    """The settings that plain `generate` and the service share.
 
     Attributes:
-        checkpoint: Folder.
+        checkpoint: Folder of the checkpoint.
         prompt: The whole instruction.
         max_new_tokens: Upper bound of generated tokens.
         min_pixels: Lower bound of an image's pixels after resizing.
-        max_pixels: Upper bound of it.
+        max_pixels: Upper bound of an image's pixels after resizing.
         precision: Number type of the weights.
         crops_to_text: Whether the model is shown only the part of an image that holds text.
         device: `cpu` or `cuda`.
@@ -125,7 +125,7 @@ class PlainGenerate:
         return str(response)
 
     def _content(self, image: Image.Image) -> list[dict[str, object]]:
-        """Return the user's turn; the pixel range keeps `qwen_vl_utils` from its own minimum."""
+        """Return the user's turn; without a pixel range `qwen_vl_utils` uses its own minimum."""
         pixels = {
             "min_pixels": self.settings.min_pixels,
             "max_pixels": self.settings.max_pixels,

@@ -33,9 +33,9 @@ class Way:
     """One way of reading images, measured over rounds.
 
     Attributes:
-        name: What was done.
-        rounds: Images per second, one figure a round.
-        images_per_s: Their spread.
+        name: Name of the way.
+        rounds: Images per second of each round.
+        images_per_s: Spread of `rounds`.
         times_baseline: Spread of each round's ratio to the first way.
     """
 
@@ -51,13 +51,13 @@ def measure_rounds(
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Way]:
-    """Measure each way once a round, in turned order every other round.
+    """Measure each way once per round, in reverse order in every other round.
 
     Args:
-        ways: Name -> reads all images once. The first is what the others are compared with.
-        images: How many images each way reads.
-        rounds: How often each is measured.
-        clock: Seconds, monotonic.
+        ways: Name -> function that reads all images once. The first way is the baseline.
+        images: Number of images that each way reads.
+        rounds: Number of rounds.
+        clock: Monotonic clock, in seconds.
     """
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds):

@@ -1,7 +1,7 @@
 """Plain captchas for measuring speed.
 
 They need Pillow alone, with its built-in font. The same arguments give the same pixels, and no two
-images of one call are equal, so that no cache answers.
+images of one call are equal, so that no answer comes from a cache.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def _draw(label: str, rng: random.Random) -> bytes:
     font = ImageFont.load_default(size=FONT_PIXELS)
     step = (SIZE[0] - 20) / len(label)
     for index, character in enumerate(label):
-        place = (10 + index * step, rng.uniform(4, 14))
-        canvas.text(place, character, fill=_colour(rng, 0, 110), font=font)
+        corner = (10 + index * step, rng.uniform(4, 14))
+        canvas.text(corner, character, fill=_colour(rng, 0, 110), font=font)
     encoded = io.BytesIO()
     image.save(encoded, "PNG")
     return encoded.getvalue()

@@ -1,7 +1,7 @@
 """Loads of a service: large batches, many clients, a repeated image.
 
-Every image that counts was read by the model or found in the cache, as the load requires. A
-rejected request ends the measurement, because rejecting is fast.
+A measured image was read by the model, or answered from the cache if the load requires that. A
+rejected request ends the measurement, because a rejection is faster than an answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from evaluation.services.client import (
 )
 
 TURN_IMAGES = 8
-# The threads of a competitor's runtime go on spinning for a while after each image.
+# The threads of a competitor's runtime continue to spin for a while after each image.
 SETTLE_S = 0.3
 
 
@@ -37,14 +37,14 @@ def read_in_batches(client: ServiceClient, images: Sequence[bytes], size: int) -
 
 
 class ConcurrentClients:
-    """Several callers of `/ocr` at once, each with a connection and a thread of its own."""
+    """Concurrent clients of `/ocr`, each with a connection and a thread of its own."""
 
     def __init__(self, clients: Sequence[ServiceClient], threads: ThreadPoolExecutor) -> None:
         self._clients = clients
         self._threads = threads
 
     def read(self, images: Sequence[bytes]) -> list[Answer]:
-        """Read images, none from a cache; each caller takes the next one once it is answered."""
+        """Read images, none from a cache; each client sends the next one after its answer."""
         waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
         for index in range(len(images)):
             waiting.put(index)
@@ -104,16 +104,15 @@ def single_latencies(
 
 
 def _check(answers: Sequence[Answer], exchange: Exchange, *, from_cache: bool) -> None:
-    """Make sure of what was measured; that the model read nothing usable does not matter.
+    """Check that the model or the cache answered; an answer without a text is accepted.
 
     Raises:
-        ServiceError: A request was rejected, or the cache took part where it should not.
+        ServiceError: A request was rejected, or the use of the cache was not as required.
     """
     for answer in answers:
         if not answer.success and answer.error_type != NO_ANSWER:
-            raise ServiceError(f"The service refused an image: {answer.error_type}.")
+            raise ServiceError(f"The service rejected an image: {answer.error_type}.")
     if (exchange.cache_use == "hit") is not from_cache:
         raise ServiceError(
-            f"The cache was to be {'asked' if from_cache else 'off'}, but X-Cache is "
-            f"{exchange.cache_use}."
+            f"X-Cache must {'' if from_cache else 'not '}be hit, but it is {exchange.cache_use}."
         )

@@ -27,10 +27,10 @@ from evaluation.published.vocabulary import Vocabulary, read_vocabulary
 
 SHARDS = 2
 REVISION = "0" * 40
-# Of the pixels that the vision encoder was trained on, by channel.
+# Mean and deviation of each channel in the training of the vision encoder.
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_DEVIATION = (0.26862954, 0.26130258, 0.27577711)
-# New name -> old one; the first that fits counts.
+# New prefix -> old prefix; the first match is used.
 OLD_PREFIXES = (
     ("model.visual.", "visual."),
     ("model.language_model.", "model."),
@@ -52,10 +52,10 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The numbers that differ between the published checkpoints; the defaults are the 2B's.
+    """The parameters that differ between published checkpoints; the defaults are the 2B's.
 
     Attributes:
-        tied: The head shares its weights with the embeddings.
+        tied: Whether the head shares its weights with the embeddings.
         weight_spread: Standard deviation of the random weights.
     """
 
@@ -84,13 +84,13 @@ SHAPE_7B = Shape(
 
 
 def write_into_cache(cache: Path, repo_id: str, shape: Shape, vocabulary: Vocabulary) -> Path:
-    """Write a checkpoint where `hf download` puts it; return its snapshot folder.
+    """Write a checkpoint into the cache of `hf download`; return its snapshot folder.
 
     Args:
         cache: The folder `hub` of `HF_HOME`.
-        repo_id: The hub name to write it under.
-        shape: Of the model.
-        vocabulary: Of the tokenizer.
+        repo_id: The hub name of the checkpoint.
+        shape: Shape of the model.
+        vocabulary: Vocabulary of the tokenizer.
     """
     repository = cache / f"models--{repo_id.replace('/', '--')}"
     snapshot = repository / "snapshots" / REVISION
@@ -118,14 +118,14 @@ def write_checkpoint(folder: Path, shape: Shape, vocabulary: Vocabulary) -> None
             "temperature": 0.01,
             "top_k": 1,
             "top_p": 0.001,
-            # The base 2B's, and poison for `1111`.
+            # Value of the base 2B; it would ruin an answer such as `1111`.
             "repetition_penalty": 1.05,
         },
     )
 
 
 def flat_config(shape: Shape) -> dict[str, Any]:
-    """Return `config.json`, with the text model's numbers at its top level."""
+    """Return `config.json`, with the text model's parameters at its top level."""
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
         "attention_dropout": 0.0,
@@ -294,11 +294,11 @@ def main(arguments: Sequence[str] | None = None, shape: Shape | None = None) -> 
     """Write a checkpoint of the 2B's shape to the folder given.
 
     Args:
-        arguments: Of the command line; None takes the process's own.
+        arguments: Arguments of the command line; None for those of the process.
         shape: Another shape than the 2B's.
     """
     parser = argparse.ArgumentParser(description="Write a random checkpoint of the 2B's shape.")
-    parser.add_argument("folder", type=Path, help="gets 4.4 GB")
+    parser.add_argument("folder", type=Path, help="folder for 4.4 GB")
     folder: Path = parser.parse_args(arguments).folder
     folder.mkdir(parents=True, exist_ok=True)
     write_checkpoint(folder, shape or Shape(), read_vocabulary())

@@ -1,4 +1,4 @@
-"""Measure the cost of the published 2B on a CPU, on random weights of its exact shape.
+"""Measure time and memory of the published 2B on a CPU, with random weights of its shape.
 
     python -m evaluation.published.layout /tmp/shape
     python -m evaluation.published.shape /tmp/shape
@@ -45,10 +45,10 @@ class Cost:
     """The measurements.
 
     Attributes:
-        ready_s: From the start of loading to the end of the first reading, imports included.
-        peak_bytes: Most resident memory, None where the system does not report it.
-        first_token_s: Seconds of a captcha of which one token is read.
-        captcha_s: Seconds of a captcha of `TOKENS` tokens.
+        ready_s: Seconds from the start of loading to the end of the first reading, with imports.
+        peak_bytes: Peak resident memory, None where the system does not report it.
+        first_token_s: Seconds of a captcha with one token.
+        captcha_s: Seconds of a captcha with `TOKENS` tokens.
     """
 
     ready_s: float
@@ -106,7 +106,7 @@ def draw_captcha(text: str) -> Image.Image:
 
 
 def assumed_memory(free_gib: float | None) -> AbstractContextManager[object]:
-    """Let loading assume so much free memory; None leaves it to the machine."""
+    """Return a context in which loading assumes some free memory; None for the actual memory."""
     if free_gib is None:
         return nullcontext()
     free_bytes = int(free_gib * GIB)
@@ -116,7 +116,7 @@ def assumed_memory(free_gib: float | None) -> AbstractContextManager[object]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("folder", type=Path, help="holds the checkpoint")
+    parser.add_argument("folder", type=Path, help="folder of the checkpoint")
     parser.add_argument("--captchas", type=int, default=5, help="captchas to read (5)")
     parser.add_argument("--free-gib", type=float, help="free memory to assume; else what is free")
     options = parser.parse_args(arguments)

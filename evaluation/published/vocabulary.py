@@ -79,25 +79,25 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 def _last_merge(token: bytes, ranks: dict[bytes, int]) -> tuple[bytes, bytes]:
     """Return the two tokens that were merged into `token`.
 
-    They are what byte-pair encoding leaves of it, just before the last merge.
+    They are the parts of byte-pair encoding before its last merge.
     """
-    parts = [token[place : place + 1] for place in range(len(token))]
+    parts = [token[index : index + 1] for index in range(len(token))]
     while len(parts) > 2:
         joined = [ranks.get(left + right, len(ranks)) for left, right in pairwise(parts)]
-        place = joined.index(min(joined))
-        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        index = joined.index(min(joined))
+        parts[index : index + 2] = [parts[index] + parts[index + 1]]
     return parts[0], parts[1]
 
 
 def _byte_spelling() -> list[str]:
-    """Return the character that stands for each byte: itself where that can be printed.
+    """Return the character that represents each byte: itself if it is printable.
 
     Source: the byte-level encoding of GPT-2, which all these files share.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     spelling = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in spelling)
-    spelling.update({byte: chr(256 + place) for place, byte in enumerate(others)})
+    spelling.update({byte: chr(256 + index) for index, byte in enumerate(others)})
     return [spelling[byte] for byte in range(256)]
 
 

@@ -1,6 +1,7 @@
-"""A client of a running service, over one kept-alive HTTP connection.
+"""A client of a running service, over one keep-alive HTTP connection.
 
-Every reply that it returns is a JSON object; anything else raises. One thread owns a client.
+Every returned reply is a JSON object; any other reply raises ServiceError. One thread owns a
+client.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlencode, urlsplit
 
-# What a server's idle timeout does to a kept-alive connection, seen at the next request.
+# Errors of the next request after the server has closed an idle keep-alive connection.
 _STALE = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
 
 
@@ -30,7 +31,7 @@ class Exchange:
         status: HTTP status code.
         fields: The reply's JSON object.
         latency_s: Seconds from sending the request to having read the reply.
-        cache_use: Its `X-Cache`: `hit` for a kept or shared answer, or None without one.
+        cache_use: Value of `X-Cache`: `hit` for a cached or shared answer; None without one.
     """
 
     status: int
@@ -48,8 +49,8 @@ class Answer:
         confidence: Probability in [0, 1] that `text` is right.
         success: Whether there is an answer.
         raw_response: The output of the model, where the reply has it.
-        error_type: Why there is no answer, or None.
-        warnings: What was asked for and had no effect.
+        error_type: The reason why there is no answer, or None.
+        warnings: Warnings of the reply.
     """
 
     text: str
@@ -71,7 +72,7 @@ class ServiceClient:
         Args:
             url: Root of the service, such as `http://127.0.0.1:5000`.
             timeout_s: Seconds that one read or write on the connection may take.
-            options: Request options that go with every `/ocr`, as its query.
+            options: Request options of every `/ocr`, sent in the query.
 
         Raises:
             ServiceError: `url` is not an HTTP address.
@@ -113,7 +114,7 @@ class ServiceClient:
         """Send several images as multipart fields of `POST /batch-ocr`.
 
         Raises:
-            ServiceError: The reply has not one result an image.
+            ServiceError: The reply does not have one result for each image.
         """
         body, content_type = _multipart(images)
         exchange = self._exchange("POST", "/batch-ocr", body, {"Content-Type": content_type})
@@ -125,7 +126,7 @@ class ServiceClient:
     def _exchange(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> Exchange:
-        """Send one request; one more time where a kept-alive connection had gone stale.
+        """Send one request, and retry it if an idle connection had been closed.
 
         Raises:
             ServiceError: There is no service, or its reply is not a JSON object.
@@ -165,10 +166,10 @@ class ServiceClient:
 
 
 def answer_of(fields: Mapping[str, object]) -> Answer:
-    """Read one image's answer from a reply or from a batch's item.
+    """Return the answer in a reply or in an item of a batch.
 
     Raises:
-        ServiceError: `confidence` is no probability.
+        ServiceError: `confidence` is not a probability.
     """
     confidence = fields.get("confidence", 0.0)
     if not isinstance(confidence, int | float) or not 0.0 <= confidence <= 1.0:

@@ -37,10 +37,10 @@ def running_nginx(ports: Sequence[int]) -> Iterator[int]:
     """Run nginx in front of instances on loopback ports; yield the port that it listens on.
 
     Raises:
-        NginxStartError: It is not installed or did not start.
+        NginxStartError: nginx is not installed or did not start.
     """
     if shutil.which("nginx") is None:
-        raise NginxStartError("nginx is not installed.")
+        raise NginxStartError("nginx is not installed: apt-get install nginx.")
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
         write_configuration(Path(folder), port, ports)
@@ -61,7 +61,7 @@ def running_nginx(ports: Sequence[int]) -> Iterator[int]:
 
 def write_configuration(folder: Path, port: int, instances: Sequence[int]) -> None:
     """Write the configuration for a port and for instances on loopback ports."""
-    folder.chmod(0o755)  # Workers of a root's nginx are another user.
+    folder.chmod(0o755)  # nginx started by root runs its workers as another user.
     text = NGINX_CONFIGURATION.read_text(encoding="utf-8")
     text = _replaced(text, LISTEN, f"listen 127.0.0.1:{port} default_server;")
     (folder / "nginx.conf").write_text(text, encoding="utf-8")
@@ -73,7 +73,7 @@ def write_configuration(folder: Path, port: int, instances: Sequence[int]) -> No
 def _replaced(text: str, old: str, new: str) -> str:
     """Return a text with its one occurrence of `old` replaced."""
     if text.count(old) != 1:
-        raise NginxStartError(f"The configuration has not one {old.strip()!r}.")
+        raise NginxStartError(f"The configuration must contain {old.strip()!r} exactly once.")
     return text.replace(old, new)
 
 

@@ -1,6 +1,6 @@
 """The service as a child process: start it, wait until it is ready, stop it.
 
-After the context no process of the service is alive, even if the context was left by an error.
+After the context no process of the service runs, even if the context ended with an error.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class RunningService:
     """A service that is ready.
 
     Attributes:
-        url: Its root.
-        pid: Process number of the process that was started.
+        url: Root URL of the service.
+        pid: Process id of the process that was started.
         start_to_ready_s: Seconds from the start of the process to the first 200 of `/health`.
         health: The reply of that `/health`.
-        port: Where it listens on loopback.
-        log: Descriptor of the file that its log goes to.
+        port: Its port on loopback.
+        log: Descriptor of its log file.
     """
 
     url: str
@@ -78,14 +78,14 @@ def running_service(
     """Run the service on a loopback port.
 
     Args:
-        environment: Added to this process's environment; the port is added to it.
-        command: What to start.
-        ready_timeout_s: Seconds that it may take until it is ready.
-        stop_timeout_s: Seconds from SIGTERM until it is killed.
-        port: Where it listens; None takes a free port.
+        environment: Variables in addition to those of this process and the port.
+        command: The command to start.
+        ready_timeout_s: Maximum seconds until the service is ready.
+        stop_timeout_s: Seconds from SIGTERM to SIGKILL.
+        port: Its port on loopback; None chooses a free one.
 
     Raises:
-        ServiceStartError: It ended or was not ready in time.
+        ServiceStartError: The service ended or was not ready in time.
     """
     port = free_port() if port is None else port
     with tempfile.TemporaryFile() as log:
@@ -97,7 +97,7 @@ def running_service(
             stdout=log,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
-            # Its own process group: whatever it starts can be ended with it.
+            # A process group of its own, so that its children can be ended with it.
             start_new_session=True,
         )
         url = f"http://127.0.0.1:{port}"
@@ -112,7 +112,7 @@ def running_service(
 
 
 def exit_on_sigterm() -> None:
-    """End this process at SIGTERM by an exception, so that services are stopped on the way out."""
+    """Raise SystemExit at SIGTERM, so that context managers stop their services."""
 
     def leave(*_: object) -> NoReturn:
         raise SystemExit(128 + signal.SIGTERM)
@@ -121,7 +121,7 @@ def exit_on_sigterm() -> None:
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listened on a moment ago."""
+    """Return a loopback port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -130,7 +130,7 @@ def free_port() -> int:
 def _wait_until_ready(
     url: str, process: subprocess.Popen[bytes], deadline: float
 ) -> Mapping[str, object] | None:
-    """Return the first `/health` with status 200; None if it ended or the deadline passed."""
+    """Return the first `/health` with status 200; None if the service ended or timed out."""
     with ServiceClient(url, timeout_s=5.0) as client:
         while process.poll() is None and time.monotonic() < deadline:
             with suppress(ServiceError):  # It does not listen yet.
@@ -169,7 +169,7 @@ def end_process(process: subprocess.Popen[bytes], timeout_s: float) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes], timeout_s: float) -> None:
-    """End the service, then whatever of its process group is left."""
+    """End the service, then the rest of its process group."""
     try:
         end_process(process, timeout_s)
     finally:

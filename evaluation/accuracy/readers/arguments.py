@@ -24,13 +24,13 @@ DEFAULT_URL = "http://127.0.0.1:5000"
 
 
 def add_reader_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the folder, the reader and how many images it reads at a time."""
+    """Add the arguments for the folder, the reader and its number of workers."""
     command.add_argument("folder", type=Path, help="labelled captchas")
     choose_reader(command)
 
 
 def choose_reader(command: argparse.ArgumentParser) -> None:
-    """Add the reader and how many images it reads at a time."""
+    """Add the arguments for the reader and its number of workers."""
     reader = command.add_mutually_exclusive_group()
     reader.add_argument("--url", default=DEFAULT_URL, help="root of a running service")
     reader.add_argument("--model", help="bundled, a folder or a hub name, run in this process")
@@ -49,21 +49,21 @@ def open_reader(
     """Open the reader that the arguments name.
 
     Raises:
-        ReaderError: On entering, where it is missing or not ready.
+        ReaderError: On entering the context, if the reader is missing or not ready.
     """
     if arguments.model is None:
         return service_reader(arguments.url, arguments.workers, options)
-    # Imported here: it needs the service's own packages, which a remote service's caller may lack.
+    # Imported here: it needs the packages of the service, which `--url` does not.
     from evaluation.accuracy.readers.model import model_reader
 
     return model_reader(arguments.model, options)
 
 
 def read_with_bar(families: Sequence[Family], reader: Reader, workers: int) -> ScoredFamilies:
-    """Have every image read under a progress bar.
+    """Read every image, with a progress bar.
 
     Raises:
-        ReaderError: The reader cannot go on.
+        ReaderError: The reader cannot continue.
     """
     images = sum(len(family.samples) for family in families)
     # `disable=None`: no bar where the output is not a terminal.

@@ -35,7 +35,7 @@ CONTENT_TYPES = {
     ".webp": "image/webp",
     ".bmp": "image/bmp",
 }
-# Too many callers or a lost model: the readings that are missing would count as mistakes.
+# Too many clients or no model: missing answers would be counted as mistakes, so the run ends.
 OVERLOADED = frozenset({429, 503})
 
 
@@ -52,22 +52,22 @@ class Reply:
 
 
 class Reader(Protocol):
-    """Something that reads captchas; several threads may call it."""
+    """A reader of captchas; thread-safe."""
 
     @property
     def name(self) -> str:
-        """The name in a table."""
+        """The name of the reader in a table."""
 
     def read(self, image: bytes, content_type: str, kind: str) -> Reply:
-        """Read one image file, of which the family's kind is known.
+        """Read one image file of a family's kind.
 
         Raises:
-            ReaderError: It cannot read anything any more.
+            ReaderError: The reader cannot continue.
         """
 
 
 class ServiceReader:
-    """A running service, asked as the Go program asks: the raw body of `POST /ocr`."""
+    """A running service, which gets images as the raw body of `POST /ocr`."""
 
     def __init__(self, name: str, clients: Sequence[ServiceClient]) -> None:
         self.name = name
@@ -85,7 +85,9 @@ class ServiceReader:
         finally:
             self._idle.put(client)
         if exchange.status in OVERLOADED:
-            raise ReaderError(f"The service refuses work ({answer.error_type}): fewer --workers.")
+            raise ReaderError(
+                f"The service rejects images ({answer.error_type}): use fewer --workers."
+            )
         if answer.error_type == "invalid_option":
             raise ReaderError(str(exchange.fields.get("error")))
         return Reply(answer, exchange.latency_s)
@@ -96,9 +98,9 @@ def service_reader(url: str, workers: int, options: Mapping[str, str]) -> Iterat
     """Connect to a service.
 
     Args:
-        url: Its root.
-        workers: Connections, one for each thread that reads.
-        options: Sent with every image.
+        url: Root URL of the service.
+        workers: Number of connections, one for each thread that reads.
+        options: Request options of every image.
 
     Raises:
         ReaderError: There is no service, or it is not ready.
@@ -120,16 +122,16 @@ def service_reader(url: str, workers: int, options: Mapping[str, str]) -> Iterat
 def read_all(
     families: Sequence[Family], reader: Reader, workers: int, advance: Callable[[], object]
 ) -> ScoredFamilies:
-    """Have every image read.
+    """Read every image of some families.
 
     Args:
-        families: What to read.
-        reader: Reads one image.
+        families: The families to read.
+        reader: The reader.
         workers: Images that are read at the same time.
-        advance: Called once for each image that was read, in this thread.
+        advance: Called by this thread after each image.
 
     Raises:
-        ReaderError: The reader cannot go on; images that wait are not read.
+        ReaderError: The reader cannot continue; the other images are not read.
     """
     ended = threading.Event()
 
@@ -156,12 +158,12 @@ def read_all(
 
 
 def content_type_of(path: Path) -> str:
-    """Return the media type that a file's name stands for."""
+    """Return the media type for the suffix of a file."""
     return CONTENT_TYPES.get(path.suffix.lower(), "application/octet-stream")
 
 
 def read_one(reader: Reader, family: Family, sample: Sample) -> Prediction:
-    """Have one image read, and score the answer."""
+    """Read one image, and score the answer."""
     content_type = content_type_of(sample.path)
     reply = reader.read(sample.path.read_bytes(), content_type, family.kind)
     return score(family, sample, reply.answer, reply.latency_s)

@@ -1,6 +1,6 @@
 """ddddocr as a reader of the same images.
 
-It is run at its best: with `png_fix`, and with sums computed from its transcription.
+It is used in its most accurate way: with `png_fix`, and with sums computed from its transcription.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ MISSING = (
 class DdddocrReader:
     """One of ddddocr's models.
 
-    Its confidence is its own `confidence`: the mean over the image's columns of the largest
-    probability. It is no probability of the whole text, but it is what its callers get.
+    The confidence is ddddocr's own: the mean over the image's columns of the largest probability,
+    and not a probability of the whole text.
 
     Args:
-        beta: Its larger model instead of its default one.
+        beta: Whether to use its larger model instead of the default one.
 
     Raises:
         ReaderError: ddddocr is not installed.
@@ -57,7 +57,7 @@ class DdddocrReader:
         return transcript_reply(raw_text, confidence, kind, latency_s)
 
     def transcribe(self, image: bytes) -> str:
-        """Return its raw output, nothing computed and nothing caught."""
+        """Return the raw output; sums are not computed, and ddddocr's errors are raised."""
         return str(self._classify(image))
 
     def _confidence(self, image: bytes) -> float:
@@ -66,6 +66,6 @@ class DdddocrReader:
         return min(1.0, float(found["confidence"]))
 
     def _classify(self, image: bytes, *, probability: bool = False) -> Any:
-        # Pillow warns of what ddddocr does to palettes; its caller cannot help it.
+        # Pillow warns about ddddocr's handling of palettes, which a caller cannot change.
         with warnings.catch_warnings(action="ignore"):
             return self._engine.classification(image, png_fix=True, probability=probability)

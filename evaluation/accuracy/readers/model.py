@@ -1,7 +1,6 @@
 """A model in this process as a reader, without HTTP.
 
-It is loaded as the service loads it. No answer comes from a cache, and the model's thread ends with
-the context.
+It is loaded like in the service, without a cache. The model's thread ends with the context.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ class ModelReader:
         """Read one image; threads that read at the same time share batches.
 
         Raises:
-            ReaderError: The service takes no image with these options, or none now.
+            ReaderError: The service rejects the options, or accepts no images now.
         """
         start = time.perf_counter()
         deadline = self._service.monotonic() + MAX_WAIT_S
@@ -63,10 +62,10 @@ def model_reader(model: str, options: Mapping[str, str]) -> Iterator[ModelReader
 
     Args:
         model: `bundled`, a folder or a hub name; other settings come from the environment.
-        options: Of every request.
+        options: Request options of every image.
 
     Raises:
-        ReaderError: An option or a setting is wrong, or the model cannot be loaded.
+        ReaderError: An option or a setting is invalid, or the model cannot be loaded.
     """
     try:
         parsed = parse_options(options)
@@ -83,10 +82,10 @@ def model_reader(model: str, options: Mapping[str, str]) -> Iterator[ModelReader
 def loaded_reader(
     backend: Backend, settings: Settings, options: Options, second: Backend | None = None
 ) -> Iterator[ModelReader]:
-    """Load a backend, and a second one if there is one, behind a service of their own.
+    """Load a backend, and a second one if it is given, in a new service.
 
     Raises:
-        ReaderError: It cannot be loaded.
+        ReaderError: The model cannot be loaded.
     """
     failures: list[Exception] = []
     service = CaptchaService(backend, replace(settings, cache_size=0), second=second)

@@ -1,7 +1,7 @@
 """PP-OCRv6 small of rapidocr, a general text recognizer, as a reader of the same images.
 
-The whole image is read as one line, without text detection, and sums are computed from what is
-transcribed.
+The whole image is read as one line, without text detection. Sums are computed from the
+transcription.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class PPOCRReader:
         return transcript_reply(raw_text, confidence, kind, latency_s)
 
     def transcribe(self, image: bytes) -> str:
-        """Return the text of one image file, with nothing computed.
+        """Return the text of one image file; sums are not computed.
 
         Raises:
             CaptchaServiceError: The image cannot be decoded.

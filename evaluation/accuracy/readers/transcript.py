@@ -9,11 +9,11 @@ from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
 
 
 def transcript_reply(raw_text: str, confidence: float, kind: str, latency_s: float) -> Reply:
-    """Return the reply that a transcript makes; sums are computed from it.
+    """Return the reply for a transcript, from which sums are computed.
 
     Args:
-        raw_text: The transcript; empty is no answer.
-        confidence: The reader's own, from 0 to 1.
+        raw_text: The transcript; empty for no answer.
+        confidence: Confidence of the reader, from 0 to 1.
         kind: The kind of the image's family.
         latency_s: Seconds that the reading took.
     """
@@ -24,6 +24,6 @@ def transcript_reply(raw_text: str, confidence: float, kind: str, latency_s: flo
 
 
 def computed(text: str) -> str:
-    """Return the value of what stands left of the first `=`; the text itself where it has none."""
+    """Return the value of the expression before the first `=`, or the text if it has none."""
     value = evaluate_expression(text.partition("=")[0])
     return text if value is None else str(value)

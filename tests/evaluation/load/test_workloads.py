@@ -69,7 +69,7 @@ def test_a_rejected_image_ends_the_measurement(error_type: str) -> None:
     with (
         stub_service(script) as url,
         concurrent_clients(url, 3) as clients,
-        pytest.raises(ServiceError, match=f"refused an image: {error_type}"),
+        pytest.raises(ServiceError, match=f"rejected an image: {error_type}"),
     ):
         clients.read(IMAGES)
 
@@ -99,9 +99,9 @@ def test_cached_latencies_fill_the_cache_first_and_then_take_turns() -> None:
 @pytest.mark.parametrize(
     ("cache_use", "load", "message"),
     [
-        pytest.param("hit", "batch", "was to be off, but X-Cache is hit", id="batch"),
-        pytest.param("hit", "clients", "was to be off, but X-Cache is hit", id="clients"),
-        pytest.param("miss", "cached", "was to be asked, but X-Cache is miss", id="cached"),
+        pytest.param("hit", "batch", "must not be hit, but it is hit", id="batch"),
+        pytest.param("hit", "clients", "must not be hit, but it is hit", id="clients"),
+        pytest.param("miss", "cached", "must be hit, but it is miss", id="cached"),
     ],
 )
 def test_an_unexpected_cache_header_ends_the_measurement(
