@@ -1,10 +1,11 @@
 """Measurements of a running service: accuracy, speed and reliability.
 
-Each command below is run as `python -m evaluation.NAME`. It measures a service over HTTP, as any
-client sees it, and needs no torch for that.
+Each command below is run as `python -m evaluation.NAME`. Most of them measure a service over HTTP,
+like any client, and need no torch for that.
 
-Accuracy: `evaluate` (labelled folders, with a page), `constraints` (the options that restrict an
-answer). Speed: `bench`, `scaling` (instances behind nginx). Reliability: `overload`, `soak`,
-`failover`, `graceful_shutdown`, `malformed_images`. Published checkpoints without a download:
-`published`. Pictures for the documentation: `screenshots`.
+Accuracy: `evaluate` (labelled folders, with a page), `kinds` (plain print), `constraints` (options
+that restrict an answer), `cascade` (a second reader), `fit` (a user's captchas). Speed: `bench`,
+`scaling` (workers and a CPU quota), `gpu`, `openvino`. Reliability: `overload`, `soak`, `failover`
+(instances behind nginx), `graceful_shutdown`, `malformed_images`. Published checkpoints without a
+download: `published`, `llama_server`. Pictures for the documentation: `screenshots`.
 """

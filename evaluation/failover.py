@@ -2,8 +2,8 @@
 
     python -m evaluation.failover [--requests 2000]
 
-A request counts as answered only with status 200 and a JSON object, within the Go client's ten
-seconds, and with the text that an instance returned for the same image before.
+A request is answered only if the reply has status 200, a JSON object and the text that an instance
+returned for the same image before, within the ten seconds of the Go client.
 """
 
 from __future__ import annotations

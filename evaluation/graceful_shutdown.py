@@ -2,7 +2,7 @@
 
     python -m evaluation.graceful_shutdown [--workers 2]
 
-A client whose connection was accepted and that received no whole JSON object counts as lost.
+A request is lost if its connection was accepted and no whole JSON object was received.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Outcome:
 
 
 def measure(reader: Reader, count: int) -> dict[str, list[Outcome]]:
-    """Have `count` captchas of each kind read.
+    """Read `count` captchas of each kind.
 
     Raises:
         ReaderError: The reader cannot continue.
