@@ -18,7 +18,7 @@ export class Card {
     this.element = template.content.firstElementChild.cloneNode(true);
     this.find(".shot img").src = this.address;
     this.find(".file").textContent = file.name;
-    // What is not an image has no picture.
+    // A file that is not an image has no picture.
     this.find(".shot img").addEventListener("error", (event) => event.target.remove());
     this.render();
   }
@@ -35,12 +35,12 @@ export class Card {
     return this.succeeded ? this.outcome.answer.text : "";
   }
 
-  /** Whether the call itself went wrong, so that another one may go right. */
+  /** Whether the request itself failed, so that a retry may succeed. */
   get failed() {
     return this.state === "done" && !this.succeeded;
   }
 
-  /** What a screen reader is told of the outcome. */
+  /** The outcome as a text for screen readers. */
   get news() {
     const file = this.file.name;
     if (!this.succeeded) return say("saidError", { file, error: this.errorText });
@@ -61,7 +61,7 @@ export class Card {
     this.render();
   }
 
-  /** Let go of what the browser holds of the image. */
+  /** Release the browser's object URL of the image. */
   discard() {
     URL.revokeObjectURL(this.address);
     this.element.remove();
@@ -136,7 +136,7 @@ export class Card {
   }
 }
 
-/** Return what kind of captcha an answer is of: the one asked for, else what its text shows. */
+/** Return the kind of the captcha of an answer: the requested one, else by its text. */
 export function kindRead(answer, asked) {
   if (asked) return asked;
   const raw = answer.raw_response.trim();

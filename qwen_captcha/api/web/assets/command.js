@@ -10,7 +10,7 @@
  * @param {string} address of the route
  * @param {string} fileName
  * @param {Object<string, string>} options
- * @param {boolean} withKey whether the service wants a key
+ * @param {boolean} withKey whether the service requires a key
  */
 export function curlCommand(address, fileName, options, withKey) {
   const words = ["curl -s"];
@@ -30,7 +30,7 @@ function quoted(word) {
   return `'${word.replaceAll("'", `'\\''`)}'`;
 }
 
-/** Return a file name for -F, in quotes where curl would take parts of it for something else. */
+/** Return a file name for -F, in quotes if it has characters that curl would interpret. */
 function formFile(name) {
   return /[;,"\\]/.test(name) ? `"${name.replace(/["\\]/g, "\\$&")}"` : name;
 }

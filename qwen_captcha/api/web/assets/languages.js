@@ -1,8 +1,8 @@
 /**
- * Which language is shown, and putting its words, those of `words.js`, into elements that name them
- * by `data-text` (content) or `data-label` (accessible name).
+ * The language of the page. Its words, those of `words.js`, are set in elements that name them by
+ * `data-text` (content) or `data-label` (accessible name).
  *
- * Sentences of the service, which are English, are shown as they come.
+ * Sentences of the service are English and shown unchanged.
  */
 
 import { LANGUAGES } from "./words.js";
@@ -22,7 +22,7 @@ export function percent(share) {
   return `${(100 * share).toFixed(digits)} %`;
 }
 
-/** Put the words of the language into whatever in `root` names them. */
+/** Set the words of the language in the elements of `root` that name them. */
 export function translate(root) {
   for (const element of root.querySelectorAll("[data-text]")) {
     element.textContent = say(element.dataset.text);

@@ -13,7 +13,7 @@ import { Reader } from "./reader.js";
 const byId = (id) => document.getElementById(id);
 const reader = new Reader();
 let cards = [];
-// Cards whose outcome a screen reader has not been told yet.
+// Cards whose outcome has not been announced to screen readers yet.
 let untold = [];
 let modelState = "asking";
 let wantsKey = false;
@@ -29,7 +29,7 @@ function addImages(files) {
   if (added.length === 0) return;
   cards.push(...added);
   byId("cards").append(...added.map((card) => card.element));
-  // One answer is looked at, many are looked over.
+  // The details of a single answer are open, those of several are closed.
   if (cards.length === 1) cards[0].find(".more").open = true;
   added.forEach(wire);
   added.forEach(read);
@@ -39,7 +39,7 @@ function addImages(files) {
 function wire(card) {
   card.find(".copy").addEventListener("click", (event) => copy(card.text, event.currentTarget));
   card.find(".retry").addEventListener("click", () => {
-    // The button goes, and the focus must not go with it.
+    // The button is removed, and the focus must not be lost with it.
     card.element.focus();
     read(card);
   });
@@ -63,7 +63,7 @@ function finish(card, outcome) {
   if (reader.idle) tell();
 }
 
-/** Tell a screen reader what has come, at once: of many images only how many. */
+/** Announce new outcomes to screen readers; of several images only their number. */
 function tell() {
   byId("news").textContent = untold.length === 1 ? untold[0].news : summary();
   untold = [];
@@ -113,7 +113,7 @@ function clear() {
   byId("files").focus();
 }
 
-/** Put a text into the clipboard, and say so on the button for a moment. */
+/** Copy a text to the clipboard, and show that on the button for a moment. */
 async function copy(text, button) {
   try {
     await navigator.clipboard.writeText(text);
@@ -146,7 +146,7 @@ function showModel(state, health) {
   byId("model").dataset.state = state;
   if (byId("model-facts").textContent !== shown) byId("model-facts").textContent = shown;
   if (byId("model-state").textContent !== say(state)) byId("model-state").textContent = say(state);
-  // Images that are given while the model loads are read as soon as it can.
+  // Images that are added while the model loads are read when it is ready.
   if (state === "loading") reader.hold();
   else reader.release();
 }

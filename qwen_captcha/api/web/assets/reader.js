@@ -5,7 +5,7 @@
  */
 
 export const AT_ONCE = 6;
-// Longer than any deadline of the service; only a connection that hangs takes so long.
+// Longer than any deadline of the service: the connection is broken after that time.
 const TIMEOUT_MS = 60_000;
 
 export class Reader {
@@ -36,7 +36,7 @@ export class Reader {
     this.#start();
   }
 
-  /** Forget the images that wait. */
+  /** Remove the images that wait. */
   clear() {
     this.#waiting = [];
   }
@@ -61,7 +61,7 @@ export class Reader {
   }
 }
 
-/** Send one image; returns status, answer, times in ms, whether it was kept, request id. */
+/** Send one image; return status, answer, times in ms, whether it was cached, request id. */
 async function call(file, options, key) {
   const form = new FormData();
   form.append("image", file);
@@ -87,7 +87,7 @@ async function call(file, options, key) {
   }
 }
 
-/** Return the object that a reply has; whatever else it has, is none of the service's. */
+/** Return the JSON of a reply, or a `not_json` error: then it is not from the service. */
 async function readJson(reply) {
   const text = await reply.text();
   try {

@@ -1,5 +1,5 @@
 /**
- * The label page: one image at a time, the one that the model is least sure of first.
+ * The label page: one image at a time, the one with the lowest confidence first.
  *
  * A late guess never overwrites typed text. Labels are sent in order, each when it is accepted. An
  * image whose label cannot be saved is shown again.
@@ -17,7 +17,7 @@ let current = null;
 // Images that were shown before the current one.
 let visited = [];
 const model = { taken: 0, read: 0, finished: false, failure: "" };
-// What is sent waits for what was sent before.
+// A request waits for the requests before it.
 let saving = Promise.resolve();
 
 async function ask(path, options = {}) {
@@ -84,7 +84,7 @@ function accept(event) {
   leave();
 }
 
-/** Go on; what has been decided about an image stays. */
+/** Continue with the next image; labels and marks remain. */
 function skip() {
   if (current.label || current.mark === "unreadable") leave();
   else mark("skipped");
@@ -95,7 +95,7 @@ function mark(name) {
   leave();
 }
 
-/** Note what is decided about an image, and send it. */
+/** Store the label or mark of an image, and send it. */
 function save(image, decided) {
   const before = { label: image.label, mark: image.mark };
   Object.assign(image, decided);
@@ -138,7 +138,7 @@ function remarkOf({ label, mark: name }) {
   return { wrong: say("refused"), unreadable: say("wasUnreadable"), skipped: say("wasSkipped") }[name] ?? "";
 }
 
-/** Show the state in the language that is chosen; what is typed stays. */
+/** Show the state in the chosen language; typed text remains. */
 function render() {
   if (current) {
     byId("file").textContent = current.file;
@@ -187,7 +187,7 @@ function renderBroken() {
   );
 }
 
-/** Take what the model has read. */
+/** Add new guesses of the model. */
 function takeGuess({ error, ...guess }) {
   const image = byFile.get(guess.file);
   if (error) {
@@ -204,7 +204,7 @@ function takeGuess({ error, ...guess }) {
   byId("news").textContent = say("shown", { file: image.file, guess: guessOf(image) });
 }
 
-/** Ask for what the model has read since the last time. */
+/** Request the guesses since the last request. */
 async function askModel() {
   const { guesses, finished, failure } = await ask(`guesses?after=${model.taken}`);
   model.taken += guesses.length;
