@@ -113,7 +113,7 @@ class StoreResult:
     """Counts of the outcomes of some answers.
 
     Attributes:
-        kept: Answers that are in the folder now.
+        kept: Answers that were stored.
         removed: Older images that were removed to free space.
         rejected: Answers without space, because images with labels are not removed.
     """
@@ -271,7 +271,7 @@ class ImageArchive:
         return row if row and (self.folder / row[0]).exists() else None
 
     def _repair(self, db: sqlite3.Connection) -> None:
-        """Make database and files agree after files were deleted or a process was killed."""
+        """Remove rows without a file, and files without a row, after a process was killed."""
         listed = {file for (file,) in db.execute("SELECT file FROM images")}
         with self._labels.change() as labels:
             present = {path.name for path in self.folder.iterdir()}

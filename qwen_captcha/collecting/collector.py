@@ -87,7 +87,7 @@ class Collector:
     def keep(
         self, request_id: str, data: bytes, answer: Answer, options: Options, model: str
     ) -> None:
-        """Queue an image with its answer; returns at once.
+        """Queue an image with its answer, without waiting.
 
         Answers to the caller's own prompt, to a question, or with the option `colors` are not
         queued: their text may be only a part of what the image shows.
@@ -158,14 +158,14 @@ class Collector:
 
     def _keep(self, answers: list[CollectedAnswer]) -> None:
         try:
-            kept = self._archive.keep(answers)
+            stored = self._archive.keep(answers)
         except Exception as error:
             self._collected.labels("failed").inc(len(answers))
             self._note_failure(error)
             return
-        self._collected.labels("kept").inc(kept.kept)
-        self._collected.labels("removed").inc(kept.removed)
-        self._collected.labels("rejected").inc(kept.rejected)
+        self._collected.labels("kept").inc(stored.kept)
+        self._collected.labels("removed").inc(stored.removed)
+        self._collected.labels("rejected").inc(stored.rejected)
         self._note_success()
 
     def _record(self, feedback: list[_PendingFeedback]) -> None:

@@ -101,7 +101,7 @@ class Cascade:
         self.second.queue.wait_until_loaded(self.timeout_s if remote else LOAD_TIMEOUT_S)
 
     def close(self) -> None:
-        """Take no new work from now on."""
+        """Reject new images of the second reader from now on."""
         self.second.queue.close()
 
     def wait_until_empty(self, timeout_s: float) -> bool:

@@ -184,7 +184,7 @@ def _strip_wrapping(text: str) -> str:
 
 
 def _strip_note(text: str) -> str:
-    """Return a text without a note in words behind it, such as `(all lowercase)`."""
+    """Return a text without a note in words after it, such as `(all lowercase)`."""
     head, _, note = text.removesuffix(")").rpartition("(")
     is_note = text.endswith(")") and len(note) > 2 and not any(map(str.isdigit, note))
     return head if head.strip() and is_note else text

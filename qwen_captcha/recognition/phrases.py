@@ -57,7 +57,7 @@ def _any_chinese(words: frozenset[str]) -> str:
 
 
 _FORMULA = r"\d++(?:\s*+[-+*/×÷xX=−]\s*+(?:\d++|\?))++(?:\s*+=)?(?!\w)"
-# One word of an announcement, of either language, or a formula; and the sign behind it. A dash
+# One word of an announcement, of either language, or a formula; and the sign after it. A dash
 # before a bare number is its sign.
 _WORD = re.compile(
     r"[\s,.!]*+"
@@ -150,8 +150,7 @@ def is_prose(text: str) -> bool:
     """Return whether a text is a sentence or part of one instead of a code.
 
     Two words of our vocabulary make prose, or five words of any, a double quote inside, or a
-    sentence that goes on after its end. Single letters are no words: `a 3 i 9` is a code with
-    spaces.
+    second sentence. Single letters are no words: `a 3 i 9` is a code with spaces.
     """
     words = [word.strip(".,;:!?\"'()") for word in text.split()]
     if sum(map(is_filler_word, words)) >= 2:

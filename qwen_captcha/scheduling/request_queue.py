@@ -210,7 +210,7 @@ class RequestQueue(Generic[Task, Result]):
             return batch
 
     def close(self) -> None:
-        """Admit nothing from now on; admitted images are still read."""
+        """Reject new requests from now on; admitted images are still read."""
         with self._changed:
             self._draining = True
             self._changed.notify_all()

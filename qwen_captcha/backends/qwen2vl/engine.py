@@ -98,7 +98,7 @@ class Qwen2VLEngine(Generic[CacheT]):
         return [_most_probable_first(outputs) for outputs in found]
 
     def _draft_tokens(self, rows: int, steps: int) -> Ints:
-        """Return the tokens (rows, N - 1) that the prefill reads behind the prompts as drafts."""
+        """Return the tokens (rows, N - 1) that the prefill reads after the prompts as drafts."""
         # A pass over few tokens mostly waits for weights, so drafts of one row cost little. A pass
         # over many tokens mostly computes.
         count = min(DRAFT_TOKENS, steps - 1) if rows == 1 else 0

@@ -198,7 +198,7 @@ class OnnxModel:
         states: Mapping[str, Floats],
         wanted: int,
     ) -> tuple[Mapping[str, Floats], Floats]:
-        """Return keys and values so far, and the log-probabilities behind the last tokens."""
+        """Return keys and values so far, and the log-probabilities after the last tokens."""
         rows, tokens, _ = embeddings.shape
         before = next(iter(states.values())).shape[2]
         if mask is None:
