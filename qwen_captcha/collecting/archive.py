@@ -209,12 +209,14 @@ class ImageArchive:
     ) -> None:
         suffix = SUFFIXES[image_format(answer.data) or "PNG"]
         file = hashlib.sha256(answer.data).hexdigest()[:32] + suffix
+        path = self.folder / file
         now = time.time()
+        if not path.exists():  # A failed transaction restores rows of files that it removed.
+            _delete(db, file)
         if not db.execute("UPDATE images SET seen = ? WHERE file = ?", (now, file)).rowcount:
             if not self._free_space(db, len(answer.data), result):
                 result.rejected += 1
                 return
-            path = self.folder / file
             written.append(path)
             replace_file(path, answer.data)
             db.execute("INSERT INTO images VALUES (?, ?, ?)", (file, len(answer.data), now))

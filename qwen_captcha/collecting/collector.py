@@ -175,6 +175,8 @@ class Collector:
             self._note_failure(error)
             failure = ServiceUnavailable(NOT_STORED, retry_after_s=DEFAULT_RETRY_S)
             errors = [failure for _ in feedback]
+        else:
+            self._note_success()
         for pending, outcome in zip(feedback, errors, strict=True):
             pending.result.set_result(outcome)
 

@@ -160,13 +160,15 @@ class LabelSession:
         """Write why an image has no label.
 
         Raises:
-            KeyError: The folder has no such image.
+            KeyError: The folder has no such image, or it was removed.
             LabelsError: The file of labels is malformed.
             OSError: The mark cannot be written.
         """
         if file not in self._known:
             raise KeyError(file)
         with self._labels.change() as labels:
+            if not (self.folder / file).is_file():
+                raise KeyError(file)
             labels.set_mark(file, mark)
 
     def guesses(self, after: int) -> tuple[Sequence[Guess], bool, str]:

@@ -216,6 +216,24 @@ def test_a_failed_write_leaves_no_file(
     assert len(images(archive.folder)) == 3
 
 
+def test_an_image_that_a_failed_write_evicted_is_stored_again(
+    archive: ImageArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.keep([answer(1), answer(2), answer(3)])
+
+    def no_space(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(archive_module, "replace_file", no_space)
+    with pytest.raises(OSError, match="No space"):
+        archive.keep([answer(4)])
+    assert answer(1).data not in images(archive.folder)
+    monkeypatch.undo()
+    archive.keep([answer(1)])
+    assert answer(1).data in images(archive.folder)
+    assert record(archive, Feedback("id-1", correct=True)) == [None]
+
+
 def test_deleted_files_and_leftovers_of_a_killed_process_are_detected(tmp_path: Path) -> None:
     archive = ImageArchive(tmp_path, 3, MIB)
     archive.keep([answer(1), answer(2)])

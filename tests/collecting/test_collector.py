@@ -154,6 +154,20 @@ def test_a_full_disk_is_one_warning_and_the_service_goes_on(
     ]
 
 
+def test_feedback_that_is_written_ends_a_failure(
+    collector: Collector, archive: FakeArchive, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive.error = OSError(28, "No space left on device")
+    with caplog.at_level(logging.INFO, "qwen_captcha"):
+        with pytest.raises(ServiceUnavailable):
+            collector.feedback(FEEDBACK, MAX_WAIT_S)
+        archive.error = None
+        with pytest.raises(UnknownRequest):
+            collector.feedback(FEEDBACK, MAX_WAIT_S)
+        collector.close()
+    assert caplog.records[-1].getMessage() == "Images are collected again."
+
+
 def test_an_error_of_the_archive_does_not_stop_the_collector(
     collector: Collector, archive: FakeArchive
 ) -> None:

@@ -99,7 +99,10 @@ def test_an_image_that_has_gone_gets_no_label(folder: Path, open_session: Opener
     (folder / "101.png").unlink()
     with pytest.raises(KeyError):
         session.set_label("101.png", "a")
+    with pytest.raises(KeyError):
+        session.set_mark("101.png", Mark.SKIPPED)
     assert not (folder / "labels.tsv").exists()
+    assert not (folder / "marks.tsv").exists()
 
 
 def test_a_label_that_is_accepted_again_keeps_its_columns(
