@@ -188,8 +188,13 @@ class Qwen2VLBackend(ABC):
 
 
 def _certainty(output: GenerationOutput) -> float:
-    """Return the log-probability of an output, in either case of its letters if it has tokens."""
+    """Return the log-probability of an output, in either case of its letters if it has tokens.
+
+    An output that was cut at its maximum length lacks the factor of the end token: -inf.
+    """
     assert output.log_probability is not None  # Only remote engines lack it.
+    if not output.complete:
+        return -math.inf
     if not output.tokens:
         return output.log_probability
     return max(output.log_probability, sum(token.log_probability for token in output.tokens))

@@ -26,13 +26,18 @@ class Engine:
     Args:
         by_width: Log-probabilities of whole outputs.
         either_case: Those of the outputs with their letters in either case, where they differ.
+        cut: Widths whose output is not complete.
     """
 
     def __init__(
-        self, by_width: dict[int, float], either_case: dict[int, float] | None = None
+        self,
+        by_width: dict[int, float],
+        either_case: dict[int, float] | None = None,
+        cut: Sequence[int] = (),
     ) -> None:
         self.by_width = by_width
         self.either_case = either_case or {}
+        self.cut = cut
         self.batches: list[tuple[list[int], tuple[int, int] | None]] = []
 
     def read(
@@ -46,7 +51,9 @@ class Engine:
     def _output(self, width: int) -> GenerationOutput:
         known = self.either_case.get(width)
         tokens = () if known is None else (TokenLogprob(str(width), known / 2),) * 2
-        return GenerationOutput(str(width), self.by_width[width], True, tokens)
+        return GenerationOutput(
+            str(width), self.by_width[width], complete=width not in self.cut, tokens=tokens
+        )
 
 
 class Backend(Qwen2VLBackend):
@@ -105,3 +112,8 @@ def test_the_surest_text_counts_with_its_letters_in_either_case() -> None:
         {100: HOPELESS, 50: UNSURE, 200: HOPELESS}, either_case={100: -0.5, 50: -0.7, 200: -2.0}
     )
     assert texts(engine, VIEWS, [100]) == ["100"]
+
+
+def test_an_output_that_was_cut_is_unsure() -> None:
+    engine = Engine({100: SURE, 50: HOPELESS, 200: UNSURE}, cut=[100])
+    assert texts(engine, VIEWS, [100]) == ["200"]
