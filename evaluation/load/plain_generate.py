@@ -1,8 +1,8 @@
 """Plain `generate` of transformers, one image at a time, as the reference for speed.
 
 Chat template, `process_vision_info`, processor and `generate`, without batches, queue and HTTP:
-the measurement is an upper bound. Checkpoint, prompt, pixel range, number type and greedy choice
-are those of the service.
+the measurement is an upper bound. Checkpoint, prompt, crop, stretch, pixel range, number type and
+greedy choice are those of the service; an image is read in one view.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from qwen_captcha.checkpoints.files import CheckpointFiles, find_checkpoint
 from qwen_captcha.checkpoints.resolve import resolve_model
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.images.crop import crop_to_text
+from qwen_captcha.images.resize import stretched
 from qwen_captcha.recognition.options import Kind
 from qwen_captcha.recognition.prompts import DEFAULT_PROMPTS
 from qwen_captcha.settings import Settings
@@ -39,6 +40,7 @@ class PlainSettings:
         max_pixels: Upper bound of an image's pixels after resizing.
         precision: Number type of the weights.
         crops_to_text: Whether the model is shown only the part of an image that holds text.
+        stretch: Horizontal scale of what the model is shown.
         device: `cpu` or `cuda`.
         threads: Threads that torch may use on the CPU.
     """
@@ -50,6 +52,7 @@ class PlainSettings:
     max_pixels: int
     precision: Precision
     crops_to_text: bool
+    stretch: float
     device: str
     threads: int
 
@@ -73,6 +76,7 @@ def plain_settings(settings: Settings, device: str, threads: int) -> PlainSettin
         max_pixels=high,
         precision=_precision(files, name, device),
         crops_to_text=files.facts.crops_to_text,
+        stretch=files.facts.stretch,
         device=device,
         threads=threads,
     )
@@ -106,6 +110,7 @@ class PlainGenerate:
             image = encoded.convert("RGB")
         if self.settings.crops_to_text:
             image = crop_to_text(image)
+        image = stretched(image, self.settings.stretch)
         messages = [{"role": "user", "content": self._content(image)}]
         text = self._processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True

@@ -16,6 +16,7 @@ from qwen_captcha.settings import load_settings
 from training.build import (
     MAX_PIXELS,
     MIN_PIXELS,
+    STRETCH,
     build_config,
     build_model,
     build_processor,
@@ -56,6 +57,7 @@ def test_settings_are_those_of_the_service(checkpoint: Path) -> None:
     # Its own range and not the settings' one.
     assert (plain.min_pixels, plain.max_pixels) == (MIN_PIXELS, MAX_PIXELS)
     assert plain.precision in Precision
+    assert plain.stretch == STRETCH
 
 
 def test_a_checkpoint_without_a_pixel_range_uses_the_settings(
