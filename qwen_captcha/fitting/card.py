@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 from qwen_captcha import __version__
 from qwen_captcha.scores import ece, wilson_interval
 
-# Answers under `min_confidence` are left out so that this share of the others is right.
+# Answers under `min_confidence` are left out so that this share of the others should be right.
 _WANTED = 0.95
 _THRESHOLDS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 
@@ -55,7 +56,8 @@ class Card:
         rehearsal_before: The base, on rehearsal images that are held out.
         rehearsal_after: The fitted checkpoint, on the same.
         min_confidence: Recommended.
-        ece: Calibration error on all images held out, None where there are none.
+        ece: Calibration error on changed copies of the user's held-out images, to which the
+            calibration was fitted; None where there are none.
     """
 
     name: str
@@ -101,15 +103,11 @@ Serve it: `QWEN_MODEL={self.name} qwen-captcha serve`
 """
 
 
-def recommended_confidence(confidences: Sequence[float], right: Sequence[bool]) -> float:
-    """Return the lowest round confidence above which nearly all answers are right."""
+def recommended_confidence(confidences: Sequence[float]) -> float:
+    """Return the lowest round confidence above which nearly all answers should be right."""
     for threshold in _THRESHOLDS:
-        kept = [
-            hit
-            for confidence, hit in zip(confidences, right, strict=True)
-            if confidence >= threshold
-        ]
-        if kept and sum(kept) >= _WANTED * len(kept):
+        answered = [confidence for confidence in confidences if confidence >= threshold]
+        if answered and fmean(answered) >= _WANTED:
             return threshold
     return _THRESHOLDS[-1]
 

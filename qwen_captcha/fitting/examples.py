@@ -1,7 +1,8 @@
 """Batches of labelled captchas for training: decoded, changed, cropped, resized.
 
-An example is preprocessed as the service would do it. Captchas of one site have almost one shape:
-each batch has the size of one of its images, and the others of about its shape are stretched to it.
+An example is preprocessed as the service would do it, in one of the views in which it reads.
+Captchas of one site have almost one shape: each batch has the size of one of its images, and the
+others of about its shape are stretched to it.
 """
 
 from __future__ import annotations
@@ -50,25 +51,31 @@ class Batch:
     texts: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class PreparedView:
+    """A way in which the service shows a picture to the model.
+
+    Attributes:
+        show: Returns what it shows of a decoded picture, before it is resized.
+        size_shown: Returns the size that it is resized to.
+    """
+
+    show: Callable[[Image.Image], Image.Image]
+    size_shown: Callable[[Image.Image], Size]
+
+
 class Examples:
     """Examples of one origin, from which batches are drawn.
 
     Args:
         examples: At least one.
-        show: Returns what the service shows of a decoded picture, before it is resized.
-        size_shown: Returns the size that it is resized to.
+        views: At least one, of which each batch has one by chance; tests have the first.
     """
 
-    def __init__(
-        self,
-        examples: Sequence[Example],
-        show: Callable[[Image.Image], Image.Image],
-        size_shown: Callable[[Image.Image], Size],
-    ) -> None:
+    def __init__(self, examples: Sequence[Example], views: Sequence[PreparedView]) -> None:
         self._examples = list(examples)
-        self._show = show
-        self._size_shown = size_shown
-        shapes = [show(example.picture).size for example in examples]
+        self._views = views
+        shapes = [views[0].show(example.picture).size for example in examples]
         self._aspects = [math.log(width / height) for width, height in shapes]
 
     @property
@@ -85,8 +92,9 @@ class Examples:
             if abs(other - aspect) <= _ALIKE
         ]
         chosen = rng.sample(alike, min(count, len(alike)))
-        shown = [self._show(augment(example.picture, rng)) for example in chosen]
-        size = self._size_shown(shown[0])
+        view = rng.choice(self._views)
+        shown = [view.show(augment(example.picture, rng)) for example in chosen]
+        size = view.size_shown(shown[0])
         pictures = [_trimmed(picture, size, rng) for picture in shown]
         return Batch(pictures, [example.text for example in chosen])
 
@@ -94,8 +102,8 @@ class Examples:
         """Return all examples unchanged, in batches of up to `count` of one size."""
         by_size: dict[Size, Batch] = defaultdict(lambda: Batch([], []))
         for example in self._examples:
-            shown = self._show(example.picture)
-            size = self._size_shown(shown)
+            shown = self._views[0].show(example.picture)
+            size = self._views[0].size_shown(shown)
             by_size[size].pictures.append(shown.resize(size, Image.Resampling.BICUBIC))
             by_size[size].texts.append(example.text)
         return [

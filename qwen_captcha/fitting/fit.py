@@ -12,7 +12,7 @@ import random
 import time
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,13 +25,13 @@ from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.checkpoints.files import (
     CheckpointFiles,
+    View,
     download_checkpoint,
     find_checkpoint,
 )
 from qwen_captcha.checkpoints.resolve import BUNDLED, resolve_model
 from qwen_captcha.errors import CaptchaServiceError
-from qwen_captcha.fitting.calibrating import Outcome, outcomes_of
-from qwen_captcha.fitting.calibrating import fit as fit_calibration
+from qwen_captcha.fitting.calibrating import Outcome, fit_to_copies, outcomes_of
 from qwen_captcha.fitting.card import (
     Card,
     Score,
@@ -43,8 +43,9 @@ from qwen_captcha.fitting.checkpoint_reader import CheckpointReader
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter, check_out, write_texts
 from qwen_captcha.fitting.checks import LeftOut, check_labels, check_pictures
 from qwen_captcha.fitting.errors import FittingError
-from qwen_captcha.fitting.examples import Example, Examples
+from qwen_captcha.fitting.examples import Example, Examples, PreparedView
 from qwen_captcha.fitting.learning import adapters
+from qwen_captcha.fitting.learning.augmentation import augment
 from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.rehearsal import read_rehearsal
 from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
@@ -59,6 +60,8 @@ MIN_EXAMPLES = 10
 # Of the user's images, for tests and calibration; of the rehearsal set one in so many.
 _HELD_OUT_SHARE, _MIN_HELD_OUT, _MAX_HELD_OUT = 0.15, 3, 60
 _REHEARSAL_HELD_OUT_EVERY = 12
+# Changed copies of each held-out image, and of all of them, to which the calibration is fitted.
+_MAX_COPIES, _MAX_CHANGED = 8, 96
 _BATCH_SIZE = 32
 _LIMITS = ImageLimits(max_image_pixels=12_500_000, max_frames=100)
 # Left-out images that are named one by one.
@@ -207,7 +210,7 @@ def _train(
     trainer = Trainer(
         model,
         TeacherForcing(model, processor, prepared.plan.prompt),
-        _material(prepared, model, processor),
+        _material(prepared, processor),
         adapters.RECIPE if prepared.large else Recipe(),
         seconds=60 * request.minutes,
         clock=clock,
@@ -231,8 +234,9 @@ def _judge(
     """Read with the new checkpoint, calibrate it and write its card."""
     reader = CheckpointReader(str(request.out), request.out.name, use_gpu=request.use_gpu)
     after = _read_held_out(reader, prepared.own, prepared.rehearsal)
-    outcomes = [*after.own, *after.rehearsal]
-    calibration = fit_calibration(balanced(after.own, after.rehearsal))
+    copies = max(1, min(_MAX_COPIES, _MAX_CHANGED // len(prepared.own.held_out)))
+    outcomes = _read_changed(reader, prepared.own.held_out, copies)
+    calibration = fit_to_copies(outcomes, copies)
     confidences = [calibration.confidence(o.kind, o.evidence) for o in outcomes]
     right = [outcome.right for outcome in outcomes]
     own, rehearsal = len(prepared.own.held_out), len(prepared.rehearsal.held_out)
@@ -248,10 +252,10 @@ def _judge(
         after=_score(after.own, own),
         rehearsal_before=_score(prepared.before.rehearsal, rehearsal),
         rehearsal_after=_score(after.rehearsal, rehearsal),
-        min_confidence=recommended_confidence(confidences, right),
+        min_confidence=recommended_confidence(confidences),
         ece=calibration_error(confidences, right),
     )
-    fitted_on = {"images": len(outcomes), "fitted_by": "qwen-captcha fit"}
+    fitted_on = {"images": own, "copies": copies, "fitted_by": "qwen-captcha fit"}
     texts = {
         CALIBRATION: calibration.as_json(fitted_on),
         "README.md": card.as_markdown(),
@@ -259,16 +263,6 @@ def _judge(
     }
     write_texts(request.out, texts)
     return card
-
-
-def balanced(own: Sequence[Outcome], rehearsal: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes with the user's repeated until they count as much as the rehearsal's.
-
-    The model is sure of captchas that its base was trained on, and rightly so; where these are the
-    majority, it would seem as reliable on the user's.
-    """
-    times = max(1, round(len(rehearsal) / max(1, len(own))))
-    return [*rehearsal, *(outcome for _ in range(times) for outcome in own)]
 
 
 def usable_examples(
@@ -366,27 +360,55 @@ def freeze_first_blocks(model: Qwen2VLForConditionalGeneration) -> None:
         block.requires_grad_(False)
 
 
-def _material(
-    prepared: _Prepared, model: Qwen2VLForConditionalGeneration, processor: Qwen2VLProcessor
-) -> Material:
-    size_shown = Preprocessor(processor_config(processor)).size_shown
-    show = partial(image_shown, capabilities=prepared.plan.capabilities)
+def _material(prepared: _Prepared, processor: Qwen2VLProcessor) -> Material:
+    views = _prepared_views(prepared, processor)
     own, rehearsal = prepared.own, prepared.rehearsal
     return Material(
-        own=Examples(own.learnt, show, size_shown),
-        own_held_out=Examples(own.held_out, show, size_shown).batches(_BATCH_SIZE),
-        rehearsal=Examples(rehearsal.learnt, show, size_shown) if rehearsal.learnt else None,
-        rehearsal_held_out=Examples(rehearsal.held_out, show, size_shown).batches(_BATCH_SIZE),
+        own=Examples(own.learnt, views),
+        own_held_out=Examples(own.held_out, views).batches(_BATCH_SIZE),
+        rehearsal=Examples(rehearsal.learnt, views) if rehearsal.learnt else None,
+        rehearsal_held_out=Examples(rehearsal.held_out, views).batches(_BATCH_SIZE),
     )
 
 
-def _read_held_out(reader: CheckpointReader, own: _Split, rehearsal: _Split) -> _Results:
-    def outcomes(examples: Sequence[Example]) -> list[Outcome]:
-        readings = reader.read([example.picture for example in examples], "reading")
-        texts = [example.text for example in examples]
-        return outcomes_of(texts, readings, reader.plan)
+def _prepared_views(prepared: _Prepared, processor: Qwen2VLProcessor) -> list[PreparedView]:
+    """Return the views in which the base reads, the one at its full size first."""
+    capabilities = prepared.plan.capabilities
+    preprocessor = Preprocessor(processor_config(processor))
+    full = View(capabilities.stretch)
+    views = prepared.base.facts.views
+    others = [view for view in views.views if view != full] if views else []
+    return [
+        PreparedView(
+            partial(image_shown, capabilities=replace(capabilities, stretch=view.stretch)),
+            partial(preprocessor.size_shown, pixel_range=view.pixel_range),
+        )
+        for view in (full, *others)
+    ]
 
-    return _Results(outcomes(own.held_out), outcomes(rehearsal.held_out))
+
+def _read_held_out(reader: CheckpointReader, own: _Split, rehearsal: _Split) -> _Results:
+    return _Results(
+        _outcomes(reader, own.held_out, "reading"), _outcomes(reader, rehearsal.held_out, "reading")
+    )
+
+
+def _outcomes(reader: CheckpointReader, examples: Sequence[Example], title: str) -> list[Outcome]:
+    readings = reader.read([example.picture for example in examples], title)
+    return outcomes_of([example.text for example in examples], readings, reader.plan)
+
+
+def _read_changed(
+    reader: CheckpointReader, examples: Sequence[Example], copies: int
+) -> list[Outcome]:
+    """Read each example in several changed copies: how sure the model is varies among them."""
+    rng = random.Random(0)
+    changed = [
+        replace(example, picture=augment(example.picture, rng))
+        for example in examples
+        for _ in range(copies)
+    ]
+    return _outcomes(reader, changed, "calibrating")
 
 
 def _score(outcomes: Sequence[Outcome], images: int) -> Score:

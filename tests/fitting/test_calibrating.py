@@ -12,6 +12,7 @@ from qwen_captcha.fitting.calibrating import (
     figures_of,
     fit,
     fit_curve,
+    fit_to_copies,
     outcomes_of,
 )
 from qwen_captcha.recognition.calibration import Curve, Evidence
@@ -65,6 +66,25 @@ def test_slopes_do_not_fall_and_stay_finite_where_all_outcomes_are_alike(right: 
     curve = fit_curve(same)
     assert min(curve.whole, curve.weakest) >= 0
     assert (curve.probability(Evidence(-0.5, -0.5)) > 0.5) is right
+
+
+def test_without_outcomes_the_curve_of_few_images_is_the_likely_one() -> None:
+    curve = fit_to_copies([], 8).default
+    assert (curve.bias, curve.whole) == pytest.approx((-0.8, 0.8), abs=1e-6)
+
+
+def test_six_lucky_images_do_not_make_a_sure_checkpoint() -> None:
+    sure = Evidence(math.log(0.9), math.log(0.9))
+    lucky = [Outcome("text", sure, right=True)] * 48
+    assert 0.7 < fit_to_copies(lucky, 8).confidence("text", sure) < 0.9
+    assert fit_curve(lucky).probability(sure) > 0.95
+
+
+def test_many_images_outweigh_the_likely_curve() -> None:
+    fitted = fit_to_copies(outcomes(4000, "text", TRUE_CURVE), 1).default
+    for outcome in outcomes(100, "text", TRUE_CURVE, seed=2):
+        expected = TRUE_CURVE.probability(outcome.evidence)
+        assert fitted.probability(outcome.evidence) == pytest.approx(expected, abs=0.1)
 
 
 def test_outputs_are_scored_as_the_service_answers() -> None:

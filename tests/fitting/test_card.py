@@ -39,20 +39,20 @@ def test_the_card_has_the_result() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "expected"),
+    ("confidences", "expected"),
     [
-        ([(0.2, True), (0.9, True)], 0.0),
-        ([(0.2, False), (0.55, True), (0.9, True)], 0.3),
-        ([(0.97, False), (0.99, True)], 0.98),
-        ([(0.99, False)], 0.98),
+        ([0.94, 0.97], 0.0),
+        ([0.2, 0.94, 0.97], 0.3),
+        ([0.6, 0.85, 0.9, 0.97], 0.95),
+        ([0.99, 0.4], 0.5),
+        ([0.5], 0.98),
         ([], 0.98),
     ],
 )
-def test_the_lowest_confidence_above_which_answers_are_right(
-    outcomes: list[tuple[float, bool]], expected: float
+def test_the_lowest_confidence_above_which_answers_should_be_right(
+    confidences: list[float], expected: float
 ) -> None:
-    confidences, right = [one[0] for one in outcomes], [one[1] for one in outcomes]
-    assert recommended_confidence(confidences, right) == expected
+    assert recommended_confidence(confidences) == expected
 
 
 def test_an_error_without_answers_is_unknown() -> None:

@@ -5,7 +5,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from qwen_captcha.fitting.examples import Example, Examples
+from qwen_captcha.fitting.examples import Example, Examples, PreparedView
 from qwen_captcha.images.crop import crop_to_text
 from qwen_captcha.images.resize import size_shown
 from tests.support.own_captchas import draw_text
@@ -20,7 +20,7 @@ def examples(*sizes: tuple[int, int]) -> Examples:
         Example(str(n), draw_text(f"{n}{n}", size), f"{n}{n}", f"{n}{n}")
         for n, size in enumerate(sizes)
     ]
-    return Examples(made, lambda picture: picture, shown)
+    return Examples(made, [PreparedView(lambda picture: picture, shown)])
 
 
 def test_a_batch_has_one_size_and_images_of_about_one_shape() -> None:
@@ -36,7 +36,7 @@ def test_a_batch_has_one_size_and_images_of_about_one_shape() -> None:
 def test_all_examples_are_tested_with_the_images_of_the_service() -> None:
     sizes = [(112, 40), (60, 60), (112, 40), (112, 40)]
     made = [Example(str(n), draw_text("77", size), str(n), "") for n, size in enumerate(sizes)]
-    batches = Examples(made, crop_to_text, shown).batches(2)
+    batches = Examples(made, [PreparedView(crop_to_text, shown)]).batches(2)
     assert sorted(text for batch in batches for text in batch.texts) == list("0123")
     assert max(len(batch.texts) for batch in batches) == 2
     for batch in batches:
@@ -44,3 +44,19 @@ def test_all_examples_are_tested_with_the_images_of_the_service() -> None:
             part = crop_to_text(made[int(text)].picture)
             expected = part.resize(shown(part), Image.Resampling.BICUBIC)
             np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_batches_are_drawn_in_all_views_and_tested_in_the_first() -> None:
+    made = [Example(str(n), draw_text("77", (112, 40)), str(n), "") for n in range(4)]
+    sizes = [(140, 56), (84, 28), (168, 56)]
+    views = [
+        PreparedView(lambda picture: picture, lambda _, size=size: size)  # type: ignore[misc]
+        for size in sizes
+    ]
+    several = Examples(made, views)
+    rng = random.Random(0)
+    drawn = {several.draw(4, rng).pictures[0].size for _ in range(40)}
+    assert drawn == set(sizes)
+    assert {picture.size for batch in several.batches(2) for picture in batch.pictures} == {
+        sizes[0]
+    }

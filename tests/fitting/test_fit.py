@@ -13,11 +13,10 @@ from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.checkpoints.files import inspect_checkpoint
 from qwen_captcha.cli import main
-from qwen_captcha.fitting.calibrating import Outcome
 from qwen_captcha.fitting.checkpoint_reader import CheckpointReader
 from qwen_captcha.fitting.errors import FittingError
-from qwen_captcha.fitting.fit import Request, balanced, fit, freeze_first_blocks
-from qwen_captcha.recognition.calibration import Evidence, read_calibration
+from qwen_captcha.fitting.fit import Request, fit, freeze_first_blocks
+from qwen_captcha.recognition.calibration import read_calibration
 from qwen_captcha.samples import Sample, read_samples
 from tests.support.checkpoints import Shape, write_small_checkpoint
 from tests.support.own_captchas import write_captchas
@@ -149,12 +148,3 @@ def test_the_first_third_of_the_vision_encoder_does_not_learn(tmp_path: Path) ->
     assert not any(weight.requires_grad for weight in first.parameters())
     assert all(weight.requires_grad for block in others for weight in block.parameters())
     assert all(weight.requires_grad for weight in model.model.language_model.parameters())
-
-
-@pytest.mark.parametrize(("own", "rehearsal", "expected"), [(6, 60, 60), (6, 3, 6), (0, 5, 0)])
-def test_outcomes_of_the_user_count_as_much_as_those_of_the_rehearsal(
-    own: int, rehearsal: int, expected: int
-) -> None:
-    mine, others = (Outcome("text", Evidence(-0.1, -0.1), right) for right in (False, True))
-    found = balanced([mine] * own, [others] * rehearsal)
-    assert (found.count(mine), found.count(others)) == (expected, rehearsal)

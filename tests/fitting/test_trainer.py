@@ -14,7 +14,7 @@ from qwen_captcha.backends.qwen2vl.preprocessing import Preprocessor
 from qwen_captcha.backends.qwen2vl.pytorch import loading
 from qwen_captcha.backends.qwen2vl.pytorch.placement import LoadPlan, Precision
 from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
-from qwen_captcha.fitting.examples import Example, Examples
+from qwen_captcha.fitting.examples import Example, Examples, PreparedView
 from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import HeldOutScore, Material, Recipe, Trainer
 from tests.support.checkpoints import IDS, PIXEL_RANGE
@@ -49,7 +49,7 @@ class Run:
 
         def examples(texts: list[str]) -> Examples:
             made = [Example(text, draw_text(text), text, text) for text in texts]
-            return Examples(made, lambda picture: picture, size_shown)
+            return Examples(made, [PreparedView(lambda picture: picture, size_shown)])
 
         own = examples(["1234", "4321", "1111", "2222", "1212", "3434"])
         others = examples(rehearsal.split()) if rehearsal else None

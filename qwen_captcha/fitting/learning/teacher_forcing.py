@@ -67,8 +67,10 @@ class TeacherForcing:
                 a draft saves a pass where it is right.
         """
         device = self._model.device
+        width, height = pictures[0].size
         prompts = self._preprocessor.prepare(
-            [GenerationRequest(picture, self._prompt, 1) for picture in pictures]
+            [GenerationRequest(picture, self._prompt, 1) for picture in pictures],
+            pixel_range=(width * height, width * height),
         )
         unaided = torch.rand(len(texts)) < unaided_share
         ids, targets = self._rows(torch.as_tensor(prompts.input_ids), texts, unaided)

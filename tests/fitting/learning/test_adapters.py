@@ -12,7 +12,7 @@ from qwen_captcha.backends.qwen2vl.pytorch.processor import processor_config
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.fitting.checkpoint_writer import CheckpointWriter
 from qwen_captcha.fitting.errors import FittingError
-from qwen_captcha.fitting.examples import Example, Examples
+from qwen_captcha.fitting.examples import Example, Examples, PreparedView
 from qwen_captcha.fitting.learning import adapters
 from qwen_captcha.fitting.learning.teacher_forcing import TeacherForcing
 from qwen_captcha.fitting.trainer import Material, Recipe, Trainer
@@ -55,7 +55,7 @@ def test_adapters_learn_and_are_merged_into_a_checkpoint_that_loads(
     size_shown = Preprocessor(processor_config(processor)).size_shown
     texts = ["a3b9", "7qqx", "0421"]
     made = [Example(text, draw_text(text), text, text) for text in texts]
-    own = Examples(made, lambda picture: picture, size_shown)
+    own = Examples(made, [PreparedView(lambda picture: picture, size_shown)])
     ticks = iter(range(1000))
     losses: list[float] = []
     Trainer(

@@ -31,10 +31,12 @@ def loaded(small_base: Path) -> Loaded:
     return model, loading.load_processor(small_base, PIXEL_RANGE)
 
 
-def plain_log_probabilities(loaded: Loaded, picture: Image.Image, text: str) -> torch.Tensor:
+def plain_log_probabilities(
+    loaded: Loaded, picture: Image.Image, text: str, pixel_range: tuple[int, int] = PIXEL_RANGE
+) -> torch.Tensor:
     """Return the log-probability of each token of an answer and of its end, (A,)."""
     model, processor = loaded
-    inputs = documented_inputs(processor, [picture], PROMPT, PIXEL_RANGE)
+    inputs = documented_inputs(processor, [picture], PROMPT, pixel_range)
     answer = processor.tokenizer(text + END, return_tensors="pt")["input_ids"]  # (1, A)
     ids = torch.cat([inputs["input_ids"], answer], dim=1)
     logits = model(
@@ -53,6 +55,21 @@ def test_losses_are_those_of_the_plain_model(loaded: Loaded) -> None:
     for row, (picture, text) in enumerate(zip(PICTURES, TEXTS, strict=True)):
         expected = -plain_log_probabilities(loaded, picture, text).mean()
         assert float(outcome.losses[row]) == pytest.approx(float(expected), rel=1e-3)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("size", [(56, 28), (280, 140)], ids=["smaller", "larger"])
+def test_pictures_beyond_the_range_of_the_checkpoint_keep_their_size(
+    loaded: Loaded, small_base: Path, size: tuple[int, int]
+) -> None:
+    pixels = size[0] * size[1]
+    assert not PIXEL_RANGE[0] <= pixels <= PIXEL_RANGE[1]
+    picture = draw_text("a3b9", size)
+    outcome = TeacherForcing(*loaded, PROMPT).losses([picture], ["a3b9"])
+    exact = (pixels, pixels)
+    plain = (loaded[0], loading.load_processor(small_base, exact))
+    expected = -plain_log_probabilities(plain, picture, "a3b9", exact).mean()
+    assert float(outcome.losses[0]) == pytest.approx(float(expected), rel=1e-3)
 
 
 @torch.inference_mode()
