@@ -58,10 +58,12 @@ class PreparedView:
     Attributes:
         show: Returns what it shows of a decoded picture, before it is resized.
         size_shown: Returns the size that it is resized to.
+        max_pixels: Of that size.
     """
 
     show: Callable[[Image.Image], Image.Image]
     size_shown: Callable[[Image.Image], Size]
+    max_pixels: int
 
 
 class Examples:
@@ -69,7 +71,8 @@ class Examples:
 
     Args:
         examples: At least one.
-        views: At least one, of which each batch has one by chance; tests have the first.
+        views: At least one. Each batch has one by chance, large ones the more seldom the longer
+            they take; tests have the first.
     """
 
     def __init__(self, examples: Sequence[Example], views: Sequence[PreparedView]) -> None:
@@ -92,7 +95,7 @@ class Examples:
             if abs(other - aspect) <= _ALIKE
         ]
         chosen = rng.sample(alike, min(count, len(alike)))
-        view = rng.choice(self._views)
+        view = rng.choices(self._views, [1 / view.max_pixels for view in self._views])[0]
         shown = [view.show(augment(example.picture, rng)) for example in chosen]
         size = view.size_shown(shown[0])
         pictures = [_trimmed(picture, size, rng) for picture in shown]

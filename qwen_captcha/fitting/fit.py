@@ -374,7 +374,8 @@ def _material(prepared: _Prepared, processor: Qwen2VLProcessor) -> Material:
 def _prepared_views(prepared: _Prepared, processor: Qwen2VLProcessor) -> list[PreparedView]:
     """Return the views in which the base reads, the one at its full size first."""
     capabilities = prepared.plan.capabilities
-    preprocessor = Preprocessor(processor_config(processor))
+    config = processor_config(processor)
+    preprocessor = Preprocessor(config)
     full = View(capabilities.stretch)
     views = prepared.base.facts.views
     others = [view for view in views.views if view != full] if views else []
@@ -382,6 +383,7 @@ def _prepared_views(prepared: _Prepared, processor: Qwen2VLProcessor) -> list[Pr
         PreparedView(
             partial(image_shown, capabilities=replace(capabilities, stretch=view.stretch)),
             partial(preprocessor.size_shown, pixel_range=view.pixel_range),
+            (view.pixel_range or config.pixel_range)[1],
         )
         for view in (full, *others)
     ]

@@ -44,7 +44,8 @@ class Recipe:
     Attributes:
         learning_rate: At its peak, from which it falls to 0 over the time.
         batch_size: Images a step, those of rehearsal included.
-        rehearsal_share: Of a batch.
+        rehearsal_share: Of a batch, at the beginning and at the end: a look is learnt in the first
+            half of the time, and what was forgotten in between is learnt again in the second.
         unaided_share: See `TeacherForcing.losses`.
         warm_up_steps: Over which the learning rate rises.
         average_decay: Of the averaged weights, a step.
@@ -53,7 +54,7 @@ class Recipe:
 
     learning_rate: float = 3e-4
     batch_size: int = 32
-    rehearsal_share: float = 0.3
+    rehearsal_share: tuple[float, float] = (0.2, 0.6)
     unaided_share: float = 0.2
     warm_up_steps: int = 15
     average_decay: float = 0.97
@@ -182,7 +183,8 @@ class Trainer:
 
     def _step(self) -> None:
         recipe = self._recipe
-        share = recipe.rehearsal_share if self._material.rehearsal else 0.0
+        first, last = recipe.rehearsal_share
+        share = first + (last - first) * self._share if self._material.rehearsal else 0.0
         own = round(recipe.batch_size * (1 - share))
         self._optimizer.zero_grad()
         self._learn(self._material.own, own, 1 - share)

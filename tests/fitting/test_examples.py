@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import random
+from collections import Counter
 
 import numpy as np
 from PIL import Image
@@ -20,7 +22,7 @@ def examples(*sizes: tuple[int, int]) -> Examples:
         Example(str(n), draw_text(f"{n}{n}", size), f"{n}{n}", f"{n}{n}")
         for n, size in enumerate(sizes)
     ]
-    return Examples(made, [PreparedView(lambda picture: picture, shown)])
+    return Examples(made, [PreparedView(lambda picture: picture, shown, 1)])
 
 
 def test_a_batch_has_one_size_and_images_of_about_one_shape() -> None:
@@ -36,7 +38,7 @@ def test_a_batch_has_one_size_and_images_of_about_one_shape() -> None:
 def test_all_examples_are_tested_with_the_images_of_the_service() -> None:
     sizes = [(112, 40), (60, 60), (112, 40), (112, 40)]
     made = [Example(str(n), draw_text("77", size), str(n), "") for n, size in enumerate(sizes)]
-    batches = Examples(made, [PreparedView(crop_to_text, shown)]).batches(2)
+    batches = Examples(made, [PreparedView(crop_to_text, shown, 1)]).batches(2)
     assert sorted(text for batch in batches for text in batch.texts) == list("0123")
     assert max(len(batch.texts) for batch in batches) == 2
     for batch in batches:
@@ -46,17 +48,18 @@ def test_all_examples_are_tested_with_the_images_of_the_service() -> None:
             np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
 
 
-def test_batches_are_drawn_in_all_views_and_tested_in_the_first() -> None:
+def test_batches_are_drawn_in_all_views_small_ones_oftener_and_tested_in_the_first() -> None:
     made = [Example(str(n), draw_text("77", (112, 40)), str(n), "") for n in range(4)]
     sizes = [(140, 56), (84, 28), (168, 56)]
     views = [
-        PreparedView(lambda picture: picture, lambda _, size=size: size)  # type: ignore[misc]
+        PreparedView(lambda picture: picture, lambda _, size=size: size, math.prod(size))
         for size in sizes
     ]
     several = Examples(made, views)
     rng = random.Random(0)
-    drawn = {several.draw(4, rng).pictures[0].size for _ in range(40)}
-    assert drawn == set(sizes)
+    drawn = Counter(several.draw(4, rng).pictures[0].size for _ in range(300))
+    assert drawn.keys() == set(sizes)
+    assert drawn[84, 28] > drawn[140, 56] + drawn[168, 56]
     assert {picture.size for batch in several.batches(2) for picture in batch.pictures} == {
         sizes[0]
     }

@@ -49,7 +49,7 @@ class Run:
 
         def examples(texts: list[str]) -> Examples:
             made = [Example(text, draw_text(text), text, text) for text in texts]
-            return Examples(made, [PreparedView(lambda picture: picture, size_shown)])
+            return Examples(made, [PreparedView(lambda picture: picture, size_shown, 1)])
 
         own = examples(["1234", "4321", "1111", "2222", "1212", "3434"])
         others = examples(rehearsal.split()) if rehearsal else None

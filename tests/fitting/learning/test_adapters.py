@@ -55,7 +55,7 @@ def test_adapters_learn_and_are_merged_into_a_checkpoint_that_loads(
     size_shown = Preprocessor(processor_config(processor)).size_shown
     texts = ["a3b9", "7qqx", "0421"]
     made = [Example(text, draw_text(text), text, text) for text in texts]
-    own = Examples(made, [PreparedView(lambda picture: picture, size_shown)])
+    own = Examples(made, [PreparedView(lambda picture: picture, size_shown, 1)])
     ticks = iter(range(1000))
     losses: list[float] = []
     Trainer(
