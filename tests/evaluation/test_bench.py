@@ -105,7 +105,7 @@ def test_differing_texts_are_reported(url: str) -> None:
 
 def test_a_cached_reply_ends_the_measurement(reader: StubReader, url: str) -> None:
     reader.cache_use = "hit"
-    with pytest.raises(ServiceError, match="X-Cache is hit"):
+    with pytest.raises(ServiceError, match="X-Cache must not be hit, but it is hit"):
         measure_ways(url, IMAGES, 1, bytes.decode)
 
 
