@@ -18,7 +18,7 @@ from qwen_captcha.recognition.calibration import Calibration, Evidence
 from qwen_captcha.recognition.charsets import CHINESE
 from qwen_captcha.recognition.extraction import ExtractedAnswer, extract_answer
 from qwen_captcha.recognition.plan import RecognitionPlan
-from qwen_captcha.recognition.reading import GenerationOutput
+from qwen_captcha.recognition.reading import GenerationOutput, either_case_log_probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def evidence_of(candidate: Candidate) -> Evidence | None:
     """Return the evidence for an answer, None where the engine gives no probabilities."""
     if candidate.log_mass is None or math.isnan(candidate.log_mass):
         return None
-    scores = [token.log_probability for token in candidate.output.tokens]
-    # The tokens' scores are relative to the allowed tokens, in either case: their sum may be more.
-    whole = min(0.0, max([candidate.log_mass, sum(scores)] if scores else [candidate.log_mass]))
+    tokens = candidate.output.tokens
+    whole = min(0.0, either_case_log_probability(candidate.log_mass, tokens))
+    scores = [token.log_probability for token in tokens]
     weakest = min(0.0, max(whole, min(scores, default=whole)))
     return Evidence(whole, weakest)
 

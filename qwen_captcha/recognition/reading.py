@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
@@ -85,3 +86,17 @@ class GenerationOutput:
     complete: bool
     tokens: tuple[TokenLogprob, ...] = ()
     alternatives: tuple[GenerationOutput, ...] = ()
+
+
+def either_case_log_probability(log_probability: float, tokens: Sequence[TokenLogprob]) -> float:
+    """Return the log-probability of an output with its letters in either case, if that is known.
+
+    Those of the tokens are relative to the allowed tokens, in either case: their sum may be more.
+
+    Args:
+        log_probability: Of the output, as it is spelled.
+        tokens: Of the output; none where the engine reports none.
+    """
+    if not tokens:
+        return log_probability
+    return max(log_probability, sum(token.log_probability for token in tokens))

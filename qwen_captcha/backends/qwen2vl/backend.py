@@ -30,6 +30,7 @@ from qwen_captcha.recognition.reading import (
     Capabilities,
     GenerationOutput,
     GenerationRequest,
+    either_case_log_probability,
 )
 from qwen_captcha.settings import Settings
 
@@ -141,8 +142,7 @@ class Qwen2VLBackend(ABC):
         for view in self._views.views:
             shown = [self._show(requests[n], view) for n in unsure]
             for n, output in zip(unsure, self._engine.read(shown, view.pixel_range), strict=True):
-                if n not in best or _certainty(output) > _certainty(best[n]):
-                    best[n] = output
+                best[n] = max(best.get(n, output), output, key=_certainty)
             unsure = [n for n in unsure if _certainty(best[n]) < limit]
             if not unsure:
                 break
@@ -195,9 +195,7 @@ def _certainty(output: GenerationOutput) -> float:
     assert output.log_probability is not None  # Only remote engines lack it.
     if not output.complete:
         return -math.inf
-    if not output.tokens:
-        return output.log_probability
-    return max(output.log_probability, sum(token.log_probability for token in output.tokens))
+    return either_case_log_probability(output.log_probability, output.tokens)
 
 
 def _read_calibration(files: CheckpointFiles) -> Calibration | None:
