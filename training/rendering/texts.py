@@ -39,8 +39,8 @@ _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
 _LENGTHS = (
-    *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 6), (8, 6), (9, 2.5), (10, 2.5)),
-    *((11, 2), (12, 2), (13, 1), (14, 1), (15, 0.8), (16, 1.2)),
+    *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 6), (8, 6), (9, 4), (10, 4)),
+    *((11, 4), (12, 3.5), (13, 2), (14, 2), (15, 1.5), (16, 2)),
 )
 _WORDS = 0.3  # share of the Latin codes that are words
 _WORD_LIST = Path("/usr/share/dict/words")  # Debian's wamerican; made-up words where it is missing
