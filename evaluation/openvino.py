@@ -24,8 +24,8 @@ import numpy as np
 
 from evaluation.load.machine import peak_resident_bytes
 from evaluation.published import shape
-from evaluation.published.shape import GIB, PROMPT, TOKENS
-from qwen_captcha.backends.hardware import usable_cores
+from evaluation.published.shape import PROMPT, TOKENS
+from qwen_captcha.backends.hardware import GIB, usable_cores
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.images.resize import size_shown
 from qwen_captcha.recognition.reading import GenerationRequest

@@ -27,11 +27,10 @@ PACKAGES = ("flask", "numpy", "onnxruntime", "pillow", "tokenizers")
 PYTORCH_PACKAGES = ("torch", "torchvision", "transformers", "accelerate")
 INSTALL = "python -m pip install -r requirements_lite.txt"
 INSTALL_PYTORCH = "python -m pip install -r requirements_qwen.txt"
-GIB = 1024**3
 # Of the bundled checkpoint with PyTorch; ONNX Runtime takes a quarter.
-MIN_MEMORY_BYTES = 2 * GIB
+MIN_MEMORY_BYTES = 2 * hardware.GIB
 # Qwen2-VL-2B in bf16 while it is downloaded.
-SPACE_FOR_A_MODEL_BYTES = 6 * GIB
+SPACE_FOR_A_MODEL_BYTES = 6 * hardware.GIB
 
 
 class State(StrEnum):
@@ -168,9 +167,9 @@ def check_memory(available_bytes: int | None, min_bytes: int = MIN_MEMORY_BYTES)
     """Return the available memory; whether the model fits is the model's result."""
     if available_bytes is None:
         return CheckResult(State.NOTE, "memory", "unknown to the system", "check the free memory")
-    message = f"{available_bytes / GIB:.1f} GiB free, the limits of a container included"
+    message = f"{hardware.in_gib(available_bytes)} free, the limits of a container included"
     if available_bytes < min_bytes:
-        fix = f"the bundled checkpoint needs {min_bytes / GIB:g} GiB"
+        fix = f"the bundled checkpoint needs {min_bytes / hardware.GIB:g} GiB"
         return CheckResult(State.WRONG, "memory", message, fix)
     return CheckResult(State.WELL, "memory", message)
 
@@ -182,7 +181,7 @@ def check_cache() -> CheckResult:
     folder = Path(HF_HUB_CACHE)
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    message = f"{folder}, {free / GIB:.0f} GiB free on its disk"
+    message = f"{folder}, {free / hardware.GIB:.0f} GiB free on its disk"
     if free < SPACE_FOR_A_MODEL_BYTES:
         fix = "make room, or set HF_HOME to a folder on a larger disk"
         return CheckResult(State.NOTE, "model cache", message, fix)

@@ -17,6 +17,7 @@ import pytest
 import qwen_captcha_service
 from qwen_captcha import doctor
 from qwen_captcha import service as service_module
+from qwen_captcha.backends.hardware import GIB
 from qwen_captcha.checkpoints.resolve import BUNDLED_CHECKPOINT
 from qwen_captcha.cli import main, table_row
 from qwen_captcha.doctor import State
@@ -234,7 +235,7 @@ class TestDoctor:
 
     def test_too_little_of_something(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert doctor.check_python((3, 10)).state is State.WRONG
-        assert doctor.check_memory(doctor.GIB).state is State.WRONG
+        assert doctor.check_memory(GIB).state is State.WRONG
         assert doctor.check_memory(None).state is State.NOTE
         monkeypatch.setattr(doctor, "PACKAGES", ("flask", "no-such-package"))
         monkeypatch.setattr(doctor, "PYTORCH_PACKAGES", ())

@@ -28,11 +28,11 @@ from PIL import Image, ImageDraw
 
 from evaluation.load.machine import peak_resident_bytes
 from qwen_captcha.backends import hardware
+from qwen_captcha.backends.hardware import GIB
 from qwen_captcha.backends.qwen2vl.pytorch.backend import PyTorchBackend
 from qwen_captcha.errors import ModelLoadError
 from qwen_captcha.recognition.reading import GenerationRequest
 
-GIB = 1024**3
 # The service's defaults for a checkpoint without a range of its own.
 MIN_PIXELS, MAX_PIXELS = 64_000, 360_000
 # Five characters and the end.

@@ -14,6 +14,7 @@ from pathlib import Path
 PROC = Path("/proc")
 CGROUPS = Path("/sys/fs/cgroup")
 KIB = 1024
+GIB = 1024**3
 
 _NVML_LIBRARIES = ("libnvidia-ml.so.1", "nvml.dll")
 # Folders of a control group's files: version 2 has one tree, version 1 one for each resource.
@@ -21,6 +22,11 @@ _MEMORY_TREES = ("", "memory")
 _CPU_TREES = ("", "cpu", "cpu,cpuacct")
 _MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 _MEMORY_USAGES = ("memory.current", "memory.usage_in_bytes")
+
+
+def in_gib(size: int | None) -> str:
+    """Return a number of bytes for a message, in GiB."""
+    return "an unknown amount" if size is None else f"{size / GIB:.1f} GiB"
 
 
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:

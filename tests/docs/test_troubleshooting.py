@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from qwen_captcha.api.forms import NO_BOUNDARY
-from qwen_captcha.backends.qwen2vl.pytorch.placement import GIB, plan_for_cpu
+from qwen_captcha.backends.hardware import GIB
+from qwen_captcha.backends.qwen2vl.pytorch.placement import plan_for_cpu
 from qwen_captcha.checkpoints.hub import how_to_get
 from qwen_captcha.checkpoints.resolve import DEFAULT_MODEL
 from qwen_captcha.checkpoints.safetensors_header import Weights

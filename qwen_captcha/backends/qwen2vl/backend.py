@@ -37,7 +37,6 @@ from qwen_captcha.settings import Settings
 if TYPE_CHECKING:
     from qwen_captcha.backends.qwen2vl.engine import Qwen2VLEngine
 
-GIB = 1024**3
 DEFAULT_PIXEL_RANGE = (Settings().min_pixels, Settings().max_pixels)
 
 log = logging.getLogger(__name__)
@@ -118,7 +117,7 @@ class Qwen2VLBackend(ABC):
             "%s is loaded after %.1f s; the process holds %s of memory",
             self._model_name,
             time.monotonic() - started_s,
-            gib(hardware.resident_memory_bytes()),
+            hardware.in_gib(hardware.resident_memory_bytes()),
         )
 
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:
@@ -203,11 +202,6 @@ def _read_calibration(files: CheckpointFiles) -> Calibration | None:
         return read_calibration(files.folder)
     except CalibrationError as error:
         raise ModelLoadError(str(error)) from error
-
-
-def gib(size: int | None) -> str:
-    """Return a size for the log, in GiB."""
-    return "an unknown amount" if size is None else f"{size / GIB:.2f} GiB"
 
 
 def freeze_loaded_objects() -> None:

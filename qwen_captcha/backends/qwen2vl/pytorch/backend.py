@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qwen_captcha.backends import hardware
-from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend, gib
+from qwen_captcha.backends.qwen2vl.backend import Qwen2VLBackend
 from qwen_captcha.backends.qwen2vl.pytorch.placement import (
     Gpu,
     LoadPlan,
@@ -95,7 +95,7 @@ class PyTorchBackend(Qwen2VLBackend):
         loading.retain_freed_memory()
         log.info(
             "%s of weights in %s on the device %s, %d CPU threads",
-            gib(files.weights.loaded_bytes(plan.precision.bytes_per_parameter)),
+            hardware.in_gib(files.weights.loaded_bytes(plan.precision.bytes_per_parameter)),
             plan.precision,
             plan.device,
             threads,

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from qwen_captcha.backends.hardware import GIB, in_gib
 from qwen_captcha.checkpoints.resolve import DEFAULT_MODEL
 from qwen_captcha.checkpoints.safetensors_header import Weights
 from qwen_captcha.errors import ModelLoadError
 
-GIB = 1024**3
 # Memory for buffers, images and the caches of a batch, in addition to the weights.
 CPU_SPARE_BYTES = GIB // 2
 GPU_SPARE_BYTES = GIB
@@ -91,7 +91,7 @@ def plan_for_cpu(
         needed = _needed_bytes(weights, precision) + CPU_SPARE_BYTES
         if available_bytes is None or needed <= available_bytes:
             return LoadPlan(precision, slow=precision is not choices[0])
-    raise _too_large(name, needed, f"{_gib(available_bytes or 0)} of memory are free")
+    raise _too_large(name, needed, f"{in_gib(available_bytes or 0)} of memory are free")
 
 
 def plan_for_gpus(name: str, weights: Weights, gpus: Sequence[Gpu]) -> LoadPlan:
@@ -120,7 +120,7 @@ def plan_for_gpus(name: str, weights: Weights, gpus: Sequence[Gpu]) -> LoadPlan:
         return LoadPlan(precision, gpu_budgets=budgets)
     free = sum(gpu.free_bytes for gpu in gpus)
     raise _too_large(
-        name, needed + GPU_SPARE_BYTES, f"{_gib(free)} of GPU memory are free", "USE_GPU=false, "
+        name, needed + GPU_SPARE_BYTES, f"{in_gib(free)} of GPU memory are free", "USE_GPU=false, "
     )
 
 
@@ -133,10 +133,6 @@ def _too_large(name: str, needed: int, free: str, also: str = "") -> ModelLoadEr
     # The default is the smallest published Qwen2-VL.
     smaller = "" if name == DEFAULT_MODEL else f"QWEN_MODEL={DEFAULT_MODEL} (5 GiB in bf16) or "
     return ModelLoadError(
-        f"{name} needs {_gib(needed)} and only {free}. Choose a smaller model: {also}{smaller}"
+        f"{name} needs {in_gib(needed)} and only {free}. Choose a smaller model: {also}{smaller}"
         "QWEN_MODEL=bundled."
     )
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:.1f} GiB"
