@@ -217,8 +217,8 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         if trait["align"].random() < d
         else 0.5,
         font_per_character=trait["font_per_character"].random() < 0.25 * d,
-        rotation=_maybe(trait["rotation"], 0.6 * d, 3, 60)
-        * (1.0 if trait["rotation"].random() < 0.35 else 0.5),
+        rotation=_maybe(trait["rotation"], 0.9 * d, 3, 60)
+        * (1.0 if trait["rotation"].random() < 0.55 else 0.5),
         shear=_maybe(trait["shear"], 0.3 * d, 0.1, 0.5),
         quad=_maybe(trait["quad"], 0.2 * d, 0.05, 0.3),
         common_shear=trait["common_shear"].gauss(0, 0.32)
@@ -262,7 +262,7 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         strike_smooth=trait["strike_smooth"].random() < 0.65,
         strike_hatched=trait["strike_hatched"].random() < 0.2,
         strike_inverts=trait["strike_inverts"].random() < 0.15 * d,
-        erasers=_count(trait["erasers"], 0.08 * d, 3, 14),
+        erasers=_count(trait["erasers"], 0.12 * d, 3, 14),
         lines_in_ink=trait["lines_in_ink"].random() < 0.4,
         lines_over=trait["lines_over"].random() < 0.7,
         smooth_lines=trait["smooth_lines"].random() < 0.5,
