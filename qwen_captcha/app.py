@@ -15,7 +15,7 @@ from flask import Flask
 
 from qwen_captcha.api.dialects.registry import create_dialect_blueprint
 from qwen_captcha.api.forms import CaptchaRequest
-from qwen_captcha.api.load_shedding import shed_load
+from qwen_captcha.api.load_shedding import LoadShedding
 from qwen_captcha.api.pages import create_pages
 from qwen_captcha.api.request_logging import register_request_logging
 from qwen_captcha.api.routes import create_blueprint, register_error_handlers
@@ -65,6 +65,7 @@ def create_app(
     app = Flask("qwen_captcha", static_folder=None)
     app.request_class = CaptchaRequest
     app.extensions["captcha_service"] = service
+    app.extensions["load_shedding"] = LoadShedding(service, settings.ocr_timeout_s)
     app.json.ensure_ascii = False  # type: ignore[attr-defined]
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
@@ -78,8 +79,7 @@ def create_app(
     register_request_logging(app, metrics, settings)
     register_security(app, settings)
     readable = readable_bodies(app.wsgi_app)
-    shedding = shed_load(readable, service, settings.ocr_timeout_s)
-    app.wsgi_app = plain_slashes(shedding)  # type: ignore[assignment, method-assign]
+    app.wsgi_app = plain_slashes(readable)  # type: ignore[assignment, method-assign]
     if collector is not None:
         collector.start()
         atexit.register(collector.close)

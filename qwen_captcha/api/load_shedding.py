@@ -1,16 +1,18 @@
-"""Rejection of raw images for which the queue has no slot, before Flask sees their requests.
+"""Rejection of raw images for which the queue has no slot, before a thread handles their requests.
 
-A rejection by Flask costs ten times as much. Under ten times the load, threads that reject requests
-would hold the interpreter lock that the model's thread needs. A body with the content type of an
-image is a request to this service's own API. Any other body may be in a dialect; Flask rejects it
-in that dialect. Keys and rates are not checked, because the reply is a rejection in any case.
+Threads that reject requests contend with the model's thread for the interpreter lock. Under ten
+times the load, the model then reads three quarters of what it reads otherwise. So the loop that
+accepts connections answers such a request itself, if all of it has arrived and it is of the most
+common form: one image as the body. Any other request is handled, and if necessary rejected, by
+Flask. Keys and rates are not checked, because the reply is a rejection in any case.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterable
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -24,62 +26,84 @@ from qwen_captcha.api.security import BROWSER_HEADERS
 from qwen_captcha.errors import QueueFull, error_body
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
     from qwen_captcha.service import CaptchaService
 
 ROUTE = "/ocr"
 IMAGE_TYPES = ("image/", "application/octet-stream")
-STATUS = f"{QueueFull.status} {HTTPStatus(QueueFull.status).phrase}"
+STATUS_LINE = f"HTTP/1.1 {QueueFull.status} {HTTPStatus(QueueFull.status).phrase}"
+REQUEST_HEAD = re.compile(
+    rb"POST /ocr/?(?:\?[!-~]*)? HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n)*)\r\n"
+)
+# Headers with which a request needs a thread: the browser's rules, another reply or another body.
+NEEDS_THREAD = frozenset({"origin", "expect", "transfer-encoding", "upgrade"})
 
 
-def shed_load(
-    application: WSGIApplication, service: CaptchaService, timeout_s: float
-) -> WSGIApplication:
-    """Return a WSGI application that rejects raw images while the queue has no slot for them.
+class LoadShedding:
+    """Rejects requests by their bytes.
 
     Args:
-        application: The application that handles all other requests.
         service: The service whose queue is checked.
         timeout_s: Maximum seconds of one request.
     """
-    requests = service.metrics.requests.labels(ROUTE, str(QueueFull.status))
-    seconds = service.metrics.request_seconds.labels(ROUTE)
-    rejections = service.metrics.rejections.labels(QueueFull.error_type)
 
-    def shedding(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start = time.monotonic()
-        if not _is_raw_image(environ):
-            return application(environ, start_response)
+    def __init__(self, service: CaptchaService, timeout_s: float) -> None:
+        self._service = service
+        self._timeout_s = timeout_s
+        self._requests = service.metrics.requests.labels(ROUTE, str(QueueFull.status))
+        self._seconds = service.metrics.request_seconds.labels(ROUTE)
+        self._rejections = service.metrics.rejections.labels(QueueFull.error_type)
+
+    def rejection(self) -> QueueFull | None:
+        """Return the error of a request for one image now, None while the queue has a slot."""
         try:
-            service.queue.reject_overload(service.monotonic() + timeout_s)
+            self._service.queue.reject_overload(self._service.monotonic() + self._timeout_s)
         except QueueFull as error:
-            body = json.dumps(error_body(error.error_type, error.message), separators=(",", ":"))
-            data = f"{body}\n".encode()
-            elapsed_s = time.monotonic() - start
-            headers = {
-                "Content-Type": "application/json",
-                "Content-Length": str(len(data)),
-                "Retry-After": str(error.retry_after_s),
-                REQUEST_ID_HEADER: request_id(environ.get("HTTP_X_REQUEST_ID", "")),
-                TIMING_HEADER: timing_of({"total": elapsed_s}),
-                **BROWSER_HEADERS,
-            }
-            requests.inc()
-            seconds.observe(elapsed_s)
-            rejections.inc()
-            start_response(STATUS, list(headers.items()))
-            return [data]
-        return application(environ, start_response)
+            return error
+        return None
 
-    return shedding
+    def reply_to(self, request: bytes, error: QueueFull) -> bytes | None:
+        """Return the reply that rejects a request, None if the request needs a thread.
+
+        Args:
+            request: What has arrived of it.
+            error: The reason.
+        """
+        start = time.monotonic()
+        headers = headers_of_raw_image(request)
+        if headers is None:
+            return None
+        body = json.dumps(error_body(error.error_type, error.message), separators=(",", ":"))
+        elapsed_s = time.monotonic() - start
+        reply = {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body) + 1),
+            "Retry-After": str(error.retry_after_s),
+            REQUEST_ID_HEADER: request_id(headers.get(REQUEST_ID_HEADER.lower(), "")),
+            TIMING_HEADER: timing_of({"total": elapsed_s}),
+            **BROWSER_HEADERS,
+        }
+        self._requests.inc()
+        self._seconds.observe(elapsed_s)
+        self._rejections.inc()
+        lines = [STATUS_LINE, *(f"{name}: {value}" for name, value in reply.items())]
+        return "\r\n".join([*lines, "", f"{body}\n"]).encode()
 
 
-def _is_raw_image(environ: WSGIEnvironment) -> bool:
-    """Return whether a request to read one image has it as its body, and comes from no page."""
-    return (
-        environ["PATH_INFO"] == ROUTE
-        and environ["REQUEST_METHOD"] == "POST"
-        and environ.get("CONTENT_TYPE", "").startswith(IMAGE_TYPES)
-        and "HTTP_ORIGIN" not in environ
-    )
+def headers_of_raw_image(request: bytes) -> Mapping[str, str] | None:
+    """Return the headers of a whole request with one image as its body, by lower-case name.
+
+    None for any other request, and for one that is incomplete, ambiguous or followed by another.
+    """
+    head = REQUEST_HEAD.match(request)
+    if head is None:
+        return None
+    lines = [line.partition(":") for line in head[1].decode("ascii").splitlines()]
+    headers = {name.lower(): value.strip() for name, _, value in lines}
+    if len(headers) < len(lines) or not NEEDS_THREAD.isdisjoint(headers):
+        return None
+    if headers.get("connection", "keep-alive").lower() != "keep-alive":
+        return None
+    if not headers.get("content-type", "").lower().startswith(IMAGE_TYPES):
+        return None
+    whole = headers.get("content-length", "") == str(len(request) - head.end())
+    return headers if whole else None

@@ -12,6 +12,7 @@ import selectors
 import signal
 import socket
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
 from types import FrameType
@@ -26,6 +27,8 @@ from qwen_captcha.server.error_replies import error_of, error_reply
 
 # Pause without a free descriptor, in which another connection may close.
 NO_DESCRIPTOR_S = 0.1
+# A request that is larger is not rejected by the loop that accepts connections.
+PEEK_BYTES = 128 * 1024
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +61,31 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             callback = partial(self.on_pending_socket_readable, conn)
             self.poller.register(conn.sock, selectors.EVENT_READ, callback)
             return
-        super().enqueue_req(conn)
+        if not (self.alive and self._reject(conn)):
+            super().enqueue_req(conn)
+
+    def _reject(self, conn: TConn) -> bool:
+        """Reject the request that has arrived if the load requires it; return whether it does."""
+        shedding = self.wsgi.extensions["load_shedding"]
+        error = shedding.rejection()
+        if error is None or (conn.initialized and conn.parser.unreader.buf.getvalue()):
+            return False
+        try:
+            request = conn.sock.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        reply = shedding.reply_to(request, error)
+        if reply is None:
+            return False
+        conn.init()
+        finished: Future[bool] = Future()
+        try:
+            conn.sock.recv(len(request))
+            finished.set_result(conn.sock.send(reply, socket.MSG_DONTWAIT) == len(reply))
+        except OSError as failure:
+            finished.set_exception(failure)
+        self.finish_request(conn, finished)
+        return True
 
     def handle(self, conn: TConn) -> object:
         """Serve one request of a connection; called by a thread of the pool."""
