@@ -217,6 +217,7 @@ def _train(
         report=lambda test: log_line(_line(test, request.minutes)),
         # Adapters are merged once, at the end.
         keep=(lambda: None) if adapted else (lambda: writer.write_weights(model)),
+        new_tokens=processor.tokenizer.convert_tokens_to_ids(new),
     )
     started = clock()
     trainer.run()

@@ -35,6 +35,8 @@ _FORGETTING = 5.0
 # on from where it is after this share of the time.
 _LEARNT, _LAST_PART = 0.02, 0.75
 _GRADIENT_NORM = 1.0
+# A step of the embedding of a new character, in steps of the others: it starts from nothing.
+_NEW_TOKEN_STEPS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Trainer:
         clock: Says how much time is over, in seconds.
         report: Called with each test.
         keep: Called when the model's weights are the best so far.
+        new_tokens: Ids of the characters that the base did not know.
     """
 
     def __init__(
@@ -129,10 +132,12 @@ class Trainer:
         clock: Callable[[], float],
         report: Callable[[HeldOutScore], None],
         keep: Callable[[], None],
+        new_tokens: Sequence[int] = (),
     ) -> None:
         self._forcing = forcing
         self._material = material
         self._recipe = recipe
+        self._new_tokens = list(new_tokens)
         self._seconds = seconds
         self._clock = clock
         self._report = report
@@ -198,7 +203,11 @@ class Trainer:
         falling = 0.5 * (1 + math.cos(math.pi * self._share))
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rising * falling
+        new = self._embedding.detach()[self._new_tokens]
         self._optimizer.step()
+        with torch.no_grad():
+            stepped = self._embedding[self._new_tokens]
+            self._embedding[self._new_tokens] = new.lerp(stepped, _NEW_TOKEN_STEPS)
         # At first over all steps so far, or the base's weights would stay in the mean.
         decay = min(recipe.average_decay, self.steps / (4 + self.steps))
         live = [value.detach() for value in self._parameters]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,7 +35,11 @@ class Run:
     kept: list[torch.Tensor] = field(default_factory=list)
 
     def trainer(
-        self, steps: int, rehearsal: str = "", on_step: Callable[[int], None] = lambda _: None
+        self,
+        steps: int,
+        rehearsal: str = "",
+        on_step: Callable[[int], None] = lambda _: None,
+        new: Sequence[int] = (),
     ) -> Trainer:
         """Return a trainer whose clock ticks once a step."""
 
@@ -62,6 +66,7 @@ class Run:
             clock=lambda: next(clock),
             report=self.tests.append,
             keep=lambda: self.kept.append(self.norm()),
+            new_tokens=new,
         )
 
     def norm(self) -> torch.Tensor:
@@ -91,6 +96,13 @@ def test_rows_of_tokens_without_an_example_stay(run: Run) -> None:
     changed = (run.model.get_input_embeddings().weight != before).any(dim=1)
     used = {"1", "2", "3", "4", "a", "b", "<|im_end|>"}
     assert {token for token, row in IDS.items() if changed[row]} == used
+
+
+def test_embeddings_of_new_characters_learn_faster(run: Run) -> None:
+    before = run.model.get_input_embeddings().weight.detach().clone()
+    run.trainer(steps=1, new=[IDS["4"]]).run()
+    moved = (run.model.get_input_embeddings().weight - before).abs().mean(dim=1)
+    assert moved[IDS["4"]] > 5 * moved[IDS["3"]] > 0
 
 
 def test_weights_with_a_higher_loss_on_rehearsal_score_lower(run: Run) -> None:
