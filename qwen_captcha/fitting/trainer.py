@@ -268,9 +268,14 @@ class Trainer:
         return loss / max(1, count), right / max(1, count)
 
     def _mean_with_base(self, share: float) -> list[torch.Tensor]:
-        return [
+        """Return the mean, without the base's embeddings of new characters: it knew none."""
+        mean = [
             base.lerp(fitted, share) for base, fitted in zip(self._base, self._average, strict=True)
         ]
+        for value, fitted, parameter in zip(mean, self._average, self._parameters, strict=True):
+            if parameter is self._embedding:
+                value[self._new_tokens] = fitted[self._new_tokens]
+        return mean
 
     def _copy(self) -> list[torch.Tensor]:
         return [value.detach().clone() for value in self._parameters]

@@ -105,6 +105,20 @@ def test_embeddings_of_new_characters_learn_faster(run: Run) -> None:
     assert moved[IDS["4"]] > 5 * moved[IDS["3"]] > 0
 
 
+def test_a_mean_with_the_base_keeps_the_embeddings_of_new_characters(run: Run) -> None:
+    before = run.model.get_input_embeddings().weight.detach().clone()
+    trainer = run.trainer(steps=4, new=[IDS["4"]])
+    trainer.run()
+    place = next(
+        place
+        for place, value in enumerate(trainer._parameters)
+        if value is run.model.get_input_embeddings().weight
+    )
+    mean, fitted = trainer._mean_with_base(0.5)[place], trainer._average[place]
+    torch.testing.assert_close(mean[IDS["4"]], fitted[IDS["4"]])
+    torch.testing.assert_close(mean[IDS["3"]], (before[IDS["3"]] + fitted[IDS["3"]]) / 2)
+
+
 def test_weights_with_a_higher_loss_on_rehearsal_score_lower(run: Run) -> None:
     """The same progress on the user's images is worth less where the others' loss rises."""
     trainer = run.trainer(steps=4, rehearsal="abab")
