@@ -31,12 +31,16 @@ _SHARES = (0.8, 0.6, 0.4)
 # A loss on the rehearsal images above the base's counts so many times as one on the user's: on the
 # trial checkpoint, 0.035 more of it was 0.02 less read right.
 _FORGETTING = 5.0
+# With new characters it counts less: some of them look like known ones (Cyrillic and Latin A).
+_FORGETTING_WITH_NEW_TOKENS = 2.0
 # Below this loss on the user's images there is nothing left to learn; the learning rate then goes
 # on from where it is after this share of the time.
 _LEARNT, _LAST_PART = 0.02, 0.75
 _GRADIENT_NORM = 1.0
-# A step of the embedding of a new character, in steps of the others: it starts from nothing.
-_NEW_TOKEN_STEPS = 10.0
+# A step of the embedding of a new character, in full steps of the others: it starts from nothing.
+# The others' steps rise to the full one so many times as slowly meanwhile, or large losses would
+# undo much of what the base knows.
+_NEW_TOKEN_STEPS, _NEW_TOKEN_WARM_UPS = 10.0, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +203,8 @@ class Trainer:
             # AdamW's step has one size for all rows: those without an example would wander.
             self._embedding.grad.mul_(self._used)
         nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
-        rising = min(1.0, (self.steps + 1) / recipe.warm_up_steps)
+        warm_up = recipe.warm_up_steps * (_NEW_TOKEN_WARM_UPS if self._new_tokens else 1)
+        rising = min(1.0, (self.steps + 1) / warm_up)
         falling = 0.5 * (1 + math.cos(math.pi * self._share))
         for group in self._optimizer.param_groups:
             group["lr"] = recipe.learning_rate * rising * falling
@@ -207,7 +212,7 @@ class Trainer:
         self._optimizer.step()
         with torch.no_grad():
             stepped = self._embedding[self._new_tokens]
-            self._embedding[self._new_tokens] = new.lerp(stepped, _NEW_TOKEN_STEPS)
+            self._embedding[self._new_tokens] = new.lerp(stepped, _NEW_TOKEN_STEPS / rising)
         # At first over all steps so far, or the base's weights would stay in the mean.
         decay = min(recipe.average_decay, self.steps / (4 + self.steps))
         live = [value.detach() for value in self._parameters]
@@ -246,7 +251,8 @@ class Trainer:
         """Return the score of a test, by which the best is chosen; lower is better."""
         assert self._base_test is not None
         forgotten = max(0.0, test.rehearsal_loss - self._base_test.rehearsal_loss)
-        return test.loss + _FORGETTING * forgotten
+        weight = _FORGETTING_WITH_NEW_TOKENS if self._new_tokens else _FORGETTING
+        return test.loss + weight * forgotten
 
     @torch.inference_mode()
     def _test(self) -> HeldOutScore:
