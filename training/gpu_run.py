@@ -239,7 +239,7 @@ def main() -> None:
     running.add_argument("--minutes", type=float, required=True)
     running.add_argument("--batch-size", type=int, default=256)
     running.add_argument("--learning-rate", type=float, default=1.2e-3)
-    running.add_argument("--depth", type=int, default=8, help="vision blocks (8)")
+    running.add_argument("--depth", type=int, default=6, help="vision blocks (6)")
     running.add_argument("--level", type=int, default=6, help="of the curriculum (6)")
     joining = commands.add_parser("join", help="put what came back together")
     joining.add_argument("pieces", type=Path)

@@ -57,7 +57,6 @@ PHASES = (
     Phase("generators", 80, 6, 8e-4, 0.5, 0.6, 4),
     Phase("deeper", 240, 6, 8e-4, 0.85, 0.55, 6),
     Phase("scales", 116, 6, 5e-4, 0.9, 0.65, 6),
-    Phase("eight blocks", 105, 6, 5e-4, 0.9, 0.65, 8),
 )
 
 Run = Callable[[Sequence[str]], None]

@@ -1,8 +1,8 @@
 """Labelled captchas of real generators, held in memory as PNG for training, and for validation.
 
 Archives of images with a `labels.tsv` are decoded as the service decodes images. A family's share
-grows with what is misread of it. Every sixteenth image of a family is kept for validation and never
-used for training.
+is largest where half of it is misread. Every sixteenth image of a family is kept for validation and
+never used for training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LIMITS = ImageLimits(max_image_pixels=20_000_000, max_frames=200)
 _HELD_OUT_EVERY = 16  # of a family's images, one in this many is kept for validation
 _MAX_SIDE = 480  # pixels; a larger picture is kept at a whole fraction of its size
 _MARGIN = 0.4  # of the text's height, kept around it in memory
-# Weight of a family that is read without a mistake, beside one of which half is read.
+# Share of a family that is read without a mistake or never, beside one of which half is read.
 _MIN_WEIGHT = 0.2
 # What the training calls the kinds of `labels.tsv`.
 _KINDS = {"digits": "digits", "alnum": "latin", "math": "math", "chinese": "chinese"}
@@ -80,11 +80,9 @@ class RealCaptchas:
         """Return a captcha; `misses` holds the share misread of each of `families`.
 
         Most is learnt from what is read sometimes: a family's weight follows the variance of its
-        hits. Source: Rutherford et al. 2024, https://arxiv.org/abs/2408.15099. A family of which
-        more than half is misread is no outlier, as people read it: its weight follows its misses.
+        hits. Source: Rutherford et al. 2024, https://arxiv.org/abs/2408.15099.
         """
-        urgency = [max(4 * miss * (1 - miss), 2 * miss) for miss in misses]
-        weights = [_MIN_WEIGHT + (1 - _MIN_WEIGHT) * one for one in urgency]
+        weights = [_MIN_WEIGHT + (1 - _MIN_WEIGHT) * 4 * miss * (1 - miss) for miss in misses]
         family = rng.choices(self.families, weights)[0]
         held = rng.choice(self._families[family])
         pixels = cv2.cvtColor(cv2.imdecode(held.png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
