@@ -281,7 +281,7 @@ def test_keys_of_an_input_method_are_not_handled(open_page: Opener, tmp_path: Pa
 def test_the_page_is_in_chinese_for_a_chinese_browser(open_page: Opener, tmp_path: Path) -> None:
     page = open_page(folder_of(tmp_path, 101, 102), language="zh-CN").page
     expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
-    expect(page.locator("#guess")).to_have_text("模型猜测：w102，把握 90 %。")
+    expect(page.locator("#guess")).to_have_text("模型猜测：w102，置信度 90 %。")
     page.locator("#label").fill("手写")
     page.get_by_role("button", name="English").click()
     expect(page.locator("#guess")).to_have_text("The model's guess: w102, 90 % sure.")
