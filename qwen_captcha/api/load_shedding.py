@@ -1,7 +1,7 @@
 """Rejection of raw images for which the queue has no slot, before a thread handles their requests.
 
 Threads that reject requests contend with the model's thread for the interpreter lock. Under ten
-times the load, the model then reads three quarters of what it reads otherwise. So the loop that
+times the load, the model then reads about half of what it reads otherwise. So the loop that
 accepts connections answers such a request itself, if all of it has arrived and it is of the most
 common form: one image as the body. Any other request is handled, and if necessary rejected, by
 Flask. Keys and rates are not checked, because the reply is a rejection in any case.

@@ -24,9 +24,9 @@ _MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 _MEMORY_USAGES = ("memory.current", "memory.usage_in_bytes")
 
 
-def in_gib(size: int | None) -> str:
-    """Return a number of bytes for a message, in GiB."""
-    return "an unknown amount" if size is None else f"{size / GIB:.1f} GiB"
+def in_gib(size: int | None, digits: int = 1) -> str:
+    """Return a number of bytes for a message, in GiB with some digits after the point."""
+    return "an unknown amount" if size is None else f"{size / GIB:.{digits}f} GiB"
 
 
 def usable_cores(proc: Path = PROC, cgroups: Path = CGROUPS) -> int:

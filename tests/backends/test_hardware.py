@@ -181,3 +181,9 @@ def test_without_the_library_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(ctypes, "CDLL", not_found)
     assert hardware.count_gpus() == 0
+
+
+def test_a_size_is_shown_with_the_digits_that_are_asked_for() -> None:
+    assert hardware.in_gib(19_394_880, digits=2) == "0.02 GiB"
+    assert hardware.in_gib(5 * hardware.GIB // 2) == "2.5 GiB"
+    assert hardware.in_gib(None) == "an unknown amount"

@@ -16,8 +16,8 @@ from tests.support.live_server import (
     gunicorn_command,
     parse_reply,
     post,
-    receive_all,
     running,
+    send_and_close,
 )
 
 IMAGE = post(image_bytes(120), b"Content-Type: image/png")
@@ -49,18 +49,13 @@ def test_a_connection_serves_rejections_and_other_requests_in_turn(tmp_path: Pat
     settings = {"MAX_QUEUE_SIZE": "1", "MAX_BATCH_IMAGES": "1", "CACHE_SIZE": "0"}
     with running(command, OCR_TIMEOUT_S="60", **settings) as server:
         server.wait_until_ready()
-        address = ("127.0.0.1", server.port)
-        answers: list[bytes] = []
-
-        def read_slowly() -> None:
-            with socket.create_connection(address, MAX_WAIT_S) as busy:
-                busy.sendall(post(image_bytes(500), b"Connection: close"))
-                answers.append(receive_all(busy))
-
-        thread = threading.Thread(target=read_slowly)
+        answers: list[Reply] = []
+        thread = threading.Thread(
+            target=lambda: answers.extend(send_and_close(server.port, [post(image_bytes(500))]))
+        )
         thread.start()
         (tmp_path / "reading").open().close()  # The only slot is taken from here on.
-        with socket.create_connection(address, MAX_WAIT_S) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), MAX_WAIT_S) as connection:
             for request, statuses in [
                 (IMAGE, [503]),
                 (HEALTH, [200]),
@@ -77,5 +72,5 @@ def test_a_connection_serves_rejections_and_other_requests_in_turn(tmp_path: Pat
             thread.join(MAX_WAIT_S)
             [reply] = ask(connection, IMAGE)
             assert (reply.status, reply.json["text"]) == (200, "w120")
-        assert parse_reply(answers[0])[0].json["text"] == "w500"
+        assert [answer.json["text"] for answer in answers] == ["w500"]
         assert not [line for line in server.lines if "Traceback" in line or "ERROR" in line]

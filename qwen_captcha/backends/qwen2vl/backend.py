@@ -117,7 +117,7 @@ class Qwen2VLBackend(ABC):
             "%s is loaded after %.1f s; the process holds %s of memory",
             self._model_name,
             time.monotonic() - started_s,
-            hardware.in_gib(hardware.resident_memory_bytes()),
+            hardware.in_gib(hardware.resident_memory_bytes(), digits=2),
         )
 
     def read(self, requests: Sequence[GenerationRequest]) -> list[GenerationOutput]:

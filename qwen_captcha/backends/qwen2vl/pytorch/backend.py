@@ -95,7 +95,9 @@ class PyTorchBackend(Qwen2VLBackend):
         loading.retain_freed_memory()
         log.info(
             "%s of weights in %s on the device %s, %d CPU threads",
-            hardware.in_gib(files.weights.loaded_bytes(plan.precision.bytes_per_parameter)),
+            hardware.in_gib(
+                files.weights.loaded_bytes(plan.precision.bytes_per_parameter), digits=2
+            ),
             plan.precision,
             plan.device,
             threads,
