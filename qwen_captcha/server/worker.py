@@ -27,6 +27,11 @@ from qwen_captcha.server.error_replies import error_of, error_reply
 
 # Pause without a free descriptor, in which another connection may close.
 NO_DESCRIPTOR_S = 0.1
+# Maximum connections accepted in one pass of the loop; gunicorn accepts one.
+MAX_ACCEPTED = 64
+# Pause after a pass that rejected requests. Rejections in bursts leave the interpreter lock to the
+# model's thread in between: .8 instead of .68 of the unloaded throughput under ten times the load.
+REJECTION_PAUSE_S = 0.005
 # A request that is larger is not rejected by the loop that accepts connections.
 PEEK_BYTES = 128 * 1024
 
@@ -36,10 +41,23 @@ log = logging.getLogger(__name__)
 class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
     """A `gthread` worker whose own errors are JSON."""
 
+    _has_rejected = False
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Make one pass: wait for events and handle them."""
+        super().wait_for_and_dispatch_events(timeout)
+        if self._has_rejected:
+            self._has_rejected = False
+            time.sleep(REJECTION_PAUSE_S)
+
     def accept(self, listener: socket.socket) -> None:
-        """Accept one connection, or pause where no file descriptor is free for it."""
+        """Accept the waiting connections, or pause where no file descriptor is free for one."""
         try:
-            super().accept(listener)
+            for _ in range(min(MAX_ACCEPTED, self.worker_connections - self.nr_conns)):
+                before = self.nr_conns
+                super().accept(listener)
+                if self.nr_conns == before:
+                    return  # no other one waits
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE):
                 raise
@@ -77,6 +95,7 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
         reply = shedding.reply_to(request, error)
         if reply is None:
             return False
+        self._has_rejected = True
         conn.init()
         finished: Future[bool] = Future()
         try:

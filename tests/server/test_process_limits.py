@@ -101,9 +101,41 @@ def test_a_connection_without_a_descriptor_waits(
     monkeypatch.setattr(ThreadWorker, "accept", accept)
     monkeypatch.setattr(worker_module, "NO_DESCRIPTOR_S", 0.0)
     worker = JsonThreadWorker.__new__(JsonThreadWorker)
+    worker.nr_conns, worker.worker_connections = 0, 1
     with (
         socket.socket() as listener,
         nullcontext() if lets_go else pytest.raises(OSError, match="no"),
     ):
         worker.accept(listener)
         assert lets_go
+
+
+@pytest.mark.parametrize(
+    ("waiting", "free", "accepted"),
+    [(0, 9, 0), (1, 9, 1), (5, 9, 5), (9, 5, 5), (100, 200, worker_module.MAX_ACCEPTED)],
+    ids=["none", "one", "several", "more than the limit", "more than in one pass"],
+)
+def test_the_waiting_connections_are_accepted_in_one_pass(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, free: int, accepted: int
+) -> None:
+    def accept(worker: ThreadWorker, listener: socket.socket) -> None:
+        worker.nr_conns += worker.nr_conns < waiting
+
+    monkeypatch.setattr(ThreadWorker, "accept", accept)
+    worker = JsonThreadWorker.__new__(JsonThreadWorker)
+    worker.nr_conns, worker.worker_connections = 0, free
+    with socket.socket() as listener:
+        worker.accept(listener)
+    assert worker.nr_conns == accepted
+
+
+def test_the_loop_pauses_after_a_pass_that_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(ThreadWorker, "wait_for_and_dispatch_events", lambda *_: None)
+    monkeypatch.setattr("qwen_captcha.server.worker.time.sleep", pauses.append)
+    worker = JsonThreadWorker.__new__(JsonThreadWorker)
+    worker.wait_for_and_dispatch_events(1.0)
+    worker._has_rejected = True
+    worker.wait_for_and_dispatch_events(1.0)
+    worker.wait_for_and_dispatch_events(1.0)
+    assert pauses == [worker_module.REJECTION_PAUSE_S]
