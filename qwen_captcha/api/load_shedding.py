@@ -9,11 +9,9 @@ Flask. Keys and rates are not checked, because the reply is a rejection in any c
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from qwen_captcha.api.request_logging import (
@@ -23,14 +21,13 @@ from qwen_captcha.api.request_logging import (
     timing_of,
 )
 from qwen_captcha.api.security import BROWSER_HEADERS
-from qwen_captcha.errors import QueueFull, error_body
+from qwen_captcha.errors import QueueFull
 
 if TYPE_CHECKING:
     from qwen_captcha.service import CaptchaService
 
 ROUTE = "/ocr"
 IMAGE_TYPES = ("image/", "application/octet-stream")
-STATUS_LINE = f"HTTP/1.1 {QueueFull.status} {HTTPStatus(QueueFull.status).phrase}"
 REQUEST_HEAD = re.compile(
     rb"POST /ocr/?(?:\?[!-~]*)? HTTP/1\.1\r\n((?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n)*)\r\n"
 )
@@ -61,8 +58,8 @@ class LoadShedding:
             return error
         return None
 
-    def reply_to(self, request: bytes, error: QueueFull) -> bytes | None:
-        """Return the reply that rejects a request, None if the request needs a thread.
+    def reject(self, request: bytes, error: QueueFull) -> Mapping[str, str] | None:
+        """Count a rejection; return the headers of its reply, None if the request needs a thread.
 
         Args:
             request: What has arrived of it.
@@ -72,21 +69,16 @@ class LoadShedding:
         headers = headers_of_raw_image(request)
         if headers is None:
             return None
-        body = json.dumps(error_body(error.error_type, error.message), separators=(",", ":"))
         elapsed_s = time.monotonic() - start
-        reply = {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body) + 1),
+        self._requests.inc()
+        self._seconds.observe(elapsed_s)
+        self._rejections.inc()
+        return {
             "Retry-After": str(error.retry_after_s),
             REQUEST_ID_HEADER: request_id(headers.get(REQUEST_ID_HEADER.lower(), "")),
             TIMING_HEADER: timing_of({"total": elapsed_s}),
             **BROWSER_HEADERS,
         }
-        self._requests.inc()
-        self._seconds.observe(elapsed_s)
-        self._rejections.inc()
-        lines = [STATUS_LINE, *(f"{name}: {value}" for name, value in reply.items())]
-        return "\r\n".join([*lines, "", f"{body}\n"]).encode()
 
 
 def headers_of_raw_image(request: bytes) -> Mapping[str, str] | None:

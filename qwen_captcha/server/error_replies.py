@@ -1,8 +1,9 @@
-"""JSON bodies for the errors that gunicorn answers before the application gets a request."""
+"""Replies to requests that are answered before the application gets them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from gunicorn.http import errors as http_errors
@@ -39,13 +40,22 @@ def error_of(exc: Exception) -> tuple[int, str, str]:
     return 500, InternalError.error_type, REQUEST_FAILED
 
 
-def error_reply(status: int, error_type: str, sentence: str) -> bytes:
-    """Return a whole HTTP response with the JSON object of an error."""
-    body = json.dumps(error_body(error_type, sentence)).encode()
-    head = (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-        "Connection: close\r\n"
-        "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def error_reply(
+    status: int, error_type: str, sentence: str, headers: Mapping[str, str] | None = None
+) -> bytes:
+    """Return a whole HTTP response with the JSON object of an error, in Flask's form.
+
+    Args:
+        status: The HTTP status.
+        error_type: Of the JSON object.
+        sentence: Its message.
+        headers: Other headers than the content's; the connection is closed if there are none.
+    """
+    body = json.dumps(error_body(error_type, sentence), separators=(",", ":")) + "\n"
+    lines = {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **({"Connection": "close"} if headers is None else headers),
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n{body}".encode()

@@ -92,9 +92,10 @@ class JsonThreadWorker(ThreadWorker):  # type: ignore[misc]
             request = conn.sock.recv(PEEK_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
             return False
-        reply = shedding.reply_to(request, error)
-        if reply is None:
+        headers = shedding.reject(request, error)
+        if headers is None:
             return False
+        reply = error_reply(error.status, error.error_type, error.message, headers)
         self._has_rejected = True
         conn.init()
         finished: Future[bool] = Future()

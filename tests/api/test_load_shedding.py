@@ -9,6 +9,7 @@ from flask.testing import FlaskClient
 
 from qwen_captcha.api.load_shedding import LoadShedding, headers_of_raw_image
 from qwen_captcha.app import create_app
+from qwen_captcha.server.error_replies import error_reply
 from qwen_captcha.settings import load_settings
 from tests.support.fake_backend import MAX_WAIT_S, FakeBackend, image_bytes
 from tests.support.live_server import Reply, parse_reply
@@ -40,9 +41,9 @@ def shed(app: Flask, request: bytes) -> Reply:
     shedding: LoadShedding = app.extensions["load_shedding"]
     error = shedding.rejection()
     assert error is not None
-    data = shedding.reply_to(request, error)
-    assert data is not None
-    reply, rest = parse_reply(data)
+    headers = shedding.reject(request, error)
+    assert headers is not None
+    reply, rest = parse_reply(error_reply(503, error.error_type, error.message, headers))
     assert rest == b""
     return reply
 
