@@ -38,6 +38,8 @@ _WITHOUT_CONFUSED = 0.5
 _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
+# Codes of few different characters: of equal neighbours one is left out, or another one added.
+_FEW, _LEAST_OF_FEW = 0.15, 5  # share of the codes of at least so many characters
 _LENGTHS = (
     *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 6), (8, 6), (9, 4), (10, 4)),
     *((11, 4), (12, 3.5), (13, 2), (14, 2), (15, 1.5), (16, 2)),
@@ -143,13 +145,16 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
         hanzi = HANZI_FREQUENT if rng.random() < _HAN_FREQUENT else HANZI_LEVEL_1
         return "".join(rng.choices(hanzi, k=min(_weighted(rng, _HAN_LENGTHS), longest)))
     length = sample_length(rng, longest)
+    few = length >= _LEAST_OF_FEW and rng.random() < _FEW
     if kind == "digits":
-        return "".join(rng.choices(DIGITS, k=length))
-    if rng.random() < _WORDS:
+        return "".join(rng.choices(rng.sample(DIGITS, 3) if few else DIGITS, k=length))
+    if not few and rng.random() < _WORDS:
         return _word(rng, longest)
     pool = _weighted(rng, _POOLS)
     if rng.random() < _WITHOUT_CONFUSED:
         pool = "".join(letter for letter in pool if letter not in _CONFUSED)
+    if few:
+        pool = "".join(rng.sample(pool, 3))
     weights = [_MISTAKEN_WEIGHT if letter in _MISTAKEN else 1.0 for letter in pool]
     code = rng.choices(pool, weights, k=length)
     if length > 1 and rng.random() < _DOUBLED:

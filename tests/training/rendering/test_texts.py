@@ -42,6 +42,14 @@ def test_code_lengths_reach_but_do_not_pass_the_longest(longest: int) -> None:
     assert min(lengths) >= 1
 
 
+@pytest.mark.parametrize("kind", ["digits", "latin"])
+def test_some_codes_have_few_different_characters(kind: str) -> None:
+    rng = random.Random(0)
+    long = [text for text in (sample_text(rng, kind, 16) for _ in range(2000)) if len(text) > 8]
+    few = sum(len(set(text)) <= 3 for text in long) / len(long)
+    assert 0.1 < few < 0.2
+
+
 def test_words_of_the_list_are_glued_from_halves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(texts, "_dictionary", lambda: ("orange", "keyboard"))
     rng = random.Random(0)
