@@ -295,3 +295,19 @@ def sample_style(rng: random.Random, difficulty: float = 1.0) -> Style:
         aliased=trait["aliased"].random() < 0.12 * d,
     )
     return _of_few_traits(trait, style)
+
+
+def struck(style: Style, rng: random.Random) -> Style:
+    """Return the style with turned characters, struck in their own ink, over decoy letters.
+
+    Generators of Chinese characters do little else, and that thoroughly.
+    """
+    return replace(
+        style,
+        rotation=rng.uniform(10, 45),
+        colours="one",
+        strike=rng.uniform(0.02, 0.075),
+        strike_hatched=rng.random() < 0.5,
+        strike_inverts=False,
+        decoys=rng.choice((0, rng.randint(10, 60))),
+    )

@@ -28,6 +28,7 @@ from training.rendering.styles import (
     Style,
     Traits,
     sample_style,
+    struck,
 )
 from training.rendering.texts import KINDS, sample_text
 
@@ -402,3 +403,18 @@ def test_erasers_take_ink_out_of_the_letters_and_nothing_else(fonts: FontLibrary
     )
     assert (erased >= whole).all()
     assert 0.02 < 1 - (erased < 128).sum() / (whole < 128).sum() < 0.6
+
+
+def test_a_struck_style_keeps_what_it_does_not_set(fonts: FontLibrary) -> None:
+    style = sample_style(random.Random(7), 0.5)
+    changed = struck(style, random.Random(1))
+    assert changed == struck(style, random.Random(1)) != struck(style, random.Random(2))
+    set_by_it = {"rotation", "colours", "strike", "strike_hatched", "strike_inverts", "decoys"}
+    assert replace(changed, **{name: getattr(style, name) for name in set_by_it}) == style
+    assert changed.strike > 0
+    assert changed.rotation >= 10
+    plain = replace(changed, strike=0.0, decoys=0)
+    drawn, unstruck = (
+        render("a3b9", one, aspect=2.7, fonts=fonts, seed=3).image for one in (changed, plain)
+    )
+    assert not np.array_equal(drawn, unstruck)
