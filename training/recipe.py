@@ -1,9 +1,10 @@
 """Make the bundled checkpoint: every phase as data, from nothing or from weights there are.
 
 A phase is one run of `training.train`. Each goes on from the checkpoint of the one before, and a
-run that was interrupted goes on from its state when the command is given again. After the last
-phase the mean of its start and its end is written. Its confidence is calibrated, and the rehearsal
-set that `qwen-captcha fit` needs is made.
+run that was interrupted goes on from its state when the command is given again. The last two begin
+with the same weights: one on everything, one on what is hardest. The mean of their start and their
+ends is written. Its confidence is calibrated, and the rehearsal set that `qwen-captcha fit` needs
+is made.
 
 Draw images of real generators first: `python -m training.generators runs/drawn`.
 
@@ -38,6 +39,8 @@ class Phase:
         decay: Last share of the time, over which the rate falls to nothing.
         real_share: Share of real generators' captchas in a batch.
         depth: Vision blocks; new ones start as the identity.
+        hardest: A run on Chinese characters, level 5 alone, and on the families that are misread
+            most. It begins where the phase before began.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Phase:
     decay: float
     real_share: float
     depth: int
+    hardest: bool = False
 
 
 # From nothing, letters come first: with Chinese characters or real generators in the first hours
@@ -56,8 +60,10 @@ PHASES = (
     Phase("chinese", 100, 5, 1e-3, 0.5, 0.1, 4),
     Phase("generators", 80, 6, 8e-4, 0.5, 0.6, 4),
     Phase("deeper", 240, 6, 8e-4, 0.85, 0.55, 6),
-    Phase("scales", 116, 6, 5e-4, 0.9, 0.65, 6),
+    Phase("scales", 100, 6, 5e-4, 0.9, 0.55, 6),
+    Phase("hardest", 60, 5, 5e-4, 0.9, 0.4, 6, hardest=True),
 )
+SHARES = (0.2, 0.5, 0.3)  # of the last two phases' start and of their ends in the mean
 
 Run = Callable[[Sequence[str]], None]
 
@@ -85,7 +91,7 @@ def make(
     Args:
         out: Folder of the recipe; one folder a phase and `recipe.json`, which lists what is done.
         real: Folders of archives of real generators' captchas.
-        begin: `nothing`, or `landed` for the last phase from the bundled checkpoint.
+        begin: `nothing`, or `landed` for the last two phases from the bundled checkpoint.
         scale: Share of each phase's time.
         phases: What to run.
         run: Runs a module with arguments.
@@ -94,21 +100,30 @@ def make(
     record = out / "recipe.json"
     done: list[str] = json.loads(record.read_text())["done"] if record.is_file() else []
     start = BUNDLED_CHECKPOINT if begin == "landed" else None
-    for phase in phases[-1:] if begin == "landed" else phases:
+    for phase in phases[-2:] if begin == "landed" else phases:
         folder = out / phase.name
-        if phase.name not in done:
-            if start is not None:
-                grown = out / f"{phase.name}-start"
+        if start is not None and not phase.hardest:
+            grown = out / f"{phase.name}-start"
+            if phase.name not in done:
                 run(["training.grow", str(start), str(grown), "--depth", str(phase.depth)])
-                start = grown
+            start = grown
+        if phase.name not in done:
             run(_training(phase, folder, start, real, scale))
             done.append(phase.name)
             _write(record, {"done": done, "phases": [asdict(one) for one in phases]})
-        start = folder / "checkpoint"
+        if phase is not phases[-2]:  # the last one begins where that one began
+            start = folder / "checkpoint"
     finished = out / "checkpoint"
-    last = out / phases[-1].name
-    ends = [str(out / f"{last.name}-start"), str(last / "checkpoint")]
-    run(["training.average", str(finished), *ends, "--shares", "0.2", "0.8"])
+    ends = [out / phase.name / "checkpoint" for phase in phases[-2:]]
+    shares = ["--shares", *map(str, SHARES)]
+    run(
+        [
+            "training.average",
+            str(finished),
+            *map(str, [out / f"{phases[-2].name}-start", *ends]),
+            *shares,
+        ]
+    )
     folders = [part for path in real for part in ("--real", str(path))]
     run(["training.calibrate", str(finished), *folders])
     run(["training.rehearsal", str(finished), *folders])
@@ -131,6 +146,8 @@ def _training(
     command = ["training.train", *(part for pair in arguments.items() for part in pair)]
     if phase.real_share:
         command += [part for path in real for part in ("--real", str(path))]
+    if phase.hardest:
+        command += ["--hardest", "--last-level", str(phase.level)]
     if start is not None:
         command += ["--init", str(start)]
     if (folder / "state.pt").is_file():

@@ -113,14 +113,16 @@ class Trainer:
         return torch.cat([to_patches(batch.images).flatten(0, 1) for batch in batches])
 
     def _open_mix(self) -> Mix:
-        """Return the real captchas to train on, all families as if half misread."""
+        """Return the real captchas to train on; families not met before as if half misread."""
         folders: list[Path] = self.arguments.real
         if not folders:
             return Mix()
         paths = sorted(path for folder in folders for path in folder.iterdir() if is_archive(path))
         real = RealCaptchas(read_archives(paths, held_out=False))
-        misses = multiprocessing.Array("d", [0.5] * len(real.families))
-        return Mix(real, self.arguments.real_share, misses)
+        record = self.out / "misses.json"
+        met = json.loads(record.read_text()) if self.arguments.resume and record.is_file() else {}
+        misses = multiprocessing.Array("d", [met.get(name, 0.5) for name in real.families])
+        return Mix(real, self.arguments.real_share, misses, self.arguments.hardest)
 
     def _load_state(self) -> None:
         state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
@@ -206,7 +208,7 @@ class Trainer:
 
     def _step_up(self) -> None:
         hits = self.recent.level_hits
-        last = self.progress.level + 1 >= len(LEVELS)
+        last = self.progress.level >= self.arguments.last_level
         if last or len(hits) < (hits.maxlen or 0):
             return
         if sum(hits) / len(hits) > LEVELS[self.progress.level].step_up_at:
@@ -313,6 +315,9 @@ def parse_arguments() -> argparse.Namespace:
         "--fonts", type=Path, default=FONT_ROOT, help=f"folder of the typefaces ({FONT_ROOT})"
     )
     parser.add_argument("--level", type=int, default=0, help="level of the curriculum to start at")
+    parser.add_argument(
+        "--last-level", type=int, default=len(LEVELS) - 1, help="level to stay at (the last)"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--decay", type=float, default=0.3, help="last share of the time")
@@ -338,6 +343,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--real-share", type=float, default=0.5, help="share of real captchas in a batch (0.5)"
+    )
+    parser.add_argument(
+        "--hardest", action="store_true", help="mostly real families that are misread most"
     )
     parser.add_argument("--workers", type=int, default=1, help="rendering processes")
     parser.add_argument("--threads", type=int, default=1, help="torch threads")

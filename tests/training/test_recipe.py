@@ -17,6 +17,7 @@ pytestmark = pytest.mark.live
 PHASES = (
     Phase("one", 10, 0, 1e-3, 0.3, 0.0, 4),
     Phase("two", 20, 6, 5e-4, 0.5, 0.6, 6),
+    Phase("three", 10, 5, 5e-4, 0.5, 0.4, 6, hardest=True),
 )
 
 
@@ -47,6 +48,7 @@ def test_each_phase_begins_with_the_checkpoint_before(tmp_path: Path) -> None:
         "training.train",
         "training.grow",
         "training.train",
+        "training.train",
         "training.average",
         "training.calibrate",
         "training.rehearsal",
@@ -58,19 +60,23 @@ def test_each_phase_begins_with_the_checkpoint_before(tmp_path: Path) -> None:
     ]
     assert run.option(2, "--init") == str(tmp_path / "two-start")
     assert run.option(2, "--real") == "drawn"
-    assert run.commands[3][1:4] == [
-        *(str(tmp_path / name) for name in ("checkpoint", "two-start", "two/checkpoint")),
-    ]
+    assert "--hardest" not in run.commands[2]
+    assert run.option(3, "--init") == str(tmp_path / "two-start")
+    assert run.option(3, "--last-level") == "5"
+    assert "--hardest" in run.commands[3]
+    parts = ("checkpoint", "two-start", "two/checkpoint", "three/checkpoint")
+    assert run.commands[4][1:5] == [str(tmp_path / name) for name in parts]
     assert finished == tmp_path / "checkpoint"
-    assert json.loads((tmp_path / "recipe.json").read_text())["done"] == ["one", "two"]
+    assert json.loads((tmp_path / "recipe.json").read_text())["done"] == ["one", "two", "three"]
 
 
-def test_the_last_phase_begins_with_landed_weights(tmp_path: Path) -> None:
+def test_the_last_phases_begin_with_landed_weights(tmp_path: Path) -> None:
     run = Runner()
     make(tmp_path, [Path("drawn")], begin="landed", scale=0.1, phases=PHASES, run=run)
     assert run.commands[0][:2] == ["training.grow", str(BUNDLED_CHECKPOINT)]
-    assert run.option(1, "--minutes") == "2"
-    assert run.modules().count("training.train") == 1
+    assert [run.option(index, "--minutes") for index in (1, 2)] == ["2", "1"]
+    assert [run.option(index, "--init") for index in (1, 2)] == [str(tmp_path / "two-start")] * 2
+    assert run.modules().count("training.train") == 2
 
 
 def test_an_interrupted_recipe_resumes(tmp_path: Path) -> None:
@@ -80,6 +86,6 @@ def test_an_interrupted_recipe_resumes(tmp_path: Path) -> None:
     (tmp_path / "two/state.pt").touch()
     run = Runner()
     make(tmp_path, [Path("d")], begin="nothing", phases=PHASES, run=run)
-    assert run.modules().count("training.train") == 1
+    assert run.modules().count("training.train") == 2
     assert run.option(1, "--out") == str(tmp_path / "two")
     assert "--resume" in run.commands[1]

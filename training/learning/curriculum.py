@@ -79,9 +79,9 @@ _MOSTLY_CHINESE = (
     ("latin", 1.0),
     ("math", 0.4),
     ("chinese_math", 0.4),
-    ("chinese", 8.0),
+    ("chinese", 12.0),
 )
-_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 7.0))
+_EVERYTHING = (*_CODES_AND_MATH, ("chinese", 4.0))
 
 # Small images first: a level costs as many patches as it needs. Thousands of Chinese characters
 # last: brought in before Latin codes were read, their loss was half of all and did not fall. They
@@ -92,6 +92,6 @@ LEVELS = (
     Level(6, 0.35, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.35),
     Level(8, 0.8, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.6),
     Level(16, 1.0, WHOLE_IMAGE_GRIDS, _CODES_AND_MATH, 0.8),
-    Level(16, 0.6, WHOLE_IMAGE_GRIDS, _MOSTLY_CHINESE, 0.4),
+    Level(16, 0.6, WHOLE_IMAGE_GRIDS, _MOSTLY_CHINESE, 0.4, _OTHER_GRIDS),
     Level(16, 0.7, WHOLE_IMAGE_GRIDS, _EVERYTHING, 1.1, _OTHER_GRIDS),
 )

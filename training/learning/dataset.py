@@ -28,7 +28,7 @@ from training.learning.curriculum import Grid, Level
 from training.learning.real_captchas import RealCaptchas
 from training.rendering.fonts import FontLibrary
 from training.rendering.render import Drawing, render
-from training.rendering.styles import sample_style
+from training.rendering.styles import sample_style, struck
 from training.rendering.texts import sample_text
 
 _SHARE_OF_CURRENT = 0.7
@@ -36,6 +36,7 @@ EASIEST = 0.2  # least difficulty of what is drawn, as a share of the level's
 # Chinese characters have several times a letter's strokes in the same patches: styles that leave a
 # letter readable leave nothing of them. Share of the difficulty.
 _DIFFICULTY_OF_CHINESE = 0.8
+_STRUCK = 0.35  # share of Chinese codes that are turned and struck
 # Aspect of a canvas over that of its grid, before the stretch.
 _ASPECTS = (0.85, 1.4)
 # A canvas is at least this wide for each character of its text, over its height.
@@ -82,6 +83,8 @@ def draw_captcha(
     text = sample_text(rng, kind, level.longest)
     share = _DIFFICULTY_OF_CHINESE if kind == "chinese" else 1.0
     style = sample_style(rng, share * level.difficulty * rng.uniform(easiest, 1.0))
+    if kind == "chinese" and rng.random() < _STRUCK:
+        style = struck(style, rng)
     aspect = grid[1] / grid[0] / STRETCH * rng.uniform(*_ASPECTS)
     aspect = max(aspect, _MIN_ASPECT_OF_A_CHARACTER * len(text))
     drawing = render(text, style, aspect=aspect, fonts=fonts, seed=rng.getrandbits(32))
@@ -191,11 +194,13 @@ class Mix:
         real: Captchas of real generators, or None for rendered ones alone.
         real_share: Share of them in a batch.
         misses: For each of `real.families` the share that is misread lately.
+        hardest: Families are weighted by the square of it.
     """
 
     real: RealCaptchas | None = None
     real_share: float = 0.0
     misses: SynchronizedArray[float] | None = None
+    hardest: bool = False
 
 
 class CaptchaStream(IterableDataset[Batch]):
@@ -274,7 +279,7 @@ class _Source:
         """Return a captcha, its level and whether it has been used before."""
         rng, mix = self._rng, self._mix
         if mix.real and mix.misses is not None and rng.random() < mix.real_share:
-            real = mix.real.choose(rng, mix.misses[:])
+            real = mix.real.choose(rng, mix.misses[:], hardest=mix.hardest)
             return Captcha(real.pixels, real.text, real.kind, None, real.family), level, False
         if len(self._bank) < _BANK // 10 or rng.random() < 1 / _USES:
             chosen = review(level, rng)

@@ -29,6 +29,7 @@ _MAX_SIDE = 480  # pixels; a larger picture is kept at a whole fraction of its s
 _MARGIN = 0.4  # of the text's height, kept around it in memory
 # Share of a family that is read without a mistake or never, beside one of which half is read.
 _MIN_WEIGHT = 0.2
+_MIN_HARDEST_WEIGHT = 0.02
 # What the training calls the kinds of `labels.tsv`.
 _KINDS = {"digits": "digits", "alnum": "latin", "math": "math", "chinese": "chinese"}
 
@@ -76,13 +77,24 @@ class RealCaptchas:
         if not self.families:
             raise ValueError("no captcha of a real generator was found")
 
-    def choose(self, rng: random.Random, misses: Sequence[float]) -> RealCaptcha:
-        """Return a captcha; `misses` holds the share misread of each of `families`.
+    def choose(
+        self, rng: random.Random, misses: Sequence[float], *, hardest: bool = False
+    ) -> RealCaptcha:
+        """Return a captcha.
 
         Most is learnt from what is read sometimes: a family's weight follows the variance of its
-        hits. Source: Rutherford et al. 2024, https://arxiv.org/abs/2408.15099.
+        hits. Source: Rutherford et al. 2024, https://arxiv.org/abs/2408.15099. A family that is
+        hardly ever read gets so few captchas that it stays so: `hardest` is for a run on those.
+
+        Args:
+            rng: Source of randomness.
+            misses: The share misread of each of `families`.
+            hardest: A family's weight is the square of that share instead.
         """
-        weights = [_MIN_WEIGHT + (1 - _MIN_WEIGHT) * 4 * miss * (1 - miss) for miss in misses]
+        if hardest:
+            weights = [_MIN_HARDEST_WEIGHT + miss**2 for miss in misses]
+        else:
+            weights = [_MIN_WEIGHT + (1 - _MIN_WEIGHT) * 4 * miss * (1 - miss) for miss in misses]
         family = rng.choices(self.families, weights)[0]
         held = rng.choice(self._families[family])
         pixels = cv2.cvtColor(cv2.imdecode(held.png, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)

@@ -79,6 +79,11 @@ def test_badly_read_families_are_sampled_more_often(tmp_path: Path) -> None:
     rng = random.Random(0)
     chosen = [real.choose(rng, [0.8, 0.0]).family for _ in range(600)]
     assert 0.75 < chosen.count("bad") / 600 < 0.9
+    # Of a family that is never read there is little, except in a run on such families.
+    chosen = [real.choose(rng, [1.0, 0.5]).family for _ in range(600)]
+    assert 0.1 < chosen.count("bad") / 600 < 0.25
+    chosen = [real.choose(rng, [1.0, 0.5], hardest=True).family for _ in range(600)]
+    assert 0.7 < chosen.count("bad") / 600 < 0.85
 
 
 def test_a_captcha_comes_back_from_memory_as_it_was() -> None:
