@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from evaluation.accuracy.plain_print import KINDS, PALE, draw_kinds
-from evaluation.kinds import main
+from evaluation.accuracy.readers.model import model_reader
+from evaluation.kinds import SURE, Outcome, main, measure
 from qwen_captcha.images.blank import is_blank
 from qwen_captcha.recognition.arithmetic.evaluate import evaluate_expression
 from tests.support.stub_service import Call, stub_service
@@ -75,6 +76,37 @@ def test_the_table_counts_what_is_right_and_what_is_wrong_and_sure(
     assert "9 to 16 digits 6 0 6 – 0.950" in rows
     assert "noise 6 6 0 0.950 –" in rows
     assert sum(row.startswith("9 to 16 digits: ") for row in rows) == 6
+
+
+@pytest.fixture(scope="module")
+def bundled_outcomes() -> dict[str, list[Outcome]]:
+    with model_reader("bundled", {}) as reader:
+        return measure(reader, 20)
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong_and_sure"),
+    [
+        ("pale first", 19, 0),
+        ("pale last", 19, 0),
+        ("pale inside", 19, 0),
+        ("sums of three digits", 19, 1),
+        ("unknown operand", 19, 1),
+        ("dot, colon, brackets", 18, 2),
+        ("9 to 16 digits", 18, 1),
+        ("9 to 16 letters and digits", 16, 1),
+        ("two lines", 0, 0),
+        ("one color", 20, 0),
+        ("noise", 20, 0),
+    ],
+)
+def test_the_bundled_checkpoint_reads_plain_print(
+    bundled_outcomes: dict[str, list[Outcome]], kind: str, right: int, wrong_and_sure: int
+) -> None:
+    outcomes = bundled_outcomes[kind]
+    wrong = [outcome.answer.confidence for outcome in outcomes if not outcome.right]
+    assert len(outcomes) - len(wrong) >= right
+    assert sum(confidence >= SURE for confidence in wrong) <= wrong_and_sure
 
 
 def test_without_a_service_the_reason_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
