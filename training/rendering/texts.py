@@ -38,8 +38,10 @@ _WITHOUT_CONFUSED = 0.5
 _MISTAKEN = frozenset("MWNHUVYKXBRDmwnuvhbd")
 _MISTAKEN_WEIGHT = 1.6
 _DOUBLED = 0.12  # codes with a letter made twice: rare by chance, and read as one where they touch
-# Codes of few different characters: of equal neighbours one is left out, or another one added.
-_FEW, _LEAST_OF_FEW = 0.15, 5  # share of the codes of at least so many characters
+# Share of the longer codes that consist of three characters: of equal neighbours one was left out,
+# or another one added.
+_FEW_SHARE = 0.15
+_FEW_MIN_LENGTH = 5
 _LENGTHS = (
     *((1, 0.5), (2, 1), (3, 2.5), (4, 12), (5, 10), (6, 9), (7, 6), (8, 6), (9, 4), (10, 4)),
     *((11, 4), (12, 3.5), (13, 2), (14, 2), (15, 1.5), (16, 2)),
@@ -145,7 +147,7 @@ def sample_text(rng: random.Random, kind: str, longest: int) -> str:
         hanzi = HANZI_FREQUENT if rng.random() < _HAN_FREQUENT else HANZI_LEVEL_1
         return "".join(rng.choices(hanzi, k=min(_weighted(rng, _HAN_LENGTHS), longest)))
     length = sample_length(rng, longest)
-    few = length >= _LEAST_OF_FEW and rng.random() < _FEW
+    few = length >= _FEW_MIN_LENGTH and rng.random() < _FEW_SHARE
     if kind == "digits":
         return "".join(rng.choices(rng.sample(DIGITS, 3) if few else DIGITS, k=length))
     if not few and rng.random() < _WORDS:
