@@ -94,7 +94,7 @@ def bundled_outcomes() -> dict[str, list[Outcome]]:
         ("unknown operand", 19, 1),
         ("dot, colon, brackets", 18, 2),
         ("9 to 16 digits", 18, 1),
-        ("9 to 16 letters and digits", 16, 1),
+        ("9 to 16 letters and digits", 15, 1),
         ("two lines", 0, 0),
         ("one color", 20, 0),
         ("noise", 20, 0),
