@@ -99,31 +99,23 @@ def make(
     out.mkdir(parents=True, exist_ok=True)
     record = out / "recipe.json"
     done: list[str] = json.loads(record.read_text())["done"] if record.is_file() else []
-    start = BUNDLED_CHECKPOINT if begin == "landed" else None
+    start: Path | None = None
+    latest = BUNDLED_CHECKPOINT if begin == "landed" else None
     for phase in phases[-2:] if begin == "landed" else phases:
         folder = out / phase.name
-        if start is not None and not phase.hardest:
-            grown = out / f"{phase.name}-start"
+        if latest is not None and not phase.hardest:
+            start = out / f"{phase.name}-start"
             if phase.name not in done:
-                run(["training.grow", str(start), str(grown), "--depth", str(phase.depth)])
-            start = grown
+                run(["training.grow", str(latest), str(start), "--depth", str(phase.depth)])
         if phase.name not in done:
             run(_training(phase, folder, start, real, scale))
             done.append(phase.name)
             _write(record, {"done": done, "phases": [asdict(one) for one in phases]})
-        if phase is not phases[-2]:  # the last one begins where that one began
-            start = folder / "checkpoint"
+        latest = folder / "checkpoint"
     finished = out / "checkpoint"
     ends = [out / phase.name / "checkpoint" for phase in phases[-2:]]
-    shares = ["--shares", *map(str, SHARES)]
-    run(
-        [
-            "training.average",
-            str(finished),
-            *map(str, [out / f"{phases[-2].name}-start", *ends]),
-            *shares,
-        ]
-    )
+    averaged = [str(folder) for folder in (start, *ends)]
+    run(["training.average", str(finished), *averaged, "--shares", *map(str, SHARES)])
     folders = [part for path in real for part in ("--real", str(path))]
     run(["training.calibrate", str(finished), *folders])
     run(["training.rehearsal", str(finished), *folders])

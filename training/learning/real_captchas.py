@@ -29,6 +29,7 @@ _MAX_SIDE = 480  # pixels; a larger picture is kept at a whole fraction of its s
 _MARGIN = 0.4  # of the text's height, kept around it in memory
 # Share of a family that is read without a mistake or never, beside one of which half is read.
 _MIN_WEIGHT = 0.2
+# Added to the square of the misread share in a run on the hardest: what is read comes, too.
 _MIN_HARDEST_WEIGHT = 0.02
 # What the training calls the kinds of `labels.tsv`.
 _KINDS = {"digits": "digits", "alnum": "latin", "math": "math", "chinese": "chinese"}
